@@ -1,0 +1,552 @@
+"""Direct 2-D convolution: result, gradient of the input, gradient of the filters.
+
+The receptive field of an output pixel is, in a zero-padded copy of the input, a few contiguous runs: one per
+filter row, of S * C elements (one per filter tap, of C elements, where the filter is dilated). Convolution is
+then a matrix product whose reduction is those runs, and a register tile computes a strip of output pixels of
+one row without any im2col:
+
+* forward: A = padded input, B = filters;
+* gradient of the input: the same with A = padded output gradient and B = flipped, transposed filters; with
+  strides, one such product for each phase of the strides, each with its own subset of the filter taps;
+* gradient of the filters: A = padded input transposed in place (by strides), B = output gradient, reduced
+  over pixels.
+
+``correlate`` serves the first two, ``accumulate_filters`` the third. Work is split over outputs only, so
+results have the same bits for every number of threads.
+"""
+
+from cython.parallel cimport parallel, prange, threadid
+from libc.string cimport memcpy, memset
+
+cimport numpy as cnp
+
+from ._gemm cimport Product, panel_shape, product
+from ._runtime cimport acquire, fc_kernels, fc_tile, kernels, l2_bytes, release, threads_for
+
+cnp.import_array()
+
+# Output pixels up to which filters are better read in place than packed (benchmarks/test_conv.py).
+cdef enum:
+    UNPACKED_PIXELS = 256
+
+
+cdef inline Py_ssize_t ceil_div(Py_ssize_t a, Py_ssize_t b) noexcept nogil:
+    return (a + b - 1) // b if a > 0 else 0
+
+
+cdef inline Py_ssize_t floor_mod(Py_ssize_t a, Py_ssize_t b) noexcept nogil:
+    return ((a % b) + b) % b
+
+
+cdef inline Py_ssize_t line(Py_ssize_t nbytes) noexcept nogil:
+    """Round up to whole cache lines."""
+    return (nbytes + 63) & ~63
+
+
+cdef class Geometry:
+    """The sizes of one convolution, checked by whoever makes it; every field is an int."""
+
+    cdef readonly Py_ssize_t images, in_h, in_w, channels, rows, cols, filters, out_h, out_w
+    cdef readonly Py_ssize_t stride_h, stride_w, top, left, dilation_h, dilation_w, groups
+
+    def __init__(self, input_shape, filters_shape, output_shape, strides, offsets, dilations, groups):
+        self.images, self.in_h, self.in_w, self.channels = input_shape
+        self.rows, self.cols, _, self.filters = filters_shape
+        _, self.out_h, self.out_w, _ = output_shape
+        self.stride_h, self.stride_w = strides
+        self.top, self.left = offsets
+        self.dilation_h, self.dilation_w = dilations
+        self.groups = groups
+
+    cdef double flops(self) noexcept:
+        return (2.0 * self.images * self.out_h * self.out_w * self.filters * self.rows * self.cols
+                * (self.channels // self.groups))
+
+    cdef bint is_product(self) noexcept:
+        """Whether this is a plain matrix product: 1x1 filters at every pixel."""
+        return (self.rows == 1 and self.cols == 1 and self.stride_h == 1 and self.stride_w == 1
+                and self.top == 0 and self.left == 0 and self.groups == 1
+                and self.out_h == self.in_h and self.out_w == self.in_w)
+
+
+# ---- a window that slides over a padded source ----
+
+cdef struct Source:
+    # Images of in_h x in_w pixels; of each pixel's x_channels the first `channels` from x on are used.
+    const char *x
+    Py_ssize_t in_h, in_w, x_channels, channels, size
+    # Output pixel (0, 0) sees the source from (base_row, base_col) on, which may lie outside; steps from one
+    # output pixel to the next; what a window spans.
+    Py_ssize_t base_row, base_col, row_step, col_step, span_h, span_w
+    Py_ssize_t out_h, out_w
+    # Filled by plan_source: whether the source can be read in place, and the pitch of what is read, in bytes.
+    bint in_place
+    Py_ssize_t copy_w, pixel, pitch
+
+
+cdef void plan_source(Source *s) noexcept nogil:
+    cdef Py_ssize_t last_row = s.base_row + (s.out_h - 1) * s.row_step + s.span_h
+    cdef Py_ssize_t last_col = s.base_col + (s.out_w - 1) * s.col_step + s.span_w
+    s.in_place = s.base_row >= 0 and s.base_col >= 0 and last_row <= s.in_h and last_col <= s.in_w
+    s.copy_w = (s.out_w - 1) * s.col_step + s.span_w
+    s.pixel = (s.x_channels if s.in_place else s.channels) * s.size
+    s.pitch = (s.in_w if s.in_place else s.copy_w) * s.pixel
+
+
+cdef inline Py_ssize_t band_rows(const Source *s, Py_ssize_t rows) noexcept nogil:
+    """Source rows that so many output rows see."""
+    return (rows - 1) * s.row_step + s.span_h if rows > 0 else 0
+
+
+cdef void copy_row(const Source *s, Py_ssize_t image, Py_ssize_t row, char *to) noexcept nogil:
+    """Copy one source row, zero where it lies outside, to copy_w dense pixels."""
+    cdef Py_ssize_t first = max(0, -s.base_col), last = min(s.copy_w, s.in_w - s.base_col), col
+    cdef const char *x
+    if row < 0 or row >= s.in_h or first >= last:
+        memset(to, 0, s.copy_w * s.pixel)
+        return
+    memset(to, 0, first * s.pixel)
+    x = s.x + ((image * s.in_h + row) * s.in_w + s.base_col + first) * s.x_channels * s.size
+    if s.x_channels == s.channels:
+        memcpy(to + first * s.pixel, x, (last - first) * s.pixel)
+    else:
+        for col in range(first, last):
+            memcpy(to + col * s.pixel, x, s.pixel)
+            x += s.x_channels * s.size
+    memset(to + last * s.pixel, 0, (s.copy_w - last) * s.pixel)
+
+
+cdef const char *window(const Source *s, Py_ssize_t image, Py_ssize_t out_row, Py_ssize_t rows,
+                        char *copy) noexcept nogil:
+    """Return where the first window of an output row begins: in place, or in a copy of the band made here."""
+    cdef Py_ssize_t first = s.base_row + out_row * s.row_step, i
+    if s.in_place:
+        return s.x + (image * s.in_h + first) * s.pitch + s.base_col * s.pixel
+    for i in range(band_rows(s, rows)):
+        copy_row(s, image, first + i, copy + i * s.pitch)
+    return copy
+
+
+# ---- forward and gradient of the input ----
+
+cdef struct Taps:
+    # Filter taps along one axis, in the order of the source, and the source offset of each from the first.
+    Py_ssize_t count, first, step, offset_step
+
+
+cdef struct Correlation:
+    const fc_kernels *table
+    Source source
+    Py_ssize_t images, depth, n_runs, run_length
+    Py_ssize_t *runs
+    # Filters: packed panels, or (b_row > 0) in place.
+    const char *filters
+    Py_ssize_t b_row, columns, panels, width
+    const char *bias
+    char *y
+    Py_ssize_t y_image, y_row, y_col
+    bint relu
+    # Cut of the work: rows of a band, panels of a group, and how many of each.
+    Py_ssize_t rows, bands, group, groups, copy_bytes
+
+
+cdef void correlate_task(const Correlation *c, Py_ssize_t task, char *copy) noexcept nogil:
+    """One band of output rows of one image, for one group of filter panels."""
+    cdef Py_ssize_t size = c.table.itemsize, first_panel = task % c.groups * c.group, panel, row, i, col, count, tiles
+    cdef Py_ssize_t band = task // c.groups % c.bands, image = task // c.groups // c.bands, width
+    cdef Py_ssize_t first_row = band * c.rows, last_row = min(first_row + c.rows, c.source.out_h)
+    cdef const char *x = window(&c.source, image, first_row, last_row - first_row, copy)
+    cdef int kind
+    cdef fc_tile t
+    t.runs = c.runs
+    t.n_runs = c.n_runs
+    t.run_length = c.run_length
+    t.a_row = c.source.col_step * c.source.pixel
+    t.a_step = size
+    t.c_row = c.y_col
+    t.accumulate = False
+    t.relu = c.relu
+    for panel in range(first_panel, min(first_panel + c.group, c.panels)):
+        t.columns = min(c.width, c.columns - panel * c.width)
+        panel_shape(c.table, t.columns, &width, &kind)
+        if c.b_row:
+            t.b = c.filters + panel * c.width * size
+            t.b_step = c.b_row
+        else:
+            t.b = c.filters + panel * c.width * c.depth * size
+            t.b_step = width * size
+        t.bias = c.bias + panel * c.width * size if c.bias != NULL else NULL
+        tiles = ceil_div(c.source.out_w, c.table.max_rows[kind])
+        for row in range(first_row, last_row):
+            for i in range(tiles):
+                # Tiles of nearly equal width: 16 pixels go as 8 + 8, not 14 + 2.
+                col = c.source.out_w * i // tiles
+                count = c.source.out_w * (i + 1) // tiles - col
+                t.a = x + (row - first_row) * c.source.row_step * c.source.pitch + col * t.a_row
+                t.c = c.y + image * c.y_image + row * c.y_row + col * c.y_col + panel * c.width * size
+                c.table.tile[kind][count - 1](&t)
+
+
+cdef void cut_correlation(Correlation *c, int threads) noexcept nogil:
+    """Choose the bands and groups: a band's source stays in L2, and there are tasks enough to even out."""
+    cdef Py_ssize_t size = c.table.itemsize, wanted = 4 * threads if threads > 1 else 1
+    cdef Py_ssize_t row_bytes = max(1, c.source.row_step * c.source.pitch), rows
+    rows = max(1, min(c.source.out_h, l2_bytes // 3 // row_bytes))
+    c.groups = 1
+    if c.images * ceil_div(c.source.out_h, rows) < wanted:
+        # Too few tasks: split whichever operand is the larger, so that each thread reads only its part of it.
+        if c.depth * c.columns * size > c.source.out_h * row_bytes:
+            c.groups = min(c.panels, ceil_div(wanted, c.images))
+        rows = max(1, min(rows, c.images * c.groups * c.source.out_h // wanted))
+    c.bands = ceil_div(c.source.out_h, rows)
+    c.rows = ceil_div(c.source.out_h, c.bands)
+    c.bands = ceil_div(c.source.out_h, c.rows)
+    c.group = ceil_div(c.panels, c.groups)
+    c.groups = ceil_div(c.panels, c.group)
+    c.copy_bytes = 0 if c.source.in_place else line(band_rows(&c.source, c.rows) * c.source.pitch)
+
+
+cdef void pack_filters(const Correlation *c, const char *w, Py_ssize_t w_row, bint transposed, Taps r, Taps s,
+                       Py_ssize_t cols, Py_ssize_t panel, char *to) noexcept nogil:
+    """Pack one panel: of the filters as they are, or tap by tap transposed, in the order of the taps."""
+    cdef Py_ssize_t size = c.table.itemsize, left = min(c.width, c.columns - panel * c.width), width, i, j, tap
+    cdef int kind
+    panel_shape(c.table, left, &width, &kind)
+    to += panel * c.width * c.depth * size
+    if not transposed:
+        c.table.pack_rows(c.depth, left, width, w + panel * c.width * size, w_row, to)
+        return
+    for i in range(r.count):
+        for j in range(s.count):
+            tap = (r.first + i * r.step) * cols + s.first + j * s.step
+            c.table.pack_transposed(c.source.channels, left, width, w + (tap * c.columns + panel * c.width) * w_row,
+                                    w_row, to)
+            to += c.source.channels * width * size
+
+
+cdef int correlate(Correlation *c, const char *w, Py_ssize_t w_row, bint transposed, Taps r, Taps s, Py_ssize_t cols,
+                   const char *bias, int threads) except -1:
+    """Run one correlation whose source, output and taps are set; w has rows of w_row bytes, a filter tap
+    has as many rows as the source has channels (transposed: as the output has)."""
+    cdef Py_ssize_t size = c.table.itemsize, i, j, tasks, filter_bytes, n = 0
+    cdef bint merged
+    cdef char *scratch
+    cdef char *packed
+    plan_source(&c.source)
+    c.width = c.table.panel_vectors * c.table.lanes
+    c.panels = ceil_div(c.columns, c.width)
+    c.depth = r.count * s.count * c.source.channels
+    merged = s.offset_step == 1 and c.source.pixel == c.source.channels * size
+    c.n_runs = r.count * (1 if merged and s.count > 0 else s.count)
+    c.run_length = (s.count if merged else 1) * c.source.channels
+    cut_correlation(c, threads)
+    c.b_row = 0
+    if (not transposed and c.columns % c.table.lanes == 0
+            and c.images * c.source.out_h * c.source.out_w <= UNPACKED_PIXELS):
+        c.b_row = w_row
+    filter_bytes = 0 if c.b_row else line(c.panels * c.width * c.depth * size)
+    scratch = acquire(filter_bytes + line(c.panels * c.width * size) + line(c.n_runs * sizeof(Py_ssize_t))
+                      + threads * c.copy_bytes)
+    packed = scratch
+    c.filters = w if c.b_row else packed
+    scratch += filter_bytes
+    c.bias = NULL
+    if bias != NULL:
+        memset(scratch, 0, c.panels * c.width * size)
+        memcpy(scratch, bias, c.columns * size)
+        c.bias = scratch
+    scratch += line(c.panels * c.width * size)
+    c.runs = <Py_ssize_t *> scratch
+    scratch += line(c.n_runs * sizeof(Py_ssize_t))
+    for i in range(r.count):
+        for j in range(1 if merged and s.count > 0 else s.count):
+            c.runs[n] = i * r.offset_step * c.source.pitch + j * s.offset_step * c.source.pixel
+            n += 1
+    tasks = c.images * c.bands * c.groups
+    with nogil, parallel(num_threads=threads):
+        if not c.b_row:
+            for i in prange(c.panels, schedule="static"):
+                pack_filters(c, w, w_row, transposed, r, s, cols, i, packed)
+        for i in prange(tasks, schedule="dynamic"):
+            correlate_task(c, i, scratch + threadid() * c.copy_bytes)
+    release(packed)
+    return 0
+
+
+def forward(Geometry g, cnp.ndarray x, cnp.ndarray w, cnp.ndarray bias, bint relu, cnp.ndarray y):
+    """Write act(conv(x, w) + bias) to y; bias may be None."""
+    cdef Py_ssize_t size = cnp.PyArray_ITEMSIZE(x), i
+    cdef Py_ssize_t channels = g.channels // g.groups, filters = g.filters // g.groups
+    cdef const char *b = NULL if bias is None else cnp.PyArray_BYTES(bias)
+    cdef int threads = threads_for(g.flops() / g.groups)
+    cdef Taps r = Taps(g.rows, 0, 1, g.dilation_h), s = Taps(g.cols, 0, 1, g.dilation_w)
+    cdef Correlation c
+    cdef Product p
+    if g.is_product():
+        p = Product(kernels(x), g.images * g.in_h * g.in_w, g.filters, g.channels, cnp.PyArray_BYTES(x),
+                    g.channels * size, size, cnp.PyArray_BYTES(w), g.filters * size, False, b,
+                    cnp.PyArray_BYTES(y), g.filters * size, relu)
+        product(&p)
+        return
+    c.table = kernels(x)
+    c.images = g.images
+    c.columns = filters
+    c.relu = relu
+    c.y_col = g.filters * size
+    c.y_row = g.out_w * c.y_col
+    c.y_image = g.out_h * c.y_row
+    for i in range(g.groups):
+        c.source = Source(
+            x=cnp.PyArray_BYTES(x) + i * channels * size, in_h=g.in_h, in_w=g.in_w, x_channels=g.channels,
+            channels=channels, size=size, base_row=-g.top, base_col=-g.left, row_step=g.stride_h, col_step=g.stride_w,
+            span_h=(g.rows - 1) * g.dilation_h + 1, span_w=(g.cols - 1) * g.dilation_w + 1,
+            out_h=g.out_h, out_w=g.out_w, in_place=False, copy_w=0, pixel=0, pitch=0)
+        c.y = cnp.PyArray_BYTES(y) + i * filters * size
+        correlate(&c, cnp.PyArray_BYTES(w) + i * filters * size, g.filters * size, False, r, s, g.cols,
+                  b + i * filters * size if b != NULL else NULL, threads)
+
+
+cdef struct Phase:
+    # Input positions first, first + stride, ...: how many, the taps that reach them, and where the first
+    # one's window begins in the output gradient.
+    Py_ssize_t first, count, base, span
+    Taps taps
+
+
+cdef Phase phase_of(Py_ssize_t phase, Py_ssize_t size, Py_ssize_t stride, Py_ssize_t before, Py_ssize_t kernel,
+                    Py_ssize_t dilation) noexcept nogil:
+    """Along one axis: position y and tap r meet output o where y + before = o * stride + r * dilation.
+
+    Positions with (y + before) % stride == phase need the taps with r * dilation % stride == phase; counted in
+    strides, tap r looks (phase - r * dilation) / stride from the position, so that the last tap comes first.
+    """
+    cdef Phase p
+    cdef Py_ssize_t r, last = -1, look
+    p.first = floor_mod(phase - before, stride)
+    p.count = ceil_div(size - p.first, stride)
+    p.taps = Taps(0, 0, 0, 0)
+    for r in range(min(kernel, stride)):
+        if (r * dilation) % stride == phase:
+            # The taps of one phase are evenly spaced: find the first two.
+            p.taps.first = r
+            p.taps.step = 1
+            while p.taps.step < kernel and (p.taps.step * dilation) % stride:
+                p.taps.step += 1
+            p.taps.count = (kernel - 1 - r) // p.taps.step + 1
+            break
+    last = p.taps.first + (p.taps.count - 1) * p.taps.step
+    look = (phase - last * dilation) // stride if p.taps.count else 0
+    p.taps.offset_step = p.taps.step * dilation // stride if p.taps.count else 1
+    p.span = (p.taps.count - 1) * p.taps.offset_step + 1 if p.taps.count else 0
+    p.base = (p.first + before - phase) // stride + look
+    p.taps.first = last
+    p.taps.step = -p.taps.step
+    return p
+
+
+def backward_input(Geometry g, cnp.ndarray dy, cnp.ndarray w, cnp.ndarray dx):
+    """Write the gradient of the input to dx."""
+    cdef Py_ssize_t size = cnp.PyArray_ITEMSIZE(dy), i, y, x
+    cdef Py_ssize_t channels = g.channels // g.groups, filters = g.filters // g.groups
+    cdef int threads = threads_for(g.flops() / g.groups / g.stride_h / g.stride_w)
+    cdef Phase v, h
+    cdef Taps no_taps = Taps(0, 0, 0, 1)
+    cdef bint reached
+    cdef Correlation c
+    cdef Product p
+    if g.is_product():
+        p = Product(kernels(dy), g.images * g.in_h * g.in_w, g.channels, g.filters, cnp.PyArray_BYTES(dy),
+                    g.filters * size, size, cnp.PyArray_BYTES(w), g.filters * size, True, NULL,
+                    cnp.PyArray_BYTES(dx), g.channels * size, False)
+        product(&p)
+        return
+    c.table = kernels(dy)
+    c.images = g.images
+    c.columns = channels
+    c.relu = False
+    c.y_col = g.stride_w * g.channels * size
+    c.y_row = g.stride_h * g.in_w * g.channels * size
+    c.y_image = g.in_h * g.in_w * g.channels * size
+    for i in range(g.groups):
+        # The first positions of all phases; there are no more of them than positions, however long the strides.
+        for y in range(min(g.stride_h, g.in_h)):
+            v = phase_of((y + g.top) % g.stride_h, g.in_h, g.stride_h, g.top, g.rows, g.dilation_h)
+            for x in range(min(g.stride_w, g.in_w)):
+                h = phase_of((x + g.left) % g.stride_w, g.in_w, g.stride_w, g.left, g.cols, g.dilation_w)
+                # Positions that no tap reaches get the sum over no taps: zero.
+                reached = v.taps.count > 0 and h.taps.count > 0
+                c.source = Source(
+                    x=cnp.PyArray_BYTES(dy) + i * filters * size, in_h=g.out_h, in_w=g.out_w, x_channels=g.filters,
+                    channels=filters, size=size, base_row=v.base, base_col=h.base, row_step=1, col_step=1,
+                    span_h=v.span if reached else 0, span_w=h.span if reached else 0, out_h=v.count, out_w=h.count,
+                    in_place=False, copy_w=0, pixel=0, pitch=0)
+                c.y = cnp.PyArray_BYTES(dx) + ((v.first * g.in_w + h.first) * g.channels + i * channels) * size
+                correlate(&c, cnp.PyArray_BYTES(w) + i * filters * size, g.filters * size, True,
+                          v.taps if reached else no_taps, h.taps if reached else no_taps, g.cols, NULL, threads)
+
+
+# ---- gradient of the filters ----
+
+cdef struct FilterGradient:
+    const fc_kernels *table
+    Source source
+    Py_ssize_t rows, cols, dilation_h, dilation_w
+    Py_ssize_t columns, width, panels
+    # Output gradient: from dy on, dy_row bytes a pixel; packed copy where whole vectors would leave it.
+    const char *dy
+    Py_ssize_t dy_row
+    bint pack
+    char *dw
+    Py_ssize_t dw_row
+    # A block is `images` whole images, or `band` rows of one; its copies, and its runs (one per output row).
+    Py_ssize_t band, block_rows, pixels, first_row, run_length, n_runs
+    char *copy
+    char *packed
+    Py_ssize_t *runs
+    # Cut: a filter row (and tap, where dilated) has `length` rows of dw.
+    Py_ssize_t length, segments
+    bint accumulate
+
+
+cdef void copy_block_row(const FilterGradient *f, Py_ssize_t i) noexcept nogil:
+    """Copy source row i of the block."""
+    cdef Py_ssize_t per_image = band_rows(&f.source, f.band)
+    cdef Py_ssize_t first = f.first_row + i // per_image * f.band
+    copy_row(&f.source, first // f.source.out_h,
+             f.source.base_row + first % f.source.out_h * f.source.row_step + i % per_image,
+             f.copy + i * f.source.pitch)
+
+
+cdef void pack_gradient(const FilterGradient *f, Py_ssize_t panel) noexcept nogil:
+    cdef Py_ssize_t size = f.table.itemsize, left = min(f.width, f.columns - panel * f.width), width
+    cdef int kind
+    panel_shape(f.table, left, &width, &kind)
+    f.table.pack_rows(f.pixels, left, width,
+                      f.dy + f.first_row * f.source.out_w * f.dy_row + panel * f.width * size,
+                      f.dy_row, f.packed + panel * f.width * f.pixels * size)
+
+
+cdef void filter_task(const FilterGradient *f, const char *x, Py_ssize_t task) noexcept nogil:
+    """All tiles of one segment of dw (a filter row, or a tap of it) for one panel of filters."""
+    cdef Py_ssize_t size = f.table.itemsize, width, i, row, count, tiles
+    cdef Py_ssize_t panel = task // (f.rows * f.segments), r = task // f.segments % f.rows, s = task % f.segments
+    cdef int kind
+    cdef fc_tile t
+    t.columns = min(f.width, f.columns - panel * f.width)
+    panel_shape(f.table, t.columns, &width, &kind)
+    t.runs = f.runs
+    t.n_runs = f.n_runs
+    t.run_length = f.run_length
+    t.a_row = size
+    t.a_step = f.source.col_step * f.source.pixel
+    if f.pack:
+        t.b = f.packed + panel * f.width * f.pixels * size
+        t.b_step = width * size
+    else:
+        t.b = f.dy + f.first_row * f.source.out_w * f.dy_row + panel * f.width * size
+        t.b_step = f.dy_row
+    t.bias = NULL
+    t.c_row = f.dw_row
+    t.accumulate = f.accumulate
+    t.relu = False
+    tiles = ceil_div(f.length, f.table.max_rows[kind])
+    for i in range(tiles):
+        row = f.length * i // tiles
+        count = f.length * (i + 1) // tiles - row
+        t.a = (x + r * f.dilation_h * f.source.pitch + s * f.dilation_w * f.source.pixel + row * size)
+        t.c = f.dw + ((r * f.segments + s) * f.length + row) * f.dw_row + panel * f.width * size
+        f.table.tile[kind][count - 1](&t)
+
+
+cdef int accumulate_filters(FilterGradient *f, Py_ssize_t images, int threads) except -1:
+    """Add up block after block of pixels: first its copies, then every tile of dw, shared out by tile."""
+    cdef Py_ssize_t size = f.table.itemsize, i, j, total, copy_rows, tasks, wanted, run_bytes, copy_bytes, pack_bytes
+    cdef Py_ssize_t pixel_bytes
+    cdef const char *x
+    cdef bint merged
+    plan_source(&f.source)
+    f.width = f.table.panel_vectors * f.table.lanes
+    f.panels = ceil_div(f.columns, f.width)
+    f.pack = f.columns % f.table.lanes != 0
+    merged = f.dilation_w == 1 and f.source.pixel == f.source.channels * size
+    f.length = (f.cols if merged else 1) * f.source.channels
+    f.segments = 1 if merged else f.cols
+    # As many output rows as keep the block's operands in L2: tiles of dw are then loaded and stored rarely.
+    # Strides longer than the image count as the image, which keeps the product within 64 bits.
+    pixel_bytes = (min(f.source.row_step, f.source.in_h) * min(f.source.col_step, f.source.in_w)
+                   * f.source.channels * size + f.columns * size)
+    wanted = max(256, l2_bytes // 2 // pixel_bytes)
+    total = images * f.source.out_h
+    if f.source.out_h * f.source.out_w > wanted:
+        f.band = max(1, wanted // f.source.out_w)
+        f.band = ceil_div(f.source.out_h, ceil_div(f.source.out_h, f.band))
+        f.block_rows = f.band
+    else:
+        f.band = f.source.out_h
+        f.block_rows = min(total, f.band * max(1, wanted // (f.band * f.source.out_w)))
+    copy_bytes = 0
+    if not f.source.in_place:
+        copy_bytes = line(f.block_rows // f.band * band_rows(&f.source, f.band) * f.source.pitch)
+    pack_bytes = line(f.panels * f.width * f.block_rows * f.source.out_w * size) if f.pack else 0
+    run_bytes = line(f.block_rows * sizeof(Py_ssize_t))
+    f.copy = acquire(copy_bytes + pack_bytes + run_bytes)
+    f.packed = f.copy + copy_bytes
+    f.runs = <Py_ssize_t *> (f.packed + pack_bytes)
+    f.run_length = f.source.out_w
+    tasks = f.panels * f.rows * f.segments
+    f.first_row = 0
+    with nogil:
+        while f.first_row < total:
+            # Bands do not cross images: the last band of an image may be shorter.
+            j = f.source.out_h - f.first_row % f.source.out_h
+            f.n_runs = min(f.block_rows, j if f.block_rows < f.source.out_h else total - f.first_row)
+            f.pixels = f.n_runs * f.source.out_w
+            f.accumulate = f.first_row > 0
+            if f.source.in_place:
+                x = window(&f.source, f.first_row // f.source.out_h, f.first_row % f.source.out_h, 0, NULL)
+                for i in range(f.n_runs):
+                    f.runs[i] = (i // f.source.out_h * f.source.in_h
+                                 + i % f.source.out_h * f.source.row_step) * f.source.pitch
+                copy_rows = 0
+            else:
+                x = f.copy
+                for i in range(f.n_runs):
+                    f.runs[i] = (i // f.band * band_rows(&f.source, f.band)
+                                 + i % f.band * f.source.row_step) * f.source.pitch
+                copy_rows = ceil_div(f.n_runs, f.band) * band_rows(&f.source, min(f.band, f.n_runs))
+            with parallel(num_threads=threads):
+                if copy_rows:
+                    for i in prange(copy_rows, schedule="static"):
+                        copy_block_row(f, i)
+                if f.pack:
+                    for i in prange(f.panels, schedule="static"):
+                        pack_gradient(f, i)
+                for i in prange(tasks, schedule="dynamic"):
+                    filter_task(f, x, i)
+            f.first_row += f.n_runs
+    release(f.copy)
+    return 0
+
+
+def backward_filters(Geometry g, cnp.ndarray dy, cnp.ndarray x, cnp.ndarray dw):
+    """Write the gradient of the filters to dw."""
+    cdef Py_ssize_t size = cnp.PyArray_ITEMSIZE(x), i
+    cdef Py_ssize_t channels = g.channels // g.groups, filters = g.filters // g.groups
+    cdef int threads = threads_for(g.flops() / g.groups)
+    cdef FilterGradient f
+    f.table = kernels(x)
+    f.rows = g.rows
+    f.cols = g.cols
+    f.dilation_h = g.dilation_h
+    f.dilation_w = g.dilation_w
+    f.columns = filters
+    f.dy_row = f.dw_row = g.filters * size
+    for i in range(g.groups):
+        f.source = Source(
+            x=cnp.PyArray_BYTES(x) + i * channels * size, in_h=g.in_h, in_w=g.in_w, x_channels=g.channels,
+            channels=channels, size=size, base_row=-g.top, base_col=-g.left, row_step=g.stride_h, col_step=g.stride_w,
+            span_h=(g.rows - 1) * g.dilation_h + 1, span_w=(g.cols - 1) * g.dilation_w + 1,
+            out_h=g.out_h, out_w=g.out_w, in_place=False, copy_w=0, pixel=0, pitch=0)
+        f.dy = cnp.PyArray_BYTES(dy) + i * filters * size
+        f.dw = cnp.PyArray_BYTES(dw) + i * filters * size
+        accumulate_filters(&f, g.images, threads)

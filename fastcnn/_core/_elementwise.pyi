@@ -1,0 +1,63 @@
+"""Element-wise, row-wise and column-wise primitives, dropout, optimiser steps."""
+
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+RELU: Final[int]
+RELU_BACKWARD: Final[int]
+LEAKY_RELU: Final[int]
+LEAKY_RELU_BACKWARD: Final[int]
+SIGMOID: Final[int]
+SIGMOID_BACKWARD: Final[int]
+TANH: Final[int]
+TANH_BACKWARD: Final[int]
+SOFTMAX: Final[int]
+SOFTMAX_BACKWARD: Final[int]
+LOG_SOFTMAX: Final[int]
+LOG_SOFTMAX_BACKWARD: Final[int]
+SUM: Final[int]
+CENTRED_SQUARE: Final[int]
+CENTRED_DOT: Final[int]
+
+def elementwise(op: int, a: NDArray[Any], b: NDArray[Any], alpha: float, out: NDArray[Any]) -> None: ...
+def rowwise(op: int, a: NDArray[Any], b: NDArray[Any], out: NDArray[Any]) -> None: ...
+def softmax_cross_entropy(
+    logits: NDArray[Any], targets: NDArray[Any], dlogits: NDArray[Any], losses: NDArray[np.float64]
+) -> None: ...
+def column_sum(op: int, x: NDArray[Any], y: NDArray[Any], centre: NDArray[Any], out: NDArray[Any]) -> None: ...
+def bias_add(x: NDArray[Any], bias: NDArray[Any], relu: bool, y: NDArray[Any]) -> None: ...
+def normalize(
+    x: NDArray[Any], mean: NDArray[Any], scale: NDArray[Any], offset: NDArray[Any], y: NDArray[Any]
+) -> None: ...
+def normalize_backward(
+    dy: NDArray[Any],
+    x: NDArray[Any],
+    mean: NDArray[Any],
+    scale: NDArray[Any],
+    dy_mean: NDArray[Any],
+    slope: NDArray[Any],
+    dx: NDArray[Any],
+) -> None: ...
+def dropout(x: NDArray[Any], seed: int, threshold: int, scale: float, y: NDArray[Any]) -> None: ...
+def sgd(
+    params: list[NDArray[Any]],
+    grads: list[NDArray[Any]],
+    momenta: list[NDArray[Any]],
+    rate: float,
+    momentum: float,
+    nesterov: bool,
+    decay: float,
+) -> None: ...
+def adam(
+    params: list[NDArray[Any]],
+    grads: list[NDArray[Any]],
+    m: list[NDArray[Any]],
+    v: list[NDArray[Any]],
+    alpha: float,
+    beta_1: float,
+    beta_2: float,
+    epsilon: float,
+    rate_decay: float,
+) -> None: ...

@@ -1,0 +1,281 @@
+"""Matrix product C = act(A B + bias) with A, B or both transposed.
+
+Three ways, by shape:
+
+* *blocks*, the general one: C is cut into blocks, which are shared out among the threads; for each, slabs of the
+  reduction: the slab of B is packed into panels as wide as a register tile, which stay in L2 while all rows of A
+  pass by, a tile's rows at a time, which stay in L1 (the layers of Goto and van de Geijn, "Anatomy of
+  high-performance matrix multiplication", 2008, without a packed A: its rows are read in place, unless it is
+  transposed);
+* *stream*, where A has very few rows: rows of B are added up in long passes, each read once and in its own order;
+* *dots*, where A has few rows and B is transposed: rows of A against rows of B.
+
+A tile's element is one chain of multiply-adds over k in all of the tile's widths and heights, and slabs
+continue it through C, so neither the threads nor the cut of the work change a bit of the result.
+"""
+
+from cython.parallel cimport parallel, prange, threadid
+from libc.string cimport memcpy, memset
+
+cimport numpy as cnp
+
+from ._runtime cimport acquire, fc_dot, fc_kernels, fc_tile, kernels, l1_bytes, l2_bytes, release, threads_for
+
+cnp.import_array()
+
+cdef extern from *:
+    """
+    /* Asks for memory that will be read soon to be brought into L2. */
+    static inline void fc_prefetch(const char *start, ptrdiff_t nbytes) {
+        for (ptrdiff_t i = 0; i < nbytes; i += 64) __builtin_prefetch(start + i, 0, 2);
+    }
+    """
+    void fc_prefetch(const char *start, Py_ssize_t nbytes) noexcept nogil
+
+cdef enum:
+    # Rows of A up to which dots beat packing a transposed B (benchmarks/test_matmul.py, both sides of the crossing).
+    DOT_ROWS = 8
+    # Rows of A up to which streaming through B beats packing it, and what such a stream takes at a time.
+    DIRECT_ROWS = 8
+    STREAM_ROWS = 4
+    STREAM_DEPTH = 16
+    # Columns of a block: enough of them that packing is little work beside multiplying.
+    BLOCK_COLUMNS = 256
+
+
+cdef inline Py_ssize_t ceil_div(Py_ssize_t a, Py_ssize_t b) noexcept nogil:
+    return (a + b - 1) // b
+
+
+cdef inline Py_ssize_t line(Py_ssize_t nbytes) noexcept nogil:
+    """Round up to whole cache lines."""
+    return (nbytes + 63) & ~63
+
+
+cdef void panel_shape(const fc_kernels *table, Py_ssize_t columns, Py_ssize_t *width, int *kind) noexcept nogil:
+    """Choose the width of a panel of B that has so many columns left, and the kind of tile that reads it."""
+    cdef Py_ssize_t vectors = min(table.panel_vectors, ceil_div(columns, table.lanes))
+    kind[0] = <int> vectors - 1
+    width[0] = vectors * table.lanes
+
+
+cdef struct Blocks:
+    Py_ssize_t width, depth, rows, columns, across, group
+    char *bias
+    Py_ssize_t b_bytes, scratch_bytes
+
+
+cdef void pack_b(const Product *p, const Blocks *s, Py_ssize_t k, Py_ssize_t length, Py_ssize_t n, Py_ssize_t end,
+                 char *to) noexcept nogil:
+    """Pack the slab of B from row k on, columns n to end, panel after panel."""
+    cdef Py_ssize_t size = p.table.itemsize, width, columns
+    cdef int kind
+    while n < end:
+        columns = min(end - n, s.width)
+        panel_shape(p.table, columns, &width, &kind)
+        if p.b_transposed:
+            p.table.pack_transposed(length, columns, width, p.b + n * p.b_row + k * size, p.b_row, to)
+        else:
+            p.table.pack_rows(length, columns, width, p.b + k * p.b_row + n * size, p.b_row, to)
+        to += width * length * size
+        n += columns
+
+
+cdef void multiply_rows(const Product *p, const Blocks *s, Py_ssize_t k, Py_ssize_t length, const char *a,
+                        Py_ssize_t a_row, Py_ssize_t a_step, Py_ssize_t m, Py_ssize_t rows, Py_ssize_t n,
+                        Py_ssize_t end, const char *b, Py_ssize_t ahead) noexcept nogil:
+    """Some rows of C, which lie a_row apart in A from a on, over one slab and columns n to end.
+
+    Meanwhile the next `ahead` rows of A are brought nearer, a part with each panel: their reading would cost as
+    much as a panel's arithmetic.
+    """
+    cdef Py_ssize_t size = p.table.itemsize, width, no_offset = 0, done, count, tall, part, i
+    cdef const char *next_rows = a + rows * a_row
+    cdef int kind
+    cdef fc_tile t
+    t.runs = &no_offset
+    t.n_runs = 1
+    t.run_length = length
+    t.a_row = a_row
+    t.a_step = a_step
+    t.c_row = p.c_row
+    t.accumulate = k > 0
+    t.relu = p.relu and k + length == p.k
+    part = line(ceil_div(length * size, ceil_div(end - n, s.width)))
+    while n < end:
+        for i in range(ahead):
+            fc_prefetch(next_rows + i * a_row, part)
+        next_rows += part
+        t.columns = min(end - n, s.width)
+        panel_shape(p.table, t.columns, &width, &kind)
+        t.b = b
+        t.b_step = width * size
+        t.bias = s.bias + n * size if p.bias != NULL else NULL
+        tall = p.table.max_rows[kind]
+        done = 0
+        while done < rows:
+            # Equal tiles: 16 rows are better cut 8 + 8 than 14 + 2.
+            count = ceil_div(rows - done, ceil_div(rows - done, tall))
+            t.a = a + done * a_row
+            t.c = p.c + (m + done) * p.c_row + n * size
+            p.table.tile[kind][count - 1](&t)
+            done += count
+        b += width * length * size
+        n += t.columns
+
+
+cdef void multiply_block(const Product *p, const Blocks *s, Py_ssize_t task, char *scratch) noexcept nogil:
+    cdef Py_ssize_t size = p.table.itemsize, m, rows, k = 0, length
+    cdef Py_ssize_t m0 = task // s.across * s.rows, m1 = min(p.m, m0 + s.rows)
+    cdef Py_ssize_t n0 = task % s.across * s.columns, n1 = min(p.n, n0 + s.columns)
+    cdef char *packed_a = scratch + s.b_bytes
+    while True:
+        length = min(s.depth, p.k - k)
+        pack_b(p, s, k, length, n0, n1, scratch)
+        m = m0
+        while m < m1:
+            rows = min(m1 - m, s.group)
+            if p.a_step == size:
+                multiply_rows(p, s, k, length, p.a + m * p.a_row + k * size, p.a_row, size, m, rows, n0, n1, scratch,
+                              min(s.group, m1 - m - rows))
+            else:
+                p.table.pack_rows(length, rows, s.group, p.a + k * p.a_step + m * size, p.a_step, packed_a)
+                multiply_rows(p, s, k, length, packed_a, size, s.group * size, m, rows, n0, n1, scratch, 0)
+            m += rows
+        k += length
+        if k >= p.k:
+            return
+
+
+cdef int multiply_blocks(const Product *p, int threads) except -1:
+    cdef Blocks s
+    cdef Py_ssize_t size = p.table.itemsize, lanes = p.table.lanes, panels, wanted, tasks, i, bias_bytes
+    cdef char *scratch
+    s.width = p.table.panel_vectors * lanes
+    panels = ceil_div(p.n, s.width)
+    # More blocks than threads, to even out the load; first side by side, so that no two need the same part of B.
+    wanted = 4 * threads if threads > 1 else 1
+    s.columns = min(max(1, BLOCK_COLUMNS // s.width), ceil_div(panels, min(wanted, panels))) * s.width
+    s.across = ceil_div(p.n, s.columns)
+    # Rows of A that take turns at a panel: a tile's, or, where they must be packed, whole vectors of them.
+    s.group = p.table.max_rows[p.table.panel_vectors - 1] if p.a_step == size else 3 * lanes
+    s.rows = ceil_div(ceil_div(p.m, max(1, wanted // s.across)), s.group) * s.group
+    tasks = ceil_div(p.m, s.rows) * s.across
+    # The packed slab takes half of L2, slabs of equal depth.
+    s.depth = max(64, l2_bytes // 2 // (s.columns * size))
+    s.depth = max(1, ceil_div(p.k, max(1, ceil_div(p.k, s.depth))))
+    s.b_bytes = line(s.columns * s.depth * size)
+    s.scratch_bytes = s.b_bytes + (0 if p.a_step == size else line(s.group * s.depth * size))
+    bias_bytes = line(panels * s.width * size)
+    s.bias = acquire(bias_bytes + threads * s.scratch_bytes)
+    scratch = s.bias + bias_bytes
+    if p.bias != NULL:
+        memset(s.bias, 0, bias_bytes)
+        memcpy(s.bias, p.bias, p.n * size)
+    with nogil, parallel(num_threads=threads):
+        for i in prange(tasks, schedule="dynamic"):
+            multiply_block(p, &s, i, scratch + threadid() * s.scratch_bytes)
+    release(s.bias)
+    return 0
+
+
+cdef void stream_range(const Product *p, Py_ssize_t n, Py_ssize_t end) noexcept nogil:
+    """All rows of C in columns n to end, as many columns at a time as C has room for in L1."""
+    cdef Py_ssize_t size = p.table.itemsize, m, k, no_offset = 0
+    cdef Py_ssize_t most = max(16, l1_bytes // 2 // (p.m * size)) // p.table.lanes * p.table.lanes
+    cdef fc_tile t
+    t.runs = &no_offset
+    t.n_runs = 1
+    t.a_row = p.a_row
+    t.a_step = p.a_step
+    t.b_step = p.b_row
+    t.c_row = p.c_row
+    while n < end:
+        t.columns = min(most, end - n)
+        t.bias = p.bias + n * size if p.bias != NULL else NULL
+        k = 0
+        while True:
+            # Rows of B that stay near while the rows of A take turns; all of them where A's go at once.
+            t.run_length = min(p.k - k, STREAM_DEPTH if p.m > STREAM_ROWS else p.k)
+            t.accumulate = k > 0
+            t.relu = p.relu and k + t.run_length == p.k
+            t.b = p.b + k * p.b_row + n * size
+            m = 0
+            while m < p.m:
+                t.a = p.a + m * p.a_row + k * p.a_step
+                t.c = p.c + m * p.c_row + n * size
+                p.table.stream[min(STREAM_ROWS, p.m - m) - 1](&t)
+                m += STREAM_ROWS
+            k += t.run_length
+            if k >= p.k:
+                break
+        n += t.columns
+
+
+cdef int multiply_stream(const Product *p, int threads) except -1:
+    cdef Py_ssize_t i, lanes = p.table.lanes, columns = ceil_div(ceil_div(p.n, lanes), threads) * lanes
+    with nogil:
+        for i in prange(ceil_div(p.n, columns), num_threads=threads, schedule="static"):
+            stream_range(p, i * columns, min(p.n, (i + 1) * columns))
+    return 0
+
+
+cdef void dot_columns(const Product *p, Py_ssize_t group) noexcept nogil:
+    cdef Py_ssize_t size = p.table.itemsize, n = 4 * group, columns = min(p.n - n, 4), m = 0, rows
+    cdef fc_dot t
+    t.a_row = p.a_row
+    t.b = p.b + n * p.b_row
+    t.b_row = p.b_row
+    t.length = p.k
+    t.bias = p.bias + n * size if p.bias != NULL else NULL
+    t.c_row = p.c_row
+    t.relu = p.relu
+    while m < p.m:
+        rows = min(p.m - m, 4)
+        t.a = p.a + m * p.a_row
+        t.c = p.c + m * p.c_row + n * size
+        p.table.dot[rows - 1][columns - 1](&t)
+        m += rows
+
+
+cdef int multiply_dots(const Product *p, int threads) except -1:
+    cdef Py_ssize_t i, groups = ceil_div(p.n, 4)
+    with nogil:
+        for i in prange(groups, num_threads=threads, schedule="static"):
+            dot_columns(p, i)
+    return 0
+
+
+cdef int product(const Product *p) except -1:
+    """Compute the product in the way that suits its shape."""
+    cdef int threads = threads_for(2.0 * p.m * p.n * p.k)
+    if p.m == 0 or p.n == 0:
+        return 0
+    if p.b_transposed:
+        if p.m <= DOT_ROWS and p.k >= 4 * p.table.lanes and p.a_step == p.table.itemsize:
+            return multiply_dots(p, threads)
+    elif p.m <= DIRECT_ROWS:
+        return multiply_stream(p, threads)
+    return multiply_blocks(p, threads)
+
+
+def matmul(cnp.ndarray a, cnp.ndarray b, cnp.ndarray out, bint transpose_a, bint transpose_b,
+           cnp.ndarray bias, bint relu):
+    """Write act(op(a) op(b) + bias) to out; all of one element type and C-ordered; bias may be None."""
+    cdef Product p
+    cdef Py_ssize_t size = cnp.PyArray_ITEMSIZE(out)
+    p.table = kernels(out)
+    p.m = cnp.PyArray_DIM(out, 0)
+    p.n = cnp.PyArray_DIM(out, 1)
+    p.k = cnp.PyArray_DIM(a, 0 if transpose_a else 1)
+    p.a = cnp.PyArray_BYTES(a)
+    p.a_row = size if transpose_a else p.k * size
+    p.a_step = p.m * size if transpose_a else size
+    p.b = cnp.PyArray_BYTES(b)
+    p.b_row = (p.k if transpose_b else p.n) * size
+    p.b_transposed = transpose_b
+    p.bias = NULL if bias is None else cnp.PyArray_BYTES(bias)
+    p.c = cnp.PyArray_BYTES(out)
+    p.c_row = p.n * size
+    p.relu = relu
+    product(&p)

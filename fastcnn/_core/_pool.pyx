@@ -1,0 +1,144 @@
+"""Max and average pooling, forward and backward.
+
+Forward: one task is an output row; its interior pixels see the whole window and go to the leaf in one call,
+pixels at the edges see fewer taps. Backward: one task is a band of input rows, which gathers from every window
+that touches it, in the windows' order; a window on the border of two bands is looked at by both.
+"""
+
+from cython.parallel cimport parallel, prange, threadid
+from libc.string cimport memset
+
+cimport numpy as cnp
+
+from ._runtime cimport acquire, fc_kernels, fc_pool, kernels, release, threads_for
+
+cnp.import_array()
+
+
+cdef class Geometry:
+    """The sizes of one pooling, checked by whoever makes it."""
+
+    cdef readonly Py_ssize_t images, in_h, in_w, channels, rows, cols, out_h, out_w
+    cdef readonly Py_ssize_t stride_h, stride_w, top, left
+
+    def __init__(self, input_shape, output_shape, ksize, strides, offsets):
+        self.images, self.in_h, self.in_w, self.channels = input_shape
+        _, self.out_h, self.out_w, _ = output_shape
+        self.rows, self.cols = ksize
+        self.stride_h, self.stride_w = strides
+        self.top, self.left = offsets
+
+
+cdef struct Pooling:
+    const fc_kernels *table
+    Py_ssize_t in_h, in_w, pixel, channels, rows, cols, out_h, out_w, stride_h, stride_w, top, left
+    Py_ssize_t images, bands, band
+    bint average, backward
+    char *x
+    char *y
+    char *dx
+
+
+cdef Pooling pooling(Geometry g, cnp.ndarray x, cnp.ndarray y, bint average) noexcept:
+    cdef Pooling p
+    p.table = kernels(y)
+    p.images, p.in_h, p.in_w, p.channels = g.images, g.in_h, g.in_w, g.channels
+    p.pixel = g.channels * cnp.PyArray_ITEMSIZE(y)
+    p.rows, p.cols, p.out_h, p.out_w = g.rows, g.cols, g.out_h, g.out_w
+    p.stride_h, p.stride_w, p.top, p.left = g.stride_h, g.stride_w, g.top, g.left
+    p.average = average
+    p.backward = False
+    p.x = cnp.PyArray_BYTES(x)
+    p.y = cnp.PyArray_BYTES(y)
+    p.dx = p.x
+    return p
+
+
+cdef void pool_columns(const Pooling *p, fc_pool *t, Py_ssize_t *taps, Py_ssize_t image, Py_ssize_t out_row,
+                       Py_ssize_t out_col, Py_ssize_t first_row, Py_ssize_t last_row) noexcept nogil:
+    """Pool t.pixels output pixels with equal windows; backward only into input rows first_row to last_row."""
+    cdef Py_ssize_t top = out_row * p.stride_h - p.top, left = out_col * p.stride_w - p.left, r, s, n = 0
+    cdef Py_ssize_t r0 = max(0, -top), r1 = min(p.rows, p.in_h - top)
+    cdef Py_ssize_t s0 = max(0, -left), s1 = min(p.cols, p.in_w - left)
+    for r in range(r0, r1):
+        for s in range(s0, s1):
+            taps[n] = ((r - r0) * p.in_w + s - s0) * p.pixel
+            n += 1
+    t.taps = taps
+    t.n_taps = n
+    t.scale = 1.0 / n
+    t.x = p.x + ((image * p.in_h + top + r0) * p.in_w + left + s0) * p.pixel
+    t.dx = p.dx + (t.x - p.x)
+    t.y = p.y + ((image * p.out_h + out_row) * p.out_w + out_col) * p.pixel
+    if not p.backward:
+        if p.average:
+            p.table.avg_pool(t)
+        else:
+            p.table.max_pool(t)
+        return
+    t.first_tap = max(0, first_row - top - r0) * (s1 - s0)
+    t.last_tap = min(r1 - r0, last_row - top - r0) * (s1 - s0)
+    if p.average:
+        p.table.avg_pool_backward(t)
+    else:
+        p.table.max_pool_backward(t)
+
+
+cdef void pool_row(const Pooling *p, Py_ssize_t *taps, Py_ssize_t image, Py_ssize_t out_row,
+                   Py_ssize_t first_row, Py_ssize_t last_row) noexcept nogil:
+    cdef Py_ssize_t col = 0, interior, end
+    cdef fc_pool t
+    t.x_step = p.stride_w * p.pixel
+    t.y_step = p.pixel
+    t.channels = p.channels
+    interior = (p.left + p.stride_w - 1) // p.stride_w
+    end = (p.in_w + p.left - p.cols) // p.stride_w + 1 if p.in_w + p.left >= p.cols else 0
+    while col < p.out_w:
+        t.pixels = end - col if interior <= col < end else 1
+        pool_columns(p, &t, taps, image, out_row, col, first_row, last_row)
+        col += t.pixels
+
+
+cdef void backward_band(const Pooling *p, Py_ssize_t *taps, Py_ssize_t task) noexcept nogil:
+    cdef Py_ssize_t image = task // p.bands, first = task % p.bands * p.band, last = min(p.in_h, first + p.band)
+    cdef Py_ssize_t row = max(0, first + p.top - p.rows + 1)
+    memset(p.dx + (image * p.in_h + first) * p.in_w * p.pixel, 0, (last - first) * p.in_w * p.pixel)
+    row = (row + p.stride_h - 1) // p.stride_h
+    while row < p.out_h and row * p.stride_h - p.top < last:
+        pool_row(p, taps, image, row, first, last)
+        row += 1
+
+
+cdef int run(Pooling *p) except -1:
+    # No window holds more taps than the image has pixels.
+    cdef Py_ssize_t i, tap_bytes = (min(p.rows, p.in_h) * min(p.cols, p.in_w) * sizeof(Py_ssize_t) + 63) & ~63, tasks
+    cdef int threads = threads_for(4.0 * p.images * p.out_h * p.out_w * p.channels * p.rows * p.cols)
+    cdef char *taps = acquire(threads * tap_bytes)
+    if p.backward:
+        # Bands begin where windows do, so that few windows straddle two of them.
+        p.bands = max(1, min(4 * threads // max(1, p.images), p.in_h // p.stride_h)) if threads > 1 else 1
+        p.band = ((p.in_h + p.bands - 1) // p.bands + p.stride_h - 1) // p.stride_h * p.stride_h
+        p.bands = (p.in_h + p.band - 1) // p.band
+    tasks = p.images * (p.bands if p.backward else p.out_h)
+    with nogil, parallel(num_threads=threads):
+        for i in prange(tasks, schedule="static"):
+            if p.backward:
+                backward_band(p, <Py_ssize_t *> (taps + threadid() * tap_bytes), i)
+            else:
+                pool_row(p, <Py_ssize_t *> (taps + threadid() * tap_bytes), i // p.out_h, i % p.out_h, 0, p.in_h)
+    release(taps)
+    return 0
+
+
+def forward(Geometry g, cnp.ndarray x, bint average, cnp.ndarray y):
+    """Write the maximum or average of each window to y."""
+    cdef Pooling p = pooling(g, x, y, average)
+    run(&p)
+
+
+def backward(Geometry g, cnp.ndarray dy, cnp.ndarray x, bint average, cnp.ndarray dx):
+    """Write the gradient of the input to dx; an average does not look at x, which may then be dx."""
+    cdef Pooling p = pooling(g, x, dy, average)
+    p.backward = True
+    p.dx = cnp.PyArray_BYTES(dx)
+    run(&p)

@@ -1,0 +1,100 @@
+"""What the drivers share: the active kernel table, threads, scratch memory, cache sizes."""
+
+from libc.stdint cimport int64_t, uint32_t, uint64_t
+
+cimport numpy as cnp
+
+
+cdef extern from "kernels.h" nogil:
+    enum:
+        FC_MAX_ISAS
+        FC_RELU, FC_RELU_BACKWARD, FC_LEAKY_RELU, FC_LEAKY_RELU_BACKWARD
+        FC_SIGMOID, FC_SIGMOID_BACKWARD, FC_TANH, FC_TANH_BACKWARD
+        FC_SUM, FC_CENTRED_SQUARE, FC_CENTRED_DOT
+        FC_SOFTMAX, FC_LOG_SOFTMAX, FC_SOFTMAX_BACKWARD, FC_LOG_SOFTMAX_BACKWARD
+
+    ctypedef struct fc_tile:
+        const char *a
+        const Py_ssize_t *runs
+        Py_ssize_t n_runs, run_length, a_row, a_step
+        const char *b
+        Py_ssize_t b_step
+        const char *bias
+        char *c
+        Py_ssize_t c_row, columns
+        int accumulate, relu
+
+    ctypedef struct fc_dot:
+        const char *a
+        Py_ssize_t a_row
+        const char *b
+        Py_ssize_t b_row, length
+        const char *bias
+        char *c
+        Py_ssize_t c_row
+        int relu
+
+    ctypedef struct fc_pool:
+        const char *x
+        Py_ssize_t x_step
+        const Py_ssize_t *taps
+        Py_ssize_t n_taps, first_tap, last_tap
+        char *y
+        Py_ssize_t y_step, pixels, channels
+        char *dx
+        double scale
+
+    ctypedef void fc_map(Py_ssize_t n, const void *a, const void *b, void *out, double alpha) noexcept nogil
+    ctypedef void fc_row_map(Py_ssize_t n, const void *a, const void *b, void *out) noexcept nogil
+    ctypedef void fc_column_sum(Py_ssize_t rows, Py_ssize_t columns, const void *x, const void *y,
+                                const void *centre, void *out) noexcept nogil
+
+    ctypedef struct fc_kernels:
+        Py_ssize_t itemsize, lanes
+        Py_ssize_t max_rows[4]
+        Py_ssize_t panel_vectors
+        void (*tile[4][14])(const fc_tile *) noexcept nogil
+        void (*stream[4])(const fc_tile *) noexcept nogil
+        void (*dot[4][4])(const fc_dot *) noexcept nogil
+        void (*pack_rows)(Py_ssize_t depth, Py_ssize_t columns, Py_ssize_t width, const void *src,
+                          Py_ssize_t stride, void *dst) noexcept nogil
+        void (*pack_transposed)(Py_ssize_t depth, Py_ssize_t columns, Py_ssize_t width, const void *src,
+                                Py_ssize_t stride, void *dst) noexcept nogil
+        void (*max_pool)(const fc_pool *) noexcept nogil
+        void (*max_pool_backward)(const fc_pool *) noexcept nogil
+        void (*avg_pool)(const fc_pool *) noexcept nogil
+        void (*avg_pool_backward)(const fc_pool *) noexcept nogil
+        fc_map *map[8]
+        fc_row_map *row_map[4]
+        fc_column_sum *column_sum[3]
+        void (*bias_add)(Py_ssize_t rows, Py_ssize_t columns, const void *x, const void *bias, int relu,
+                         void *y) noexcept nogil
+        void (*normalize)(Py_ssize_t rows, Py_ssize_t columns, const void *x, const void *mean,
+                          const void *scale, const void *offset, void *y) noexcept nogil
+        void (*normalize_backward)(Py_ssize_t rows, Py_ssize_t columns, const void *g, const void *x,
+                                   const void *mean, const void *scale, const void *g_mean,
+                                   const void *slope, void *dx) noexcept nogil
+        double (*softmax_cross_entropy)(Py_ssize_t n, const void *x, const void *t, void *dx) noexcept nogil
+        void (*dropout)(Py_ssize_t n, const void *x, uint64_t seed, uint64_t first, uint32_t threshold,
+                        double scale, void *y) noexcept nogil
+        void (*sgd)(Py_ssize_t n, void *p, const void *g, void *v, double rate, double momentum,
+                    int nesterov, double decay) noexcept nogil
+        void (*adam)(Py_ssize_t n, void *p, const void *g, void *m, void *v, double alpha, double beta_1,
+                     double beta_2, double epsilon, double rate_decay) noexcept nogil
+        double (*fma_rounds)(Py_ssize_t rounds, double *sink) noexcept nogil
+
+    ctypedef struct fc_isa:
+        const char *name
+        const fc_kernels *f32
+        const fc_kernels *f64
+
+    int fc_available(const fc_isa **isas)
+
+
+# Data-cache bytes of one core (L1, L2) and of the machine (L3), found at import.
+cdef Py_ssize_t l1_bytes, l2_bytes, l3_bytes
+
+cdef const fc_kernels *kernels(cnp.ndarray x) noexcept
+cdef int threads_for(double work) noexcept nogil
+cdef char *acquire(size_t size) except NULL
+cdef void release(char *buffer) noexcept

@@ -1,0 +1,249 @@
+"""The instruction set in use, threads, scratch memory: the only door to OpenMP and to the kernel table.
+
+Drivers ask here for four things: the kernel table for an array's element type (``kernels``), how many
+threads a piece of work deserves (``threads_for``), scratch memory (``acquire``, ``release``), and the
+sizes of the caches.
+"""
+
+import time
+
+from cython.parallel cimport prange
+from libc.stdlib cimport free
+from posix.stdlib cimport posix_memalign
+
+cimport numpy as cnp
+
+cnp.import_array()
+
+
+cdef extern from *:
+    """
+    #include <unistd.h>
+    #ifdef _OPENMP
+    #define FC_OPENMP _OPENMP
+    #else
+    #define FC_OPENMP 0
+    #endif
+
+    static _Thread_local int fc_own_threads = 0;
+
+    /* Bytes of a data cache; 0 where the system does not tell. */
+    static long fc_cache_bytes(int level) {
+    #ifdef _SC_LEVEL1_DCACHE_SIZE
+        long n = sysconf(level == 1 ? _SC_LEVEL1_DCACHE_SIZE
+                         : level == 2 ? _SC_LEVEL2_CACHE_SIZE : _SC_LEVEL3_CACHE_SIZE);
+        return n > 0 ? n : 0;
+    #else
+        (void)level;
+        return 0;
+    #endif
+    }
+    """
+    const int FC_OPENMP
+    int fc_own_threads  # what `threads(n)` asked for in this Python thread; 0: nothing
+    long fc_cache_bytes(int level) noexcept
+
+
+# ---- instruction set ----
+
+cdef const fc_isa *available[FC_MAX_ISAS]
+cdef int n_available = fc_available(available)
+cdef const fc_isa *active = available[n_available - 1]
+
+
+cdef const fc_kernels *kernels(cnp.ndarray x) noexcept:
+    """Return the active table for the element type of x, which is float32 or float64."""
+    return active.f32 if cnp.PyArray_TYPE(x) == cnp.NPY_FLOAT32 else active.f64
+
+
+def available_isas():
+    """Name the instruction sets that this build has and this CPU can run, from the simplest to the best."""
+    return tuple([available[i].name.decode() for i in range(n_available)])
+
+
+def active_isa():
+    """Name the instruction set in use."""
+    return active.name.decode()
+
+
+def lanes(cnp.dtype dtype):
+    """Return the vector length of the active instruction set for float32 or float64."""
+    return active.f32.lanes if dtype.itemsize == 4 else active.f64.lanes
+
+
+def use_isa(str name):
+    """Make the named instruction set the one in use."""
+    global active
+    for i in range(n_available):
+        if available[i].name.decode() == name:
+            active = available[i]
+            return
+    raise ValueError(
+        f"FASTCNN_ISA is {name!r}, but this build on this CPU can run only {', '.join(available_isas())}"
+    )
+
+
+# ---- caches ----
+
+cdef Py_ssize_t l1_bytes = fc_cache_bytes(1) or 32 << 10
+cdef Py_ssize_t l2_bytes = fc_cache_bytes(2) or 512 << 10
+cdef Py_ssize_t l3_bytes = fc_cache_bytes(3) or 4 << 20
+
+
+def cache_bytes():
+    """Return the sizes that block sizes are derived from: L1 data, L2, L3, in bytes."""
+    return l1_bytes, l2_bytes, l3_bytes
+
+
+# ---- threads ----
+
+# Below this many floating-point operations (or their time's worth) a second thread costs more than it
+# gives: waking the pool and meeting at its end take about 3 microseconds (benchmarks/test_small.py).
+cdef double SERIAL_WORK = 4e5
+cdef int shared_threads = 1
+cdef bint forked = False
+
+
+cdef int threads_for(double work) noexcept nogil:
+    """Return how many threads a primitive of so many floating-point operations should use."""
+    if work < SERIAL_WORK or forked or not FC_OPENMP:
+        return 1
+    return fc_own_threads or shared_threads
+
+
+def set_num_threads(int n):
+    """Set the number of threads for every Python thread without a setting of its own."""
+    global shared_threads
+    shared_threads = n
+
+
+def set_own_threads(int n):
+    """Set the number of threads for the calling Python thread (0: the shared one); return the old one."""
+    global fc_own_threads
+    old = fc_own_threads
+    fc_own_threads = n
+    return old
+
+
+def get_num_threads():
+    """Return how many threads a large primitive called from this Python thread uses."""
+    return threads_for(SERIAL_WORK)
+
+
+def after_fork_in_child():
+    """Keep the child of a fork serial: the parent's pool threads do not exist there."""
+    global forked
+    forked = True
+
+
+def openmp_version():
+    """Return the date of the OpenMP specification built against, 0 for a serial build."""
+    return FC_OPENMP
+
+
+# ---- scratch memory ----
+
+# A few buffers wait to be used again; the GIL guards the list. What does not fit is given back to the system.
+cdef enum:
+    SLOTS = 8
+cdef size_t KEPT_BYTES = 256 << 20
+
+cdef struct Buffer:
+    char *start
+    size_t size
+    bint busy
+
+cdef Buffer buffers[SLOTS]
+for _i in range(SLOTS):
+    buffers[_i] = Buffer(NULL, 0, False)
+
+
+cdef char *acquire(size_t size) except NULL:
+    """Return scratch memory of at least size bytes, aligned to a cache line; pair with release()."""
+    cdef int i, best = -1, spare = -1
+    cdef void *start = NULL
+    for i in range(SLOTS):
+        if buffers[i].busy:
+            continue
+        if buffers[i].size >= size and (best < 0 or buffers[i].size < buffers[best].size):
+            best = i
+        if spare < 0 or buffers[i].size < buffers[spare].size:
+            spare = i
+    if best >= 0 and buffers[best].start != NULL:
+        buffers[best].busy = True
+        return buffers[best].start
+    # A little more than asked for, so that slightly larger shapes find it large enough.
+    size = ((size + size // 8) | 4095) + 1
+    if posix_memalign(&start, 64, size) != 0:
+        raise MemoryError(f"no {size} bytes of scratch memory")
+    if spare >= 0:
+        free(buffers[spare].start)
+        buffers[spare] = Buffer(<char *> start, size, True)
+    return <char *> start
+
+
+cdef void release(char *buffer) noexcept:
+    """Give back what acquire() returned."""
+    cdef int i
+    cdef size_t kept = 0
+    for i in range(SLOTS):
+        if buffers[i].start == buffer:
+            for j in range(SLOTS):
+                kept += buffers[j].size
+            if kept > KEPT_BYTES:
+                break
+            buffers[i].busy = False
+            return
+    else:
+        free(buffer)
+        return
+    free(buffer)
+    buffers[i] = Buffer(NULL, 0, False)
+
+
+def scratch_bytes():
+    """Return how many bytes of scratch memory are held, in use or waiting."""
+    cdef size_t total = 0
+    for i in range(SLOTS):
+        total += buffers[i].size
+    return total
+
+
+# ---- checks and limits ----
+
+def are_plain(Py_ssize_t required, *arrays):
+    """Whether kernels can read all of these as they are: ndarrays of one of float32 and float64, C-ordered,
+    aligned, native; behind the first `required` ones None will do."""
+    cdef int kind = -1
+    cdef Py_ssize_t i
+    for i, x in enumerate(arrays):
+        if x is None and i >= required:
+            continue
+        if not cnp.PyArray_CheckExact(x) or not cnp.PyArray_ISCARRAY_RO(<cnp.ndarray> x):
+            return False
+        if kind < 0:
+            kind = cnp.PyArray_TYPE(<cnp.ndarray> x)
+            if kind != cnp.NPY_FLOAT32 and kind != cnp.NPY_FLOAT64:
+                return False
+        elif cnp.PyArray_TYPE(<cnp.ndarray> x) != kind:
+            return False
+    return True
+
+
+def fma_rate(cnp.dtype dtype, int threads, double seconds):
+    """Run multiply-adds on registers alone for about so many seconds; return the best rate in FLOP/s."""
+    cdef const fc_kernels *table = active.f32 if dtype.itemsize == 4 else active.f64
+    cdef Py_ssize_t rounds = 20000
+    cdef double sink = 0, done, best = 0
+    cdef int _t
+    end = time.perf_counter() + seconds
+    while True:
+        start = time.perf_counter()
+        done = 0
+        with nogil:
+            for _t in prange(threads, num_threads=threads, schedule="static", chunksize=1):
+                done += table.fma_rounds(rounds, &sink)
+        now = time.perf_counter()
+        best = max(best, done / (now - start))
+        if now > end:
+            return best

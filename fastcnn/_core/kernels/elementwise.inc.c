@@ -1,0 +1,342 @@
+/* Runs of elements, rows and columns: activations, softmax, normalisation, dropout, optimiser steps.
+ * Equations stand beside the entries in kernels.h. */
+
+#define exp_parts FC_NAME(exp_parts)
+#define vexp FC_NAME(vexp)
+#define vtanh FC_NAME(vtanh)
+#define vsigmoid FC_NAME(vsigmoid)
+#define vrelu FC_NAME(vrelu)
+
+/* x = n ln 2 + r with |r| <= ln 2 / 2.  Returns e^r - 1 by its Taylor polynomial, whose first dropped term is
+ * below half an ulp, and 2^(n-1).  Adding 1.5 * 2^(mantissa bits) rounds to an integer and leaves it in the low bits. */
+FC_INLINE vec exp_parts(vec x, vec *half_power) {
+    const vec magic = splat(sizeof(FC_T) == 4 ? (FC_T)12582912.0 : (FC_T)6755399441055744.0);
+    const int mantissa = sizeof(FC_T) == 4 ? 23 : 52, bias = sizeof(FC_T) == 4 ? 127 : 1023;
+    const FC_T ln2_hi = sizeof(FC_T) == 4 ? (FC_T)0.693359375 : (FC_T)0.693147180369123816490;
+    const FC_T ln2_lo = sizeof(FC_T) == 4 ? (FC_T)-2.12194440e-4 : (FC_T)1.90821492927058770002e-10;
+    static const double inverse_factorial[14] = {
+        1.0,           1.0,           1.0 / 2,        1.0 / 6,         1.0 / 24,        1.0 / 120,        1.0 / 720,
+        1.0 / 5040,    1.0 / 40320,   1.0 / 362880,   1.0 / 3628800,   1.0 / 39916800,  1.0 / 479001600,  1.0 / 6227020800};
+    const int degree = sizeof(FC_T) == 4 ? 7 : 13;
+
+    vec shifted = x * (FC_T)1.44269504088896340736 + magic;
+    vec n = shifted - magic;
+    vec r = (x - n * ln2_hi) - n * ln2_lo;
+    mask n_bits = (mask)shifted - (mask)magic;
+    *half_power = (vec)((n_bits + (bias - 1)) << mantissa);
+    vec p = splat((FC_T)inverse_factorial[degree]);
+    FC_UNROLL for (int i = degree - 1; i > 0; i--) p = p * r + (FC_T)inverse_factorial[i];
+    return p * r;
+}
+
+/* e^x within 2 ulp; zero below 2^-125 (2^-1021), infinity above the largest number, NaN stays. */
+FC_INLINE vec vexp(vec x) {
+    const FC_T low = sizeof(FC_T) == 4 ? (FC_T)-86.0 : (FC_T)-707.0;
+    const FC_T high = sizeof(FC_T) == 4 ? (FC_T)88.72283 : (FC_T)709.782712893384;
+    vec power, clamped = blend(x < low, splat(low), blend(x > high, splat(high), x));
+    vec p = exp_parts(clamped, &power);
+    vec y = (p * power + power) * (FC_T)2;
+    return blend(x < low, (vec){0}, blend(x > high, splat((FC_T)INFINITY), y));
+}
+
+/* tanh |x| = -(e^(-2|x|) - 1) / (e^(-2|x|) + 1), from e^z - 1 so that small arguments keep their digits. */
+FC_INLINE vec vtanh(vec x) {
+    vec z = (vec)((mask)x & ~((mask)x & (mask)splat((FC_T)-0.0))) * (FC_T)-2, power;
+    z = blend(z < (FC_T)-50, splat((FC_T)-50), z);
+    vec p = exp_parts(z, &power);
+    power *= (FC_T)2;
+    vec expm1 = p * power + (power - (FC_T)1);
+    vec t = -expm1 / (expm1 + (FC_T)2);
+    const mask sign = (mask)splat((FC_T)-0.0);
+    return (vec)(((mask)t & ~sign) | ((mask)x & sign));
+}
+
+FC_INLINE vec vsigmoid(vec x) {
+    vec e = vexp((vec)((mask)x | (mask)splat((FC_T)-0.0))); /* e^-|x| */
+    vec one = splat((FC_T)1);
+    return blend(x < (FC_T)0, e, one) / (one + e);
+}
+
+FC_INLINE vec vrelu(vec x) { return blend(x < (FC_T)0, (vec){0}, x); }
+
+/* ---- element by element ---- */
+
+#define MAP(NAME, VALUE)                                                                                  \
+    static void FC_NAME(NAME)(ptrdiff_t n, const void *a_, const void *b_, void *out_, double alpha_) {   \
+        const FC_T *pa = a_, *pb = b_;                                                                    \
+        FC_T *out = out_;                                                                                 \
+        const FC_T alpha = (FC_T)alpha_;                                                                  \
+        (void)alpha;                                                                                      \
+        ptrdiff_t i = 0;                                                                                  \
+        for (; i + VL <= n; i += VL) {                                                                    \
+            vec a = load(pa + i), b = load(pb + i);                                                       \
+            (void)b;                                                                                      \
+            store(out + i, VALUE);                                                                        \
+        }                                                                                                 \
+        if (i < n) {                                                                                      \
+            vec a = load_part(pa + i, n - i), b = load_part(pb + i, n - i);                               \
+            (void)b;                                                                                      \
+            store_part(out + i, VALUE, n - i);                                                            \
+        }                                                                                                 \
+    }
+
+MAP(relu, vrelu(a))
+MAP(relu_backward, (vec)((mask)a & (b > (FC_T)0)))
+MAP(leaky_relu, blend(a < (FC_T)0, a * alpha, a))
+MAP(leaky_relu_backward, blend(b < (FC_T)0, a * alpha, a))
+MAP(sigmoid, vsigmoid(a))
+MAP(sigmoid_backward, a * (b * ((FC_T)1 - b)))
+MAP(tanh, vtanh(a))
+MAP(tanh_backward, a * ((FC_T)1 - b * b))
+
+/* ---- one row ---- */
+
+#define row_max FC_NAME(row_max)
+#define row_sum_exp FC_NAME(row_sum_exp)
+#define row_dot FC_NAME(row_dot)
+
+FC_INLINE FC_T row_max(ptrdiff_t n, const FC_T *x) {
+    vec m = splat(x[0]);
+    ptrdiff_t i = 0;
+    for (; i + VL <= n; i += VL) {
+        vec v = load(x + i);
+        m = blend((v > m) | (v != v), v, m);
+    }
+    FC_T lanes[FC_VECTOR_BYTES / sizeof(FC_T)], best = x[0];
+    memcpy(lanes, &m, sizeof m);
+    for (ptrdiff_t j = 0; j < VL; j++)
+        if (lanes[j] > best || lanes[j] != lanes[j]) best = lanes[j];
+    for (; i < n; i++)
+        if (x[i] > best || x[i] != x[i]) best = x[i];
+    return best;
+}
+
+/* Returns sum exp(x - shift); writes the terms to y where y is given. */
+FC_INLINE FC_T row_sum_exp(ptrdiff_t n, const FC_T *x, FC_T shift, FC_T *y) {
+    vec sum = {0};
+    ptrdiff_t i = 0;
+    for (; i + VL <= n; i += VL) {
+        vec e = vexp(load(x + i) - shift);
+        if (y) store(y + i, e);
+        sum += e;
+    }
+    FC_T total = sum_lanes(sum);
+    if (i < n) {
+        vec e = vexp(load_part(x + i, n - i) - shift);
+        FC_T lanes[FC_VECTOR_BYTES / sizeof(FC_T)];
+        memcpy(lanes, &e, sizeof e);
+        for (ptrdiff_t j = 0; j < n - i; j++) total += lanes[j];
+        if (y) store_part(y + i, e, n - i);
+    }
+    return total;
+}
+
+FC_INLINE FC_T row_dot(ptrdiff_t n, const FC_T *a, const FC_T *b) {
+    vec sum = {0};
+    ptrdiff_t i = 0;
+    for (; i + VL <= n; i += VL) sum += load(a + i) * load(b + i);
+    FC_T total = sum_lanes(sum);
+    for (; i < n; i++) total += a[i] * b[i];
+    return total;
+}
+
+static void FC_NAME(softmax)(ptrdiff_t n, const void *a, const void *b, void *out) {
+    FC_T *y = out;
+    (void)b;
+    FC_T scale = (FC_T)1 / row_sum_exp(n, a, row_max(n, a), y);
+    for (ptrdiff_t i = 0; i < n; i++) y[i] *= scale;
+}
+
+static void FC_NAME(log_softmax)(ptrdiff_t n, const void *a, const void *b, void *out) {
+    const FC_T *x = a;
+    FC_T *y = out;
+    (void)b;
+    FC_T max = row_max(n, x), log_sum = (FC_T)log((double)row_sum_exp(n, x, max, NULL));
+    for (ptrdiff_t i = 0; i < n; i++) y[i] = (x[i] - max) - log_sum;
+}
+
+static void FC_NAME(softmax_backward)(ptrdiff_t n, const void *a, const void *b, void *out) {
+    const FC_T *g = a, *y = b;
+    FC_T *dx = out, dot = row_dot(n, g, y);
+    for (ptrdiff_t i = 0; i < n; i++) dx[i] = y[i] * (g[i] - dot);
+}
+
+static void FC_NAME(log_softmax_backward)(ptrdiff_t n, const void *a, const void *b, void *out) {
+    const FC_T *g = a, *y = b;
+    FC_T *dx = out, sum = 0;
+    for (ptrdiff_t i = 0; i < n; i++) sum += g[i];
+    ptrdiff_t i = 0;
+    for (; i + VL <= n; i += VL) store(dx + i, load(g + i) - vexp(load(y + i)) * sum);
+    if (i < n) store_part(dx + i, load_part(g + i, n - i) - vexp(load_part(y + i, n - i)) * sum, n - i);
+}
+
+static double FC_NAME(softmax_cross_entropy)(ptrdiff_t n, const void *x_, const void *t_, void *dx_) {
+    const FC_T *restrict x = x_, *restrict t = t_;
+    FC_T *restrict dx = dx_, max = row_max(n, x), sum = row_sum_exp(n, x, max, dx), t_sum = 0;
+    double log_sum = log((double)sum), loss = 0;
+    for (ptrdiff_t i = 0; i < n; i++) t_sum += t[i];
+    FC_T scale = t_sum / sum;
+    for (ptrdiff_t i = 0; i < n; i++)
+        if (t[i] != 0) loss += (double)t[i] * (log_sum - (double)(x[i] - max));
+    for (ptrdiff_t i = 0; i < n; i++) dx[i] = dx[i] * scale - t[i];
+    return loss;
+}
+
+/* ---- column by column, over dense rows ---- */
+
+#define COLUMN_SUM(NAME, VALUE)                                                                           \
+    static void FC_NAME(NAME)(ptrdiff_t rows, ptrdiff_t columns, const void *x_, const void *y_,          \
+                              const void *centre, void *out_) {                                           \
+        FC_T *out = out_;                                                                                 \
+        ptrdiff_t c = 0;                                                                                  \
+        for (; c + VL <= columns; c += VL) {                                                              \
+            const FC_T *px = (const FC_T *)x_ + c, *py = (const FC_T *)y_ + c;                            \
+            const vec m = load((const FC_T *)centre + c);                                                 \
+            vec sum = {0};                                                                                \
+            for (ptrdiff_t r = 0; r < rows; r++, px += columns, py += columns) {                          \
+                vec x = load(px), y = load(py);                                                           \
+                (void)y, (void)m;                                                                         \
+                sum += VALUE;                                                                             \
+            }                                                                                             \
+            store(out + c, load(out + c) + sum);                                                          \
+        }                                                                                                 \
+        for (; c < columns; c++) {                                                                        \
+            const FC_T *px = (const FC_T *)x_ + c, *py = (const FC_T *)y_ + c;                            \
+            const FC_T m = ((const FC_T *)centre)[c];                                                     \
+            FC_T sum = 0;                                                                                 \
+            for (ptrdiff_t r = 0; r < rows; r++, px += columns, py += columns) {                          \
+                FC_T x = *px, y = *py;                                                                    \
+                (void)y, (void)m;                                                                         \
+                sum += VALUE;                                                                             \
+            }                                                                                             \
+            out[c] += sum;                                                                                \
+        }                                                                                                 \
+    }
+
+COLUMN_SUM(sum, x)
+COLUMN_SUM(centred_square, (x - m) * (x - m))
+COLUMN_SUM(centred_dot, y * (x - m))
+
+static void FC_NAME(bias_add)(ptrdiff_t rows, ptrdiff_t columns, const void *x_, const void *bias_, int relu,
+                              void *y_) {
+    const FC_T *x = x_, *bias = bias_;
+    FC_T *y = y_;
+    for (ptrdiff_t r = 0; r < rows; r++, x += columns, y += columns) {
+        ptrdiff_t c = 0;
+        for (; c + VL <= columns; c += VL) {
+            vec v = load(x + c) + load(bias + c);
+            store(y + c, relu ? vrelu(v) : v);
+        }
+        for (; c < columns; c++) {
+            FC_T v = x[c] + bias[c];
+            y[c] = relu && v < 0 ? 0 : v;
+        }
+    }
+}
+
+static void FC_NAME(normalize)(ptrdiff_t rows, ptrdiff_t columns, const void *x_, const void *mean_,
+                               const void *scale_, const void *offset_, void *y_) {
+    const FC_T *x = x_, *mean = mean_, *scale = scale_, *offset = offset_;
+    FC_T *y = y_;
+    for (ptrdiff_t r = 0; r < rows; r++, x += columns, y += columns) {
+        ptrdiff_t c = 0;
+        for (; c + VL <= columns; c += VL)
+            store(y + c, (load(x + c) - load(mean + c)) * load(scale + c) + load(offset + c));
+        for (; c < columns; c++) y[c] = (x[c] - mean[c]) * scale[c] + offset[c];
+    }
+}
+
+static void FC_NAME(normalize_backward)(ptrdiff_t rows, ptrdiff_t columns, const void *g_, const void *x_,
+                                        const void *mean_, const void *scale_, const void *g_mean_,
+                                        const void *slope_, void *dx_) {
+    const FC_T *g = g_, *x = x_, *mean = mean_, *scale = scale_, *g_mean = g_mean_, *slope = slope_;
+    FC_T *dx = dx_;
+    for (ptrdiff_t r = 0; r < rows; r++, g += columns, x += columns, dx += columns) {
+        ptrdiff_t c = 0;
+        for (; c + VL <= columns; c += VL) {
+            vec centred = load(x + c) - load(mean + c);
+            store(dx + c, (load(g + c) - load(g_mean + c) - centred * load(slope + c)) * load(scale + c));
+        }
+        for (; c < columns; c++) dx[c] = (g[c] - g_mean[c] - (x[c] - mean[c]) * slope[c]) * scale[c];
+    }
+}
+
+/* ---- dropout ---- */
+
+/* FC_LANES blocks of Philox4x32-10 side by side: the loops over i are what the compiler vectorises. */
+#define FC_LANES 16
+static void FC_NAME(dropout)(ptrdiff_t n, const void *x_, uint64_t seed, uint64_t first, uint32_t threshold,
+                             double scale_, void *y_) {
+    const FC_T *x = x_, scale = (FC_T)scale_;
+    FC_T *y = y_;
+    for (ptrdiff_t done = 0; done < n; done += 4 * FC_LANES) { /* first is a multiple of 4 */
+        uint32_t c0[FC_LANES], c1[FC_LANES], c2[FC_LANES] = {0}, c3[FC_LANES] = {0};
+        uint32_t k0 = (uint32_t)seed, k1 = (uint32_t)(seed >> 32);
+        for (int i = 0; i < FC_LANES; i++) {
+            uint64_t counter = (first + (uint64_t)done) / 4 + (uint64_t)i;
+            c0[i] = (uint32_t)counter, c1[i] = (uint32_t)(counter >> 32);
+        }
+        for (int round = 0; round < 10; round++) {
+            for (int i = 0; i < FC_LANES; i++) {
+                uint64_t p0 = (uint64_t)0xD2511F53u * c0[i], p1 = (uint64_t)0xCD9E8D57u * c2[i];
+                uint32_t t0 = (uint32_t)(p1 >> 32) ^ c1[i] ^ k0, t2 = (uint32_t)(p0 >> 32) ^ c3[i] ^ k1;
+                c0[i] = t0, c1[i] = (uint32_t)p1, c2[i] = t2, c3[i] = (uint32_t)p0;
+            }
+            k0 += 0x9E3779B9u, k1 += 0xBB67AE85u;
+        }
+        const uint32_t *words[4] = {c0, c1, c2, c3};
+        ptrdiff_t count = n - done < 4 * FC_LANES ? n - done : 4 * FC_LANES;
+        for (ptrdiff_t i = 0; i < count; i++)
+            y[done + i] = words[i % 4][i / 4] >= threshold ? x[done + i] * scale : 0;
+    }
+}
+#undef FC_LANES
+
+/* ---- optimiser steps: plain loops, which the compiler vectorises for the ISA at hand ---- */
+
+static void FC_NAME(sgd)(ptrdiff_t n, void *p_, const void *g_, void *v_, double rate_, double momentum_,
+                         int nesterov, double decay) {
+    FC_T *restrict p = p_, *restrict v = v_;
+    const FC_T *restrict g = g_;
+    const FC_T rate = (FC_T)rate_, momentum = (FC_T)momentum_, keep = (FC_T)(1 - rate_ * decay);
+    if (!v)
+        for (ptrdiff_t i = 0; i < n; i++) p[i] = p[i] * keep - rate * g[i];
+    else if (nesterov)
+        for (ptrdiff_t i = 0; i < n; i++) {
+            FC_T step = rate * g[i];
+            v[i] = momentum * v[i] - step;
+            p[i] = p[i] * keep + (momentum * v[i] - step);
+        }
+    else
+        for (ptrdiff_t i = 0; i < n; i++) {
+            v[i] = momentum * v[i] - rate * g[i];
+            p[i] = p[i] * keep + v[i];
+        }
+}
+
+static void FC_NAME(adam)(ptrdiff_t n, void *p_, const void *g_, void *m_, void *v_, double alpha_,
+                          double beta_1, double beta_2, double epsilon_, double rate_decay) {
+    FC_T *restrict p = p_, *restrict m = m_, *restrict v = v_;
+    const FC_T *restrict g = g_;
+    const FC_T alpha = (FC_T)alpha_, epsilon = (FC_T)epsilon_, keep = (FC_T)(1 - rate_decay);
+    const FC_T new_1 = (FC_T)(1 - beta_1), new_2 = (FC_T)(1 - beta_2);
+    for (ptrdiff_t i = 0; i < n; i++) {
+        m[i] += (g[i] - m[i]) * new_1;
+        v[i] += (g[i] * g[i] - v[i]) * new_2;
+        p[i] = p[i] * keep - alpha * m[i] / ((sizeof(FC_T) == 4 ? (FC_T)sqrtf((float)v[i]) : (FC_T)sqrt((double)v[i])) + epsilon);
+    }
+}
+
+/* ---- the limit ---- */
+
+static double FC_NAME(fma_rounds)(ptrdiff_t rounds, double *sink) {
+    enum { CHAINS = FC_REGISTERS >= 32 ? 24 : 12 }; /* enough for two units of latency five */
+    vec acc[CHAINS], a = splat((FC_T)0.5), b = splat((FC_T)0.25);
+    FC_UNROLL for (int i = 0; i < CHAINS; i++) acc[i] = splat((FC_T)i);
+    for (ptrdiff_t r = 0; r < rounds; r++) {
+        __asm__ volatile("" ::: ); /* keeps the loop from being solved in closed form */
+        FC_UNROLL for (int i = 0; i < CHAINS; i++) acc[i] = acc[i] * a + b;
+    }
+    for (int i = 0; i < CHAINS; i++) *sink += (double)sum_lanes(acc[i]);
+    return (double)rounds * CHAINS * (double)VL * 2;
+}

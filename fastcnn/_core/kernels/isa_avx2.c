@@ -1,0 +1,4 @@
+#define FC_VECTOR_BYTES 32
+#define FC_REGISTERS 16
+#include "table.inc.c"
+const fc_isa fc_isa_avx2 = {"avx2", &table_f32, &table_f64};

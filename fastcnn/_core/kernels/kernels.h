@@ -1,0 +1,157 @@
+/* The kernel table: every leaf that C owns, one row per element type, one table per ISA.
+ *
+ * A leaf is one register tile or one contiguous run of channels.  Loops over batches, rows, tiles and
+ * blocks, packing, and threads belong to the Cython drivers, which reach a leaf only through this table.
+ * Pointers are untyped so that one driver serves float and double; all strides are in BYTES, all counts
+ * in elements.  No leaf allocates, locks, or keeps state; none reads or writes outside the elements that
+ * its comment names ("tail rule").
+ */
+#ifndef FC_KERNELS_H
+#define FC_KERNELS_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#define FC_MAX_ROWS 14 /* rows of the tallest register tile of any ISA */
+#define FC_WIDTHS 4    /* register tiles are 1, 2, 3 or 4 vectors wide */
+#define FC_STREAM_ROWS 4
+#define FC_DOT_ROWS 4  /* a dot tile is at most 4 x 4 */
+
+/* C[m, n] = act(start[n] + sum_k A[m, k] B[k, n]) for one register tile.
+ *
+ * The reduction is n_runs runs of run_length elements: element k of run r of row m lies at
+ * a + runs[r] + m * a_row + k * a_step, and the matching row of B follows at every b_step, over all runs.
+ * start is the bias (NULL: zero), or C itself where accumulate is set.  relu clamps below at zero, NaN stays.
+ * Tail rule: B and bias are read in whole vectors; C only in its first `columns` columns.
+ * Overwrites C; every element is one chain of fused multiply-adds in the order of k, in every tile shape,
+ * so that results do not depend on how the drivers cut the work. */
+typedef struct {
+    const char *a;
+    const ptrdiff_t *runs;
+    ptrdiff_t n_runs, run_length, a_row, a_step;
+    const char *b;
+    ptrdiff_t b_step;
+    const char *bias;
+    char *c;
+    ptrdiff_t c_row, columns;
+    int accumulate, relu;
+} fc_tile;
+
+/* C[m, n] = act(start[n] + sum_k A[m, k] B[n, k]), k contiguous in both, for up to 4 x 4 elements.
+ * Sums VL partial sums, then their tree, then the k-tail.  Tail rule: reads only k < length. */
+typedef struct {
+    const char *a;
+    ptrdiff_t a_row;
+    const char *b;
+    ptrdiff_t b_row, length;
+    const char *bias;
+    char *c;
+    ptrdiff_t c_row;
+    int relu;
+} fc_dot;
+
+/* `pixels` output pixels of one row, each reduced over n_taps input pixels of `channels` contiguous channels.
+ * Tap t of pixel i lies at x + i * x_step + taps[t].  Backward adds into dx, laid out as x, for the taps
+ * first_tap <= t < last_tap only, so that a driver can own a band of rows.  Reads and writes nothing else. */
+typedef struct {
+    const char *x;
+    ptrdiff_t x_step;
+    const ptrdiff_t *taps;
+    ptrdiff_t n_taps, first_tap, last_tap;
+    char *y; /* forward: result; backward: the gradient that comes in */
+    ptrdiff_t y_step, pixels, channels;
+    char *dx;
+    double scale; /* of an average: 1 / number of taps */
+} fc_pool;
+
+/* out = f(a, b), element by element; out may be a or b. */
+enum {
+    FC_RELU,
+    FC_RELU_BACKWARD, /* a: gradient, b: result */
+    FC_LEAKY_RELU,
+    FC_LEAKY_RELU_BACKWARD, /* a: gradient, b: argument or result (alpha > 0) */
+    FC_SIGMOID,
+    FC_SIGMOID_BACKWARD, /* a: gradient, b: result */
+    FC_TANH,
+    FC_TANH_BACKWARD, /* a: gradient, b: result */
+    FC_MAPS
+};
+typedef void fc_map(ptrdiff_t n, const void *a, const void *b, void *out, double alpha);
+
+/* out[c] += sum over rows of f(x[row, c], y[row, c], centre[c]), rows dense. */
+enum {
+    FC_SUM,            /* x */
+    FC_CENTRED_SQUARE, /* (x - centre)^2 */
+    FC_CENTRED_DOT,    /* y (x - centre) */
+    FC_COLUMN_SUMS
+};
+typedef void fc_column_sum(ptrdiff_t rows, ptrdiff_t columns, const void *x, const void *y,
+                           const void *centre, void *out);
+
+/* One row: y = softmax(x), and so on. a, b as in fc_map. */
+enum { FC_SOFTMAX, FC_LOG_SOFTMAX, FC_SOFTMAX_BACKWARD, FC_LOG_SOFTMAX_BACKWARD, FC_ROW_MAPS };
+typedef void fc_row_map(ptrdiff_t n, const void *a, const void *b, void *out);
+
+typedef struct {
+    ptrdiff_t itemsize, lanes;
+    ptrdiff_t max_rows[FC_WIDTHS]; /* tallest tile of each width in vectors; 0 where there is none of that width */
+    ptrdiff_t panel_vectors;       /* the width that runs fastest, for which panels of B are packed */
+    void (*tile[FC_WIDTHS][FC_MAX_ROWS])(const fc_tile *); /* [vectors - 1][rows - 1] */
+    /* A few rows of C of any width, reduced over one run, by streaming through rows of B; as fc_tile, but the tail rule:
+     * reads and writes the first `columns` columns only.  [rows - 1] */
+    void (*stream[FC_STREAM_ROWS])(const fc_tile *);
+    void (*dot[FC_DOT_ROWS][FC_DOT_ROWS])(const fc_dot *); /* [rows of A - 1][rows of B - 1] */
+
+    /* dst[k][j] = src[k][j] (pack_rows) or src[j][k] (pack_transposed) for j < columns, zero up to width. */
+    void (*pack_rows)(ptrdiff_t depth, ptrdiff_t columns, ptrdiff_t width, const void *src, ptrdiff_t stride,
+                      void *dst);
+    void (*pack_transposed)(ptrdiff_t depth, ptrdiff_t columns, ptrdiff_t width, const void *src,
+                            ptrdiff_t stride, void *dst);
+
+    void (*max_pool)(const fc_pool *); /* the first NaN, or the maximum */
+    void (*max_pool_backward)(const fc_pool *);
+    void (*avg_pool)(const fc_pool *);
+    void (*avg_pool_backward)(const fc_pool *);
+
+    fc_map *map[FC_MAPS];
+    fc_row_map *row_map[FC_ROW_MAPS];
+    fc_column_sum *column_sum[FC_COLUMN_SUMS];
+
+    /* y = act(x + bias), row by row. */
+    void (*bias_add)(ptrdiff_t rows, ptrdiff_t columns, const void *x, const void *bias, int relu, void *y);
+    /* y = (x - mean) * scale + offset, row by row. */
+    void (*normalize)(ptrdiff_t rows, ptrdiff_t columns, const void *x, const void *mean, const void *scale,
+                      const void *offset, void *y);
+    /* dx = scale * (g - g_mean - (x - mean) * slope), row by row. */
+    void (*normalize_backward)(ptrdiff_t rows, ptrdiff_t columns, const void *g, const void *x,
+                               const void *mean, const void *scale, const void *g_mean, const void *slope,
+                               void *dx);
+    /* One row: dx = softmax(x) * sum(t) - t; returns sum_c t[c] (log sum_j exp x[j] - x[c]). */
+    double (*softmax_cross_entropy)(ptrdiff_t n, const void *x, const void *t, void *dx);
+
+    /* y[i] = x[i] * scale where word(first + i) >= threshold, else 0; word(i) is word i % 4 of Philox4x32-10
+     * at counter i / 4 under key = seed.  Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", 2011. */
+    void (*dropout)(ptrdiff_t n, const void *x, uint64_t seed, uint64_t first, uint32_t threshold, double scale,
+                    void *y);
+
+    /* In place over one run of parameters. sgd: v may be NULL where momentum is 0. */
+    void (*sgd)(ptrdiff_t n, void *p, const void *g, void *v, double rate, double momentum, int nesterov,
+                double decay);
+    void (*adam)(ptrdiff_t n, void *p, const void *g, void *m, void *v, double alpha, double beta_1,
+                 double beta_2, double epsilon, double rate_decay);
+
+    /* Keeps every multiply-add unit busy for `rounds` rounds; returns the floating-point operations done. */
+    double (*fma_rounds)(ptrdiff_t rounds, double *sink);
+} fc_kernels;
+
+typedef struct {
+    const char *name;
+    const fc_kernels *f32, *f64;
+} fc_isa;
+
+/* dispatch.c: the tables that this build has and this CPU can run, from the simplest to the best;
+ * fills isas, which has room for FC_MAX_ISAS, and returns how many. */
+#define FC_MAX_ISAS 8
+int fc_available(const fc_isa **isas);
+
+#endif

@@ -1,0 +1,128 @@
+"""What arguments that are numbers or words go through: checks whose errors name the argument and echo the value."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from operator import index
+from typing import Any
+
+#: No array can have more elements: their bytes would not fit into the 47-bit address space of today's CPUs. Products
+#: with an element's size and a number of threads then fit into the kernels' 64-bit offsets.
+MAX_ELEMENTS = 2**47
+
+
+def integer(value: Any, name: str, minimum: int = 1, got: Any = None) -> int:
+    """Return value as an int of at least minimum.
+
+    Parameters
+    ----------
+    value
+        Anything with ``__index__`` but a bool.
+    name
+        The argument's name, for the error.
+    minimum
+        The smallest value allowed.
+    got
+        What to echo in the error, where value is part of something larger.
+
+    Raises
+    ------
+    TypeError
+        If value is no integer.
+    ValueError
+        If it is smaller than minimum, or larger than any array.
+
+    Examples
+    --------
+    >>> integer(3, "strides")
+    3
+    """
+    got = value if got is None else got
+    try:
+        if _is_bool(value):
+            raise TypeError
+        number = index(value)
+    except TypeError:
+        raise TypeError(f"{name} must be made of integers, got {got!r}") from None
+    if not minimum <= number <= MAX_ELEMENTS:
+        raise ValueError(f"{name} must be made of integers from {minimum} to 2**47, got {got!r}")
+    return number
+
+
+def seed(value: Any, name: str = "seed") -> int:
+    """Return value as an int in [0, 2^64), the key of a random generator.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If value is no such integer.
+
+    Examples
+    --------
+    >>> seed(7)
+    7
+    """
+    try:
+        if _is_bool(value):
+            raise TypeError
+        number = index(value)
+    except TypeError:
+        raise TypeError(f"{name} must be an integer, got {value!r}") from None
+    if not 0 <= number < 2**64:
+        raise ValueError(f"{name} must be in [0, 2**64), got {value!r}")
+    return number
+
+
+def fresh_seed() -> int:
+    """Return a seed from the operating system.
+
+    Examples
+    --------
+    >>> 0 <= fresh_seed() < 2**64
+    True
+    """
+    return int.from_bytes(os.urandom(8), "little")
+
+
+def number(value: Any, name: str, low: float, high: float, open_end: bool = False) -> float:
+    """Return value as a float in [low, high], or in [low, high) where the end is open.
+
+    Raises
+    ------
+    TypeError
+        If value is no real number.
+    ValueError
+        If it is outside, or NaN.
+    """
+    if _is_bool(value) or isinstance(value, (str, bytes)):
+        raise TypeError(f"{name} must be a number, got {value!r}")
+    try:
+        x = float(value)
+    except (TypeError, ValueError, OverflowError):
+        raise TypeError(f"{name} must be a number, got {value!r}") from None
+    if not low <= x <= high or (open_end and x == high) or abs(x) == float("inf"):
+        raise ValueError(f"{name} must be in [{low}, {high}{')' if open_end else ']'}, got {value!r}")
+    return x
+
+
+def choice(value: Any, name: str, allowed: Sequence[str]) -> str:
+    """Return value if it is one of the allowed words.
+
+    Raises
+    ------
+    ValueError
+        If it is not.
+
+    Examples
+    --------
+    >>> choice("fan_in", "mode", ("fan_in", "fan_out"))
+    'fan_in'
+    """
+    if not isinstance(value, str) or value not in allowed:
+        raise ValueError(f"{name} must be one of {', '.join(allowed)}, got {value!r}")
+    return value
+
+
+def _is_bool(value: Any) -> bool:
+    return type(value).__name__ in ("bool", "bool_")

@@ -1,0 +1,316 @@
+"""What every layer is: parameters, a forward and a backward; and the two kinds most layers belong to."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from .. import initializers, nn
+from ..arguments import choice, integer
+from ..initializers import Initializer
+from ..registry import Configurable
+
+Array = NDArray[Any]
+Shape = tuple[int | None, ...]
+Gradients = dict[str, Array]
+WeightSource = Callable[[str, tuple[int, ...], Initializer], Array]
+
+DTYPES = ("float32", "float64")
+
+
+class Layer(Configurable):
+    """Base class of layers, those of one's own too.
+
+    A subclass has ``forward`` and ``backward``; ``build`` where it has weights; ``compute_output_shape`` where a
+    forward pass would be a dear way to find that out. A layer keeps its constructor's arguments, under their names,
+    and its weights, nothing of a call: what backward needs is returned by forward. So several threads may use one
+    layer at a time.
+
+    Parameters
+    ----------
+    name
+        What the layer is called in summaries and files; None for one that the model gives.
+    dtype
+        "float32" or "float64", the element type of weights and results; None for that of the model.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastcnn.layers import Layer, register
+    >>> @register
+    ... class Square(Layer):
+    ...     def forward(self, x, training=False):
+    ...         return x * x, x
+    ...
+    ...     def backward(self, grad, x):
+    ...         return 2 * grad * x, {}
+    >>> Square()(np.array([[3.0]])).tolist()
+    [[9.0]]
+    """
+
+    #: Whether forward takes a ``seed``, the key of its random numbers, in training.
+    uses_seed: bool = False
+
+    def __init__(self, name: str | None = None, dtype: str | None = None) -> None:
+        if name is not None and not (isinstance(name, str) and re.fullmatch(r"[^/\s]+", name)):
+            raise ValueError(f"name must be a word without '/', got {name!r}")
+        self.name = name
+        self.dtype = None if dtype is None else choice(dtype, "dtype", DTYPES)
+
+    # ---- what a subclass defines ----
+
+    def build(self, input_shape: Shape) -> None:
+        """Make the weights for inputs of this shape, (None, ...), by ``add_weight``."""
+
+    def forward(self, x: Array, training: bool = False) -> tuple[Array, Any]:
+        """Return the result, and whatever backward needs to know.
+
+        Parameters
+        ----------
+        x
+            (N, ...), of the layer's element type.
+        training
+            Whether this is a step of training: dropout drops, batch normalisation takes the batch's statistics.
+        """
+        raise NotImplementedError
+
+    def backward(self, grad: Array, cache: Any) -> tuple[Array, Gradients]:
+        """Return the gradient of the input, and those of the trainable weights by name.
+
+        Parameters
+        ----------
+        grad
+            Gradient of the result.
+        cache
+            What forward returned beside the result.
+        """
+        raise NotImplementedError
+
+    def compute_output_shape(self, input_shape: Shape) -> Shape:
+        """Return the result's shape, (None, ...): unless a subclass knows better, that of one sample of zeros."""
+        x = np.zeros((1, *(n or 0 for n in input_shape[1:])), self.dtype or "float32")
+        return (None, *self.forward(x)[0].shape[1:])
+
+    def backward_weights(self, grad: Array, cache: Any) -> Gradients:
+        """Return the gradients of the weights alone, as the first layer of a network wants them."""
+        return self.backward(grad, cache)[1]
+
+    def after_step(self, cache: Any) -> None:
+        """Take in what a step of training has learned besides gradients, such as running statistics."""
+
+    # ---- weights ----
+
+    def add_weight(
+        self,
+        name: str,
+        shape: tuple[int, ...],
+        initializer: str | Initializer = "glorot_uniform",
+        trainable: bool = True,
+    ) -> Array:
+        """Make a weight, which is then the attribute of that name; called from ``build``.
+
+        Parameters
+        ----------
+        name
+            A Python name; backward returns its gradient under it.
+        shape
+            All sizes at least 1.
+        initializer
+            A Keras string or an initialiser.
+        trainable
+            Whether an optimiser moves it; others, such as running statistics, are only saved.
+
+        Returns
+        -------
+        ndarray
+            The weight; assigning to the attribute copies into it.
+
+        Raises
+        ------
+        TypeError, ValueError
+            Naming the argument that does not fit.
+        """
+        if not (isinstance(name, str) and name.isidentifier()):
+            raise ValueError(f"name of a weight must be a Python name, got {name!r}")
+        if name in self.weights or hasattr(self, name):
+            raise ValueError(f"name of a weight must be new to the layer, got {name!r}")
+        sizes = tuple([integer(n, f"shape of {name}", 1, shape) for n in shape])
+        source = vars(self).get("_source") or self._draw
+        array = source(name, sizes, initializers.get(initializer))
+        vars(self)[name] = self.weights[name] = array
+        if trainable:
+            vars(self).setdefault("_trainable", []).append(name)
+        return array
+
+    def _draw(self, name: str, shape: tuple[int, ...], initializer: Initializer) -> Array:
+        return initializer(shape, self.dtype or "float32", np.random.default_rng())
+
+    @property
+    def weights(self) -> dict[str, Array]:
+        """All weights by name, in the order in which build made them."""
+        made: dict[str, Array] = vars(self).setdefault("_weights", {})
+        return made
+
+    @property
+    def trainable_weights(self) -> dict[str, Array]:
+        """The weights that an optimiser moves, by name."""
+        return {name: self.weights[name] for name in vars(self).get("_trainable", [])}
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Copy into a weight of that name, so that whoever else holds it sees the change; else set an attribute."""
+        weight = vars(self).get("_weights", {}).get(name)
+        if weight is None:
+            super().__setattr__(name, value)
+        elif value is not weight:
+            array = np.asarray(value)
+            if array.shape != weight.shape:
+                raise ValueError(f"{name} must have shape {weight.shape}, got {array.shape}")
+            weight[...] = array
+
+    def count_params(self) -> int:
+        """Return how many numbers the weights hold."""
+        return sum(array.size for array in self.weights.values())
+
+    @property
+    def built(self) -> bool:
+        """Whether the weights have been made."""
+        return "_input_shape" in vars(self)
+
+    def build_once(self, input_shape: Shape, source: WeightSource | None = None) -> Shape:
+        """Build the layer unless it is built, and return the shape of its result.
+
+        Parameters
+        ----------
+        input_shape
+            (None, ...).
+        source
+            What makes a weight from its name, shape and initialiser; None to draw it.
+
+        Raises
+        ------
+        ValueError
+            If the layer is built for inputs of another shape.
+        """
+        state = vars(self)
+        if self.built and state["_input_shape"] != input_shape:
+            raise ValueError(
+                f"layer {self.name or type(self).__name__} is built for inputs of shape {state['_input_shape']}, "
+                f"got {input_shape}"
+            )
+        if not self.built:
+            state["_source"] = source
+            try:
+                self.build(input_shape)
+                output_shape = self.compute_output_shape(input_shape)
+            except BaseException:
+                for name in list(self.weights):
+                    del state[name]
+                state.pop("_weights", None)
+                state.pop("_trainable", None)
+                raise
+            finally:
+                del state["_source"]
+            state["_input_shape"], state["_output_shape"] = input_shape, output_shape
+        shape: Shape = state["_output_shape"]
+        return shape
+
+    def __call__(self, x: ArrayLike, training: bool = False, **options: Any) -> Array:
+        """Return the result for a batch, building the layer at the first call.
+
+        Parameters
+        ----------
+        x
+            (N, ...).
+        training
+            As in ``forward``; ``seed=`` goes with it where the layer uses one.
+        """
+        array = np.asarray(x)
+        if array.dtype.kind not in "fiub":
+            raise TypeError(f"x must hold real numbers, got dtype {array.dtype}")
+        if array.ndim < 1:
+            raise ValueError(f"x must have a batch axis, got shape {array.shape}")
+        self.build_once((None, *array.shape[1:]))
+        return self.forward(np.require(array, self.dtype or "float32", ["C", "A"]), training, **options)[0]
+
+
+class Activated(Layer):
+    """Base of layers that end in an activation: a subclass defines what comes before it.
+
+    The activation is fused into the operation where there is a fused form. A model whose loss works from logits takes
+    them from ``logits`` instead of ``forward``.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastcnn.layers import Dense
+    >>> layer = Dense(1, activation="sigmoid", kernel_initializer="ones")
+    >>> layer(np.zeros((1, 2))).tolist()
+    [[0.5]]
+    >>> logits, _ = layer.logits(np.zeros((1, 2), np.float32))
+    >>> logits.tolist()
+    [[0.0]]
+    """
+
+    activation: str | None
+
+    def apply(self, x: Array, activation: str | None) -> Array:
+        """Return the activated result."""
+        raise NotImplementedError
+
+    def apply_backward(self, grad: Array, x: Array, input_grad: bool) -> tuple[Array | None, Gradients]:
+        """Return the gradients of the input (if wanted) and the weights, from that of the result before activation."""
+        raise NotImplementedError
+
+    def forward(self, x: Array, training: bool = False) -> tuple[Array, Any]:
+        """Return the activated result."""
+        y = self.apply(x, self.activation)
+        return y, (x, y)
+
+    def logits(self, x: Array) -> tuple[Array, Any]:
+        """Return the result before the activation; backward then takes its gradient."""
+        return self.apply(x, None), (x, None)
+
+    def backward(self, grad: Array, cache: Any) -> tuple[Array, Gradients]:
+        """Return the gradients of the input and the weights."""
+        x, y = cache
+        dx, gradients = self.apply_backward(self._before_activation(grad, y), x, True)
+        assert dx is not None
+        return dx, gradients
+
+    def backward_weights(self, grad: Array, cache: Any) -> Gradients:
+        """Return the gradients of the weights alone."""
+        x, y = cache
+        return self.apply_backward(self._before_activation(grad, y), x, False)[1]
+
+    def _before_activation(self, grad: Array, y: Array | None) -> Array:
+        if y is None or self.activation is None:
+            return grad
+        return nn.activate_backward(grad, y, self.activation)
+
+
+class Input:
+    """The shape of a model's inputs, without the batch: a model that begins with it is built at once.
+
+    Parameters
+    ----------
+    shape
+        Sizes of one sample, such as ``(28, 28, 1)``.
+
+    Examples
+    --------
+    >>> Input((28, 28, 1))
+    Input((28, 28, 1))
+    """
+
+    def __init__(self, shape: tuple[int, ...]) -> None:
+        if not isinstance(shape, (list, tuple)):
+            raise TypeError(f"shape must be a tuple of sizes, got {shape!r}")
+        self.shape = tuple([integer(n, "shape", 1, shape) for n in shape])
+
+    def __repr__(self) -> str:
+        """Return the call that makes it."""
+        return f"Input({self.shape!r})"

@@ -1,0 +1,246 @@
+"""Convolutions."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from .. import initializers, nn, shapes
+from ..arguments import integer
+from ..nn.activations import checked_activation
+from ..registry import register
+from .base import Activated, Array, Gradients, Shape
+
+
+class _Convolution(Activated):
+    """What the convolutions share: everything but the shape of the kernel."""
+
+    kernel: Array
+    bias: Array
+    strides: Any
+    padding: Any
+    dilation_rate: Any
+    use_bias: bool
+
+    def filters_and_groups(self, channels: int) -> tuple[int, int]:
+        """Return the number of filters and of groups for images of so many channels."""
+        raise NotImplementedError
+
+    def kernel_hwio(self) -> Array:
+        """Return the kernel as (R, S, C / groups, K)."""
+        return self.kernel
+
+    def kernel_shape(self, channels: int) -> tuple[int, ...]:
+        """Return the shape of ``kernel_hwio()`` for images of so many channels."""
+        filters, groups = self.filters_and_groups(channels)
+        if channels % groups:
+            raise ValueError(f"groups must divide the channels of the input, {channels}, got {groups}")
+        return (*self.window(), channels // groups, filters)
+
+    def window(self) -> tuple[int, int]:
+        """Return height and width of the kernel."""
+        raise NotImplementedError
+
+    def compute_output_shape(self, input_shape: Shape) -> Shape:
+        """Return (None, H', W', K)."""
+        channels = _channels(input_shape)
+        options = self.strides, self.padding, self.dilation_rate, self.filters_and_groups(channels)[1]
+        return shapes.conv2d_output_shape(input_shape, self.kernel_shape(channels), *options)
+
+    def _options(self, x: Array) -> tuple[Any, Any, Any, int]:
+        return self.strides, self.padding, self.dilation_rate, self.filters_and_groups(x.shape[-1])[1]
+
+    def apply(self, x: Array, activation: str | None) -> Array:
+        """Return activation(conv(x, kernel) + bias)."""
+        bias = self.bias if self.use_bias else None
+        return nn.conv2d(x, self.kernel_hwio(), *self._options(x), bias, activation)
+
+    def apply_backward(self, grad: Array, x: Array, input_grad: bool) -> tuple[Array | None, Gradients]:
+        """Return the gradients of the images, kernel and bias."""
+        dx, dkernel, dbias = nn.conv2d_backward(
+            grad, x, self.kernel_hwio(), *self._options(x), input_grad=input_grad, bias_grad=self.use_bias
+        )
+        gradients = {"kernel": dkernel.reshape(self.kernel.shape)}
+        if dbias is not None:
+            gradients["bias"] = dbias
+        return dx, gradients
+
+
+def _channels(input_shape: Shape) -> int:
+    if len(input_shape) != 4 or not input_shape[3]:
+        raise ValueError(f"input must have shape (batch, height, width, channels), got {input_shape}")
+    return input_shape[3]
+
+
+@register
+class Conv2D(_Convolution):
+    """Two-dimensional convolution: activation(conv(x, kernel) + bias); see :func:`fastcnn.nn.conv2d`.
+
+    Parameters
+    ----------
+    filters
+        Number K of feature maps.
+    kernel_size
+        Height and width (R, S) in pixels; an int for both.
+    strides
+        Step in pixels, likewise.
+    padding
+        "valid", "same", an int, or ((top, bottom), (left, right)).
+    dilation_rate
+        Distance of filter taps in pixels.
+    groups
+        Number of groups; each sees its share of the channels alone.
+    activation
+        One of :data:`fastcnn.nn.ACTIVATIONS`, or None.
+    use_bias
+        Whether there is a bias.
+    kernel_initializer, bias_initializer
+        Keras strings or initialisers.
+    name, dtype
+        As in :class:`Layer`.
+
+    Notes
+    -----
+    Input (N, H, W, C), result (N, H', W', K) with H' = floor((top + H + bottom - (R - 1) * dilation - 1) / stride) + 1.
+    Weights: kernel (R, S, C / groups, K), bias (K,).
+
+    Raises
+    ------
+    TypeError, ValueError
+        Naming the argument that does not fit.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> Conv2D(32, 3, padding="same", activation="relu")(np.zeros((1, 28, 28, 1))).shape
+    (1, 28, 28, 32)
+    """
+
+    def __init__(
+        self,
+        filters: int,
+        kernel_size: Any,
+        strides: Any = 1,
+        padding: Any = "valid",
+        dilation_rate: Any = 1,
+        groups: int = 1,
+        activation: str | None = None,
+        use_bias: bool = True,
+        kernel_initializer: Any = "glorot_uniform",
+        bias_initializer: Any = "zeros",
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.filters = integer(filters, "filters")
+        self.kernel_size = shapes.pair(kernel_size, "kernel_size")
+        self.strides = shapes.pair(strides, "strides")
+        self.padding = shapes.checked_padding(padding)
+        self.dilation_rate = shapes.pair(dilation_rate, "dilation_rate")
+        self.groups = integer(groups, "groups")
+        if self.filters % self.groups:
+            raise ValueError(f"groups must divide filters={filters}, got {groups!r}")
+        self.activation = checked_activation(activation)
+        self.use_bias = bool(use_bias)
+        self.kernel_initializer = initializers.get(kernel_initializer, "kernel_initializer")
+        self.bias_initializer = initializers.get(bias_initializer, "bias_initializer")
+
+    def filters_and_groups(self, channels: int) -> tuple[int, int]:
+        """Return the number of filters and of groups."""
+        return self.filters, self.groups
+
+    def window(self) -> tuple[int, int]:
+        """Return height and width of the kernel."""
+        return self.kernel_size
+
+    def build(self, input_shape: Shape) -> None:
+        """Make kernel and bias."""
+        self.add_weight("kernel", self.kernel_shape(_channels(input_shape)), self.kernel_initializer)
+        if self.use_bias:
+            self.add_weight("bias", (self.filters,), self.bias_initializer)
+
+
+@register
+class DepthwiseConv2D(_Convolution):
+    """Convolution of each channel by itself; see :func:`fastcnn.nn.conv2d`.
+
+    Parameters
+    ----------
+    kernel_size
+        Height and width (R, S) in pixels; an int for both.
+    strides
+        Step in pixels, likewise.
+    padding
+        "valid", "same", an int, or ((top, bottom), (left, right)).
+    depth_multiplier
+        Number M of filters for each channel.
+    dilation_rate
+        Distance of filter taps in pixels.
+    activation
+        One of :data:`fastcnn.nn.ACTIVATIONS`, or None.
+    use_bias
+        Whether there is a bias.
+    depthwise_initializer, bias_initializer
+        Keras strings or initialisers.
+    name, dtype
+        As in :class:`Layer`.
+
+    Notes
+    -----
+    Input (N, H, W, C), result (N, H', W', C * M), channel c's M results side by side. Weights: kernel (R, S, C, M),
+    bias (C * M,).
+
+    Raises
+    ------
+    TypeError, ValueError
+        Naming the argument that does not fit.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> DepthwiseConv2D(3, strides=2, padding="same")(np.zeros((1, 28, 28, 16))).shape
+    (1, 14, 14, 16)
+    """
+
+    def __init__(
+        self,
+        kernel_size: Any,
+        strides: Any = 1,
+        padding: Any = "valid",
+        depth_multiplier: int = 1,
+        dilation_rate: Any = 1,
+        activation: str | None = None,
+        use_bias: bool = True,
+        depthwise_initializer: Any = "glorot_uniform",
+        bias_initializer: Any = "zeros",
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.kernel_size = shapes.pair(kernel_size, "kernel_size")
+        self.strides = shapes.pair(strides, "strides")
+        self.padding = shapes.checked_padding(padding)
+        self.depth_multiplier = integer(depth_multiplier, "depth_multiplier")
+        self.dilation_rate = shapes.pair(dilation_rate, "dilation_rate")
+        self.activation = checked_activation(activation)
+        self.use_bias = bool(use_bias)
+        self.depthwise_initializer = initializers.get(depthwise_initializer, "depthwise_initializer")
+        self.bias_initializer = initializers.get(bias_initializer, "bias_initializer")
+
+    def filters_and_groups(self, channels: int) -> tuple[int, int]:
+        """Return the number of filters and of groups."""
+        return channels * self.depth_multiplier, channels
+
+    def window(self) -> tuple[int, int]:
+        """Return height and width of the kernel."""
+        return self.kernel_size
+
+    def kernel_hwio(self) -> Array:
+        """Return the kernel as (R, S, 1, C * M), of which it is another view."""
+        rows, cols, channels, multiplier = self.kernel.shape
+        return self.kernel.reshape(rows, cols, 1, channels * multiplier)
+
+    def build(self, input_shape: Shape) -> None:
+        """Make kernel and bias."""
+        channels = _channels(input_shape)
+        shape = (*self.kernel_size, channels, self.depth_multiplier)
+        self.add_weight("kernel", shape, self.depthwise_initializer)
+        if self.use_bias:
+            self.add_weight("bias", (channels * self.depth_multiplier,), self.bias_initializer)

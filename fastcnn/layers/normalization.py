@@ -1,0 +1,134 @@
+"""Batch normalisation."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from .. import initializers, nn
+from ..arguments import number
+from ..registry import register
+from .base import Array, Gradients, Layer, Shape
+
+
+@register
+class BatchNormalization(Layer):
+    """Normalises each channel: (x - mean) / sqrt(variance + epsilon) * gamma + beta.
+
+    In training, mean and variance are the batch's own; after the step the running statistics move towards them:
+    moving = momentum * moving + (1 - momentum) * batch. In inference they are the running ones.
+
+    Parameters
+    ----------
+    axis
+        The axis of channels: the last, -1.
+    momentum
+        In [0, 1]: how slowly the running statistics follow.
+    epsilon
+        Positive, added to the variance.
+    center, scale
+        Whether there are a beta and a gamma.
+    beta_initializer, gamma_initializer, moving_mean_initializer, moving_variance_initializer
+        Keras strings or initialisers.
+    name, dtype
+        As in :class:`Layer`.
+
+    Notes
+    -----
+    Input and result (N, ..., C). Weights, all (C,): gamma, beta; not trained: moving_mean, moving_variance. The
+    variance is the batch's own, not an estimate of its population's, as in Keras.
+
+    Raises
+    ------
+    TypeError, ValueError
+        Naming the argument that does not fit.
+
+    References
+    ----------
+    Ioffe and Szegedy, "Batch normalization", 2015.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> BatchNormalization(epsilon=1e-9)(np.array([[1.0], [3.0]]), training=True).round(4).tolist()
+    [[-1.0], [1.0]]
+    """
+
+    gamma: Array
+    beta: Array
+    moving_mean: Array
+    moving_variance: Array
+
+    def __init__(
+        self,
+        axis: int = -1,
+        momentum: float = 0.99,
+        epsilon: float = 1e-3,
+        center: bool = True,
+        scale: bool = True,
+        beta_initializer: Any = "zeros",
+        gamma_initializer: Any = "ones",
+        moving_mean_initializer: Any = "zeros",
+        moving_variance_initializer: Any = "ones",
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        if axis != -1:
+            raise ValueError(f"axis must be -1, the last one, where fastcnn keeps the channels, got {axis!r}")
+        self.axis = -1
+        self.momentum = number(momentum, "momentum", 0.0, 1.0)
+        self.epsilon = number(epsilon, "epsilon", float(np.finfo(np.float32).tiny), np.inf)
+        self.center = bool(center)
+        self.scale = bool(scale)
+        self.beta_initializer = initializers.get(beta_initializer, "beta_initializer")
+        self.gamma_initializer = initializers.get(gamma_initializer, "gamma_initializer")
+        self.moving_mean_initializer = initializers.get(moving_mean_initializer, "moving_mean_initializer")
+        self.moving_variance_initializer = initializers.get(moving_variance_initializer, "moving_variance_initializer")
+
+    def build(self, input_shape: Shape) -> None:
+        """Make gamma, beta and the running statistics."""
+        if len(input_shape) < 2 or not input_shape[-1]:
+            raise ValueError(f"input must have shape (batch, ..., channels), got {input_shape}")
+        shape = (input_shape[-1],)
+        if self.scale:
+            self.add_weight("gamma", shape, self.gamma_initializer)
+        if self.center:
+            self.add_weight("beta", shape, self.beta_initializer)
+        self.add_weight("moving_mean", shape, self.moving_mean_initializer, trainable=False)
+        self.add_weight("moving_variance", shape, self.moving_variance_initializer, trainable=False)
+
+    def compute_output_shape(self, input_shape: Shape) -> Shape:
+        """Return the input's shape."""
+        return input_shape
+
+    def forward(self, x: Array, training: bool = False) -> tuple[Array, Any]:
+        """Return the normalised input."""
+        training = training and x.size > 0
+        mean, variance = nn.moments(x) if training else (self.moving_mean, self.moving_variance)
+        beta = self.beta if self.center else np.zeros_like(self.moving_mean)
+        y = nn.batch_normalization(x, mean, variance, beta, self._gamma(), self.epsilon)
+        return y, (x, mean, variance, training)
+
+    def backward(self, grad: Array, cache: Any) -> tuple[Array, Gradients]:
+        """Return the gradients of the input, gamma and beta."""
+        x, mean, variance, training = cache
+        dx, dgamma, dbeta = nn.batch_normalization_backward(
+            grad, x, mean, variance, self._gamma(), self.epsilon, training
+        )
+        gradients = {"gamma": dgamma} if self.scale else {}
+        if self.center:
+            gradients["beta"] = dbeta
+        return dx, gradients
+
+    def after_step(self, cache: Any) -> None:
+        """Move the running statistics towards the batch's."""
+        _, mean, variance, training = cache
+        if training:
+            keep = self.moving_mean.dtype.type(self.momentum)
+            for moving, batch in ((self.moving_mean, mean), (self.moving_variance, variance)):
+                moving *= keep
+                moving += (1 - keep) * batch
+
+    def _gamma(self) -> Array:
+        return self.gamma if self.scale else np.ones_like(self.moving_mean)

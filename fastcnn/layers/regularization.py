@@ -1,0 +1,63 @@
+"""Dropout."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from .. import nn
+from ..arguments import number
+from ..arguments import seed as checked_seed
+from ..registry import register
+from .base import Array, Gradients, Layer, Shape
+
+
+@register
+class Dropout(Layer):
+    """In training, sets a share of the numbers to zero and scales the others up; see :func:`fastcnn.nn.dropout`.
+
+    Parameters
+    ----------
+    rate
+        The share, in [0, 1).
+    seed
+        Makes this layer's masks a function of the seed and the step alone; None for the model's seed.
+    name, dtype
+        As in :class:`Layer`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        Naming the argument that does not fit.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> x = np.ones((1, 100))
+    >>> sorted(set(Dropout(0.5)(x, training=True, seed=0)[0].tolist())), Dropout(0.5)(x).min().item()
+    ([0.0, 2.0], 1.0)
+    """
+
+    uses_seed = True
+
+    def __init__(self, rate: float, seed: int | None = None, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.rate = number(rate, "rate", 0.0, 1.0, open_end=True)
+        self.seed = None if seed is None else checked_seed(seed)
+
+    def compute_output_shape(self, input_shape: Shape) -> Shape:
+        """Return the input's shape."""
+        return input_shape
+
+    def forward(self, x: Array, training: bool = False, seed: int | None = None) -> tuple[Array, Any]:
+        """Return x with a mask of the given seed in training, else x itself."""
+        if not training or not self.rate:
+            return x, None
+        if seed is None:
+            raise ValueError("seed must be given in training, got None")
+        if self.seed is not None:
+            seed = (seed + self.seed) % 2**64
+        return nn.dropout(x, self.rate, True, seed), seed
+
+    def backward(self, grad: Array, cache: Any) -> tuple[Array, Gradients]:
+        """Return the gradient of the input, under the same mask."""
+        return grad if cache is None else nn.dropout_backward(grad, self.rate, cache), {}

@@ -1,0 +1,174 @@
+"""What training reports beside the loss: the share of right answers, in Keras's forms."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from .arguments import integer, number
+from .registry import Configurable, lookup, register
+
+Array = NDArray[Any]
+
+
+class Metric(Configurable):
+    """Base class of metrics: a value per sample, whose mean is reported under the metric's name."""
+
+    #: What the metric is called in histories and progress lines.
+    name: str = "metric"
+
+    def __call__(self, y_true: ArrayLike, y_pred: ArrayLike) -> Array:
+        """Return a float per sample, (N,).
+
+        Parameters
+        ----------
+        y_true
+            What is wanted: class numbers, or a value for each class.
+        y_pred
+            What the model gives, (N, ..., C).
+        """
+        raise NotImplementedError
+
+
+@register
+class Accuracy(Metric):
+    """Share of right answers, in the form that labels and predictions ask for.
+
+    Predictions of one value a sample are right where they lie on the label's side of 1/2. Predictions of several
+    values are right where the largest is the label's: a class number, or the largest of a value for each class.
+
+    Parameters
+    ----------
+    name
+        What it is called in histories.
+
+    Examples
+    --------
+    >>> Accuracy()([1, 0], [[0.2, 0.8], [0.4, 0.6]]).tolist()
+    [1.0, 0.0]
+    >>> Accuracy()([1, 0], [[0.7], [0.2]]).tolist()
+    [1.0, 1.0]
+    """
+
+    def __init__(self, name: str = "accuracy") -> None:
+        self.name = name
+
+    def __call__(self, y_true: ArrayLike, y_pred: ArrayLike) -> Array:
+        """Return 1 for every right answer, else 0; the mean where a sample has several."""
+        predicted = np.asarray(y_pred)
+        if predicted.shape[-1] == 1:
+            return BinaryAccuracy()(y_true, predicted)
+        return _per_sample(predicted.argmax(axis=-1) == _class_numbers(y_true, predicted))
+
+
+@register
+class BinaryAccuracy(Metric):
+    """Share of values that lie on the label's side of a threshold.
+
+    Parameters
+    ----------
+    threshold
+        From where on a prediction means yes.
+    name
+        What it is called in histories.
+
+    Examples
+    --------
+    >>> BinaryAccuracy(threshold=0.0)([[1, 0]], [[3.0, 2.0]]).tolist()
+    [0.5]
+    """
+
+    def __init__(self, threshold: float = 0.5, name: str = "binary_accuracy") -> None:
+        self.threshold = number(threshold, "threshold", -np.inf, np.inf)
+        self.name = name
+
+    def __call__(self, y_true: ArrayLike, y_pred: ArrayLike) -> Array:
+        """Return each sample's share of right answers."""
+        predicted = np.asarray(y_pred)
+        wanted = np.asarray(y_true)
+        if wanted.ndim == predicted.ndim - 1 and predicted.shape[-1] == 1:
+            wanted = wanted[..., np.newaxis]
+        if wanted.shape != predicted.shape:
+            raise ValueError(f"y must have the shape of the predictions, {predicted.shape}, got {wanted.shape}")
+        return _per_sample((predicted > self.threshold) == (wanted > 0.5))
+
+
+@register
+class TopKCategoricalAccuracy(Metric):
+    """Share of samples whose true class has one of the k largest predictions.
+
+    Parameters
+    ----------
+    k
+        How many may be tried.
+    name
+        What it is called in histories.
+
+    Examples
+    --------
+    >>> TopKCategoricalAccuracy(k=2)([0, 2], [[0.3, 0.5, 0.2], [0.3, 0.5, 0.2]]).tolist()
+    [1.0, 0.0]
+    """
+
+    def __init__(self, k: int = 5, name: str = "top_k_categorical_accuracy") -> None:
+        self.k = integer(k, "k")
+        self.name = name
+
+    def __call__(self, y_true: ArrayLike, y_pred: ArrayLike) -> Array:
+        """Return 1 where fewer than k classes have a larger prediction than the true one, else 0."""
+        predicted = np.asarray(y_pred)
+        labels = _class_numbers(y_true, predicted)
+        of_truth = np.take_along_axis(predicted, labels[..., np.newaxis], axis=-1)
+        # Counts what is not known to be smaller or equal, so that a NaN is never right.
+        return _per_sample(np.count_nonzero(~(predicted <= of_truth), axis=-1) < self.k)
+
+
+def _class_numbers(y_true: ArrayLike, predicted: Array) -> Array:
+    labels = np.asarray(y_true)
+    if labels.shape == predicted.shape:
+        labels = labels.argmax(axis=-1)
+    if labels.ndim == predicted.ndim and labels.shape[-1] == 1:
+        labels = labels[..., 0]
+    if labels.shape != predicted.shape[:-1]:
+        raise ValueError(f"y must have shape {predicted.shape[:-1]} or {predicted.shape}, got {labels.shape}")
+    return labels.astype(np.int64, copy=False)
+
+
+def _per_sample(right: Array) -> Array:
+    means: Array = right.reshape(len(right), -1).mean(axis=1, dtype=np.float64) if right.size else right.astype(float)
+    return means
+
+
+_NAMED: dict[str, Callable[[], Metric]] = {
+    "accuracy": Accuracy,
+    "acc": lambda: Accuracy("acc"),
+    "categorical_accuracy": lambda: Accuracy("categorical_accuracy"),
+    "sparse_categorical_accuracy": lambda: Accuracy("sparse_categorical_accuracy"),
+    "binary_accuracy": BinaryAccuracy,
+    "top_k_categorical_accuracy": TopKCategoricalAccuracy,
+    "sparse_top_k_categorical_accuracy": lambda: TopKCategoricalAccuracy(name="sparse_top_k_categorical_accuracy"),
+}
+
+
+def get(value: Any) -> Metric:
+    """Return a metric from its Keras string, or the metric that was given.
+
+    Parameters
+    ----------
+    value
+        Such as "accuracy" or ``TopKCategoricalAccuracy(k=5)``.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If it is neither.
+
+    Examples
+    --------
+    >>> get("accuracy")
+    Accuracy()
+    """
+    return lookup(value, "metrics", Metric, _NAMED)

@@ -1,0 +1,79 @@
+"""Functional ops on NumPy arrays, in the words of ``tf.nn``: validate, allocate, call a kernel.
+
+Images are NHWC, (batch, height, width, channels); filters HWIO, (height, width, channels, filters). Arrays are
+float32 or float64; integers and half floats are promoted to the float of the other operands, to float32 if
+there is none. Every op returns new C-ordered arrays and changes nothing in place; each differentiable op has
+its gradient beside it. The only exception are the optimiser steps, ``sgd_step`` and ``adam_step``.
+"""
+
+from .activations import (
+    ACTIVATIONS,
+    activate,
+    activate_backward,
+    leaky_relu,
+    leaky_relu_backward,
+    log_softmax,
+    log_softmax_backward,
+    relu,
+    relu_backward,
+    sigmoid,
+    sigmoid_backward,
+    softmax,
+    softmax_backward,
+    tanh,
+    tanh_backward,
+)
+from .conv import conv2d, conv2d_backward, conv2d_backward_filters, conv2d_backward_input
+from .dense import dense, dense_backward, matmul, matmul_backward
+from .dropout import dropout, dropout_backward
+from .loss import class_probabilities, softmax_cross_entropy
+from .normalization import (
+    batch_normalization,
+    batch_normalization_backward,
+    bias_add,
+    bias_add_backward,
+    moments,
+)
+from .pool import avg_pool, avg_pool_backward, max_pool, max_pool_backward
+from .steps import adam_step, sgd_step
+
+__all__ = [
+    "ACTIVATIONS",
+    "activate",
+    "activate_backward",
+    "adam_step",
+    "avg_pool",
+    "avg_pool_backward",
+    "batch_normalization",
+    "batch_normalization_backward",
+    "bias_add",
+    "bias_add_backward",
+    "class_probabilities",
+    "conv2d",
+    "conv2d_backward",
+    "conv2d_backward_filters",
+    "conv2d_backward_input",
+    "dense",
+    "dense_backward",
+    "dropout",
+    "dropout_backward",
+    "leaky_relu",
+    "leaky_relu_backward",
+    "log_softmax",
+    "log_softmax_backward",
+    "matmul",
+    "matmul_backward",
+    "max_pool",
+    "max_pool_backward",
+    "moments",
+    "relu",
+    "relu_backward",
+    "sgd_step",
+    "sigmoid",
+    "sigmoid_backward",
+    "softmax",
+    "softmax_backward",
+    "softmax_cross_entropy",
+    "tanh",
+    "tanh_backward",
+]

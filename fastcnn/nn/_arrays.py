@@ -1,0 +1,86 @@
+"""Checks that all ops share: operands to plain float arrays, arguments to hashable form."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .._core import _runtime
+from ..arguments import number
+from ..shapes import elements
+
+__all__ = ["FloatArray", "floats", "frozen", "like", "number", "real_array"]
+
+FloatArray: TypeAlias = NDArray[Any]
+
+
+def floats(names: tuple[str, ...], *values: Any, optional: int = 0) -> Sequence[FloatArray]:
+    """Return the operands as C-ordered, aligned, native arrays of one float type.
+
+    float32 and float64 stay, a mix of both becomes float64; integers, bools and half floats become the float of
+    the other operands, or float32 if there is none. The last `optional` operands may be None and then stay so.
+
+    Raises
+    ------
+    TypeError
+        If an operand holds anything but real numbers.
+    ValueError
+        If it is ragged, or too large.
+    """
+    required = len(values) - optional
+    if _runtime.are_plain(required, *values):
+        return values
+    arrays: list[Any] = [v if v is None and i >= required else real_array(names[i], v) for i, v in enumerate(values)]
+    native = [a.dtype.newbyteorder("=") for a in arrays if a is not None]
+    dtype = np.float64 if np.float64 in native else np.float32
+    result: list[Any] = [None if a is None else np.require(a, dtype, ["C", "A"]) for a in arrays]
+    return result
+
+
+def real_array(name: str, value: Any) -> FloatArray:
+    """Return value as an array of real numbers of any kind.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If it is none.
+    """
+    try:
+        array = np.asarray(value)
+    except (ValueError, TypeError, OverflowError) as error:
+        raise ValueError(f"{name} is no array of numbers: {error}") from None
+    if array.dtype.kind not in "fiub" or array.dtype.itemsize > 8:
+        raise TypeError(f"{name} must hold real numbers of at most 64 bits, got dtype {array.dtype}")
+    elements(array.shape, name)
+    return array
+
+
+def like(grad: FloatArray, shape: tuple[int | None, ...], name: str = "grad") -> None:
+    """Raise ValueError unless the array called name has the given shape."""
+    if grad.shape != shape:
+        raise ValueError(f"{name} must have shape {shape}, got {grad.shape}")
+
+
+def frozen(value: Any, name: str, depth: int = 0) -> Any:
+    """Return a hashable twin of a spatial argument: ints, strings, None and tuples of them.
+
+    Raises
+    ------
+    TypeError
+        If there is anything else in it.
+    """
+    kind = type(value)
+    if kind is int or kind is str or value is None:
+        return value
+    if kind is tuple or kind is list:
+        if depth > 3:
+            raise TypeError(f"{name} must not be nested so deeply, got {value!r}")
+        return tuple([frozen(v, name, depth + 1) for v in value])
+    if isinstance(value, np.ndarray) and value.size <= 16:
+        return frozen(value.tolist(), name)
+    if isinstance(value, np.integer):
+        return int(value)
+    raise TypeError(f"{name} must be made of integers, got {value!r}")

@@ -1,0 +1,493 @@
+"""Activations and their gradients: relu, leaky relu, sigmoid, tanh, softmax, log-softmax; and all by name."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from .._core import _elementwise as _kernels
+from ._arrays import FloatArray, floats, like, number
+
+#: Names that `activation=` arguments accept; None means "linear".
+ACTIVATIONS = ("linear", "relu", "leaky_relu", "sigmoid", "tanh", "softmax", "log_softmax")
+
+#: Slope of leaky_relu below zero where it is given by name, as in tf.nn.leaky_relu.
+LEAKY_SLOPE = 0.2
+
+_ELEMENTWISE = {
+    "relu": _kernels.RELU,
+    "leaky_relu": _kernels.LEAKY_RELU,
+    "sigmoid": _kernels.SIGMOID,
+    "tanh": _kernels.TANH,
+}
+_ELEMENTWISE_BACKWARD = {
+    "relu": _kernels.RELU_BACKWARD,
+    "leaky_relu": _kernels.LEAKY_RELU_BACKWARD,
+    "sigmoid": _kernels.SIGMOID_BACKWARD,
+    "tanh": _kernels.TANH_BACKWARD,
+}
+_ROWWISE = {"softmax": _kernels.SOFTMAX, "log_softmax": _kernels.LOG_SOFTMAX}
+_ROWWISE_BACKWARD = {
+    "softmax": _kernels.SOFTMAX_BACKWARD,
+    "log_softmax": _kernels.LOG_SOFTMAX_BACKWARD,
+}
+
+
+def checked_activation(activation: Any) -> str | None:
+    """Return the name of an activation, None for the identity.
+
+    Raises
+    ------
+    ValueError
+        If there is no such activation.
+    """
+    if activation is None:
+        return None
+    if not isinstance(activation, str) or activation not in ACTIVATIONS:
+        raise ValueError(f"activation must be None or one of {', '.join(ACTIVATIONS)}, got {activation!r}")
+    return None if activation == "linear" else activation
+
+
+def apply_in_place(y: FloatArray, activation: str | None) -> FloatArray:
+    """Overwrite a fresh result with its activation."""
+    if activation is None:
+        return y
+    if activation in _ROWWISE:
+        _kernels.rowwise(_ROWWISE[activation], y, y, y)
+    else:
+        _kernels.elementwise(_ELEMENTWISE[activation], y, y, LEAKY_SLOPE, y)
+    return y
+
+
+def activate(x: ArrayLike, activation: str | None) -> FloatArray:
+    """Apply an activation by name.
+
+    Parameters
+    ----------
+    x
+        Any shape; softmax and log_softmax go along the last axis.
+    activation
+        One of :data:`ACTIVATIONS`, or None for the identity. leaky_relu has slope 0.2 below zero.
+
+    Returns
+    -------
+    ndarray
+        Of the shape of x.
+
+    Raises
+    ------
+    ValueError
+        If there is no such activation.
+
+    Examples
+    --------
+    >>> activate([-1.0, 2.0], "relu").tolist()
+    [0.0, 2.0]
+    """
+    name = checked_activation(activation)
+    (x,) = floats(("x",), x)
+    if name is None:
+        return np.array(x)
+    if name in _ROWWISE:
+        return _rowwise(_ROWWISE[name], x, x, -1)
+    return _elementwise(_ELEMENTWISE[name], x, x, LEAKY_SLOPE)
+
+
+def activate_backward(grad: ArrayLike, y: ArrayLike, activation: str | None) -> FloatArray:
+    """Return the gradient of an activation's argument, from its result.
+
+    Parameters
+    ----------
+    grad
+        Gradient of the result.
+    y
+        The result of :func:`activate`.
+    activation
+        The same name.
+
+    Returns
+    -------
+    ndarray
+        Of the shape of y.
+
+    Raises
+    ------
+    ValueError
+        If there is no such activation, or shapes differ.
+
+    Examples
+    --------
+    >>> activate_backward([1.0, 1.0], [0.0, 2.0], "relu").tolist()
+    [0.0, 1.0]
+    """
+    name = checked_activation(activation)
+    grad, y = floats(("grad", "y"), grad, y)
+    like(grad, y.shape)
+    if name is None:
+        return np.array(grad)
+    if name in _ROWWISE:
+        return _rowwise(_ROWWISE_BACKWARD[name], grad, y, -1)
+    return _elementwise(_ELEMENTWISE_BACKWARD[name], grad, y, LEAKY_SLOPE)
+
+
+def _elementwise(op: int, a: FloatArray, b: FloatArray, alpha: float = 0.0) -> FloatArray:
+    out = np.empty_like(a)
+    _kernels.elementwise(op, a, b, alpha, out)
+    return out
+
+
+def _rowwise(op: int, a: FloatArray, b: FloatArray, axis: Any) -> FloatArray:
+    if isinstance(axis, bool) or not isinstance(axis, (int, np.integer)):
+        raise TypeError(f"axis must be an integer, got {axis!r}")
+    if not -a.ndim <= axis < a.ndim:
+        raise ValueError(f"axis must be in [{-a.ndim}, {a.ndim}), got {axis!r}")
+    if axis in (-1, a.ndim - 1):
+        out = np.empty_like(a)
+        _kernels.rowwise(op, a, b, out)
+        return out
+    turned = _rowwise(
+        op, np.ascontiguousarray(np.moveaxis(a, axis, -1)), np.ascontiguousarray(np.moveaxis(b, axis, -1)), -1
+    )
+    return np.ascontiguousarray(np.moveaxis(turned, -1, axis))
+
+
+def relu(x: ArrayLike) -> FloatArray:
+    """Return max(x, 0); NaN stays.
+
+    Parameters
+    ----------
+    x
+        Any shape.
+
+    Returns
+    -------
+    ndarray
+        Of the shape of x.
+
+    Raises
+    ------
+    TypeError
+        If x holds no real numbers.
+
+    Examples
+    --------
+    >>> relu([-1.0, 2.0]).tolist()
+    [0.0, 2.0]
+    """
+    (x,) = floats(("x",), x)
+    return _elementwise(_kernels.RELU, x, x)
+
+
+def relu_backward(grad: ArrayLike, y: ArrayLike) -> FloatArray:
+    """Return grad where y > 0, else 0.
+
+    Parameters
+    ----------
+    grad
+        Gradient of the result.
+    y
+        The result, or the argument.
+
+    Returns
+    -------
+    ndarray
+        Of the shape of y.
+
+    Raises
+    ------
+    ValueError
+        If shapes differ.
+
+    Examples
+    --------
+    >>> relu_backward([3.0, 3.0], [0.0, 2.0]).tolist()
+    [0.0, 3.0]
+    """
+    return activate_backward(grad, y, "relu")
+
+
+def leaky_relu(x: ArrayLike, alpha: float = LEAKY_SLOPE) -> FloatArray:
+    """Return x where it is positive, else alpha * x.
+
+    Parameters
+    ----------
+    x
+        Any shape.
+    alpha
+        Slope below zero, finite.
+
+    Returns
+    -------
+    ndarray
+        Of the shape of x.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If alpha is no finite number.
+
+    Examples
+    --------
+    >>> leaky_relu([-1.0, 2.0], alpha=0.5).tolist()
+    [-0.5, 2.0]
+    """
+    (x,) = floats(("x",), x)
+    return _elementwise(_kernels.LEAKY_RELU, x, x, number(alpha, "alpha", -np.inf, np.inf))
+
+
+def leaky_relu_backward(grad: ArrayLike, x: ArrayLike, alpha: float = LEAKY_SLOPE) -> FloatArray:
+    """Return grad where x >= 0, else alpha * grad.
+
+    Parameters
+    ----------
+    grad
+        Gradient of the result.
+    x
+        The argument (or, where alpha is positive, the result).
+    alpha
+        Slope below zero, finite.
+
+    Returns
+    -------
+    ndarray
+        Of the shape of x.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If alpha is no finite number, or shapes differ.
+
+    Examples
+    --------
+    >>> leaky_relu_backward([1.0, 1.0], [-1.0, 2.0], alpha=0.5).tolist()
+    [0.5, 1.0]
+    """
+    grad, x = floats(("grad", "x"), grad, x)
+    like(grad, x.shape)
+    return _elementwise(_kernels.LEAKY_RELU_BACKWARD, grad, x, number(alpha, "alpha", -np.inf, np.inf))
+
+
+def sigmoid(x: ArrayLike) -> FloatArray:
+    """Return 1 / (1 + exp(-x)), without overflow.
+
+    Parameters
+    ----------
+    x
+        Any shape.
+
+    Returns
+    -------
+    ndarray
+        Of the shape of x.
+
+    Raises
+    ------
+    TypeError
+        If x holds no real numbers.
+
+    Examples
+    --------
+    >>> sigmoid([0.0, 1000.0]).tolist()
+    [0.5, 1.0]
+    """
+    (x,) = floats(("x",), x)
+    return _elementwise(_kernels.SIGMOID, x, x)
+
+
+def sigmoid_backward(grad: ArrayLike, y: ArrayLike) -> FloatArray:
+    """Return grad * y * (1 - y), where y is the result of :func:`sigmoid`.
+
+    Parameters
+    ----------
+    grad, y
+        Of one shape.
+
+    Returns
+    -------
+    ndarray
+        Of the same shape.
+
+    Raises
+    ------
+    ValueError
+        If shapes differ.
+
+    Examples
+    --------
+    >>> sigmoid_backward([4.0], [0.5]).tolist()
+    [1.0]
+    """
+    return activate_backward(grad, y, "sigmoid")
+
+
+def tanh(x: ArrayLike) -> FloatArray:
+    """Return the hyperbolic tangent.
+
+    Parameters
+    ----------
+    x
+        Any shape.
+
+    Returns
+    -------
+    ndarray
+        Of the shape of x.
+
+    Raises
+    ------
+    TypeError
+        If x holds no real numbers.
+
+    Examples
+    --------
+    >>> tanh([0.0, 1000.0]).tolist()
+    [0.0, 1.0]
+    """
+    (x,) = floats(("x",), x)
+    return _elementwise(_kernels.TANH, x, x)
+
+
+def tanh_backward(grad: ArrayLike, y: ArrayLike) -> FloatArray:
+    """Return grad * (1 - y^2), where y is the result of :func:`tanh`.
+
+    Parameters
+    ----------
+    grad, y
+        Of one shape.
+
+    Returns
+    -------
+    ndarray
+        Of the same shape.
+
+    Raises
+    ------
+    ValueError
+        If shapes differ.
+
+    Examples
+    --------
+    >>> tanh_backward([1.0], [0.5]).tolist()
+    [0.75]
+    """
+    return activate_backward(grad, y, "tanh")
+
+
+def softmax(x: ArrayLike, axis: int = -1) -> FloatArray:
+    """Return exp(x) / sum(exp(x)) along an axis, shifted by its maximum against overflow.
+
+    Parameters
+    ----------
+    x
+        Any shape with at least one axis.
+    axis
+        The axis that sums to one.
+
+    Returns
+    -------
+    ndarray
+        Of the shape of x.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If x has no such axis.
+
+    Examples
+    --------
+    >>> softmax([[0.0, 0.0]]).tolist()
+    [[0.5, 0.5]]
+    """
+    (x,) = floats(("x",), x)
+    return _rowwise(_kernels.SOFTMAX, x, x, axis)
+
+
+def softmax_backward(grad: ArrayLike, y: ArrayLike, axis: int = -1) -> FloatArray:
+    """Return y * (grad - sum(grad * y)), where y is the result of :func:`softmax`.
+
+    Parameters
+    ----------
+    grad, y
+        Of one shape.
+    axis
+        The same axis.
+
+    Returns
+    -------
+    ndarray
+        Of the same shape.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If shapes differ or there is no such axis.
+
+    Examples
+    --------
+    >>> softmax_backward([[1.0, 0.0]], [[0.5, 0.5]]).tolist()
+    [[0.25, -0.25]]
+    """
+    grad, y = floats(("grad", "y"), grad, y)
+    like(grad, y.shape)
+    return _rowwise(_kernels.SOFTMAX_BACKWARD, grad, y, axis)
+
+
+def log_softmax(x: ArrayLike, axis: int = -1) -> FloatArray:
+    """Return x - log(sum(exp(x))) along an axis, without overflow.
+
+    Parameters
+    ----------
+    x
+        Any shape with at least one axis.
+    axis
+        The axis to sum over.
+
+    Returns
+    -------
+    ndarray
+        Of the shape of x.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If x has no such axis.
+
+    Examples
+    --------
+    >>> log_softmax([[0.0, 0.0]]).round(4).tolist()
+    [[-0.6931, -0.6931]]
+    """
+    (x,) = floats(("x",), x)
+    return _rowwise(_kernels.LOG_SOFTMAX, x, x, axis)
+
+
+def log_softmax_backward(grad: ArrayLike, y: ArrayLike, axis: int = -1) -> FloatArray:
+    """Return grad - exp(y) * sum(grad), where y is the result of :func:`log_softmax`.
+
+    Parameters
+    ----------
+    grad, y
+        Of one shape.
+    axis
+        The same axis.
+
+    Returns
+    -------
+    ndarray
+        Of the same shape.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If shapes differ or there is no such axis.
+
+    Examples
+    --------
+    >>> log_softmax_backward([[1.0, 0.0]], log_softmax([[0.0, 0.0]])).round(4).tolist()
+    [[0.5, -0.5]]
+    """
+    grad, y = floats(("grad", "y"), grad, y)
+    like(grad, y.shape)
+    return _rowwise(_kernels.LOG_SOFTMAX_BACKWARD, grad, y, axis)

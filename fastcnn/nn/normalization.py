@@ -1,0 +1,243 @@
+"""Ops of one value per channel, along the last axis: bias, moments, batch normalisation."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from .._core import _elementwise as _kernels
+from ._arrays import FloatArray, floats, like, number
+from .activations import apply_in_place, checked_activation
+
+
+def _channels(x: FloatArray, name: str) -> tuple[int]:
+    if x.ndim < 1:
+        raise ValueError(f"{name} must have at least one axis, got shape {x.shape}")
+    return (x.shape[-1],)
+
+
+def bias_add(x: ArrayLike, bias: ArrayLike, activation: str | None = None) -> FloatArray:
+    """Add a bias per channel: y = activation(x + bias).
+
+    Parameters
+    ----------
+    x
+        (..., C).
+    bias
+        (C,).
+    activation
+        One of :data:`fastcnn.nn.ACTIVATIONS`, or None.
+
+    Returns
+    -------
+    ndarray
+        Of the shape of x.
+
+    Raises
+    ------
+    TypeError, ValueError
+        Naming the argument that does not fit.
+
+    Examples
+    --------
+    >>> bias_add([[1.0, 2.0]], [-3.0, 1.0], activation="relu").tolist()
+    [[0.0, 3.0]]
+    """
+    activation = checked_activation(activation)
+    x, bias = floats(("x", "bias"), x, bias)
+    like(bias, _channels(x, "x"), "bias")
+    y = np.empty_like(x)
+    relu = activation == "relu"
+    _kernels.bias_add(x, bias, relu, y)
+    return y if relu else apply_in_place(y, activation)
+
+
+def bias_add_backward(grad: ArrayLike) -> FloatArray:
+    """Return the gradient of a bias: the sum of grad over all but the last axis.
+
+    Parameters
+    ----------
+    grad
+        (..., C).
+
+    Returns
+    -------
+    ndarray
+        (C,).
+
+    Raises
+    ------
+    TypeError, ValueError
+        If grad has no axis or holds no real numbers.
+
+    Examples
+    --------
+    >>> bias_add_backward([[1.0, 2.0], [3.0, 4.0]]).tolist()
+    [4.0, 6.0]
+    """
+    (grad,) = floats(("grad",), grad)
+    return _sum(_kernels.SUM, grad, grad, grad)
+
+
+def _sum(op: int, x: FloatArray, y: FloatArray, centre: FloatArray) -> FloatArray:
+    out = np.empty(_channels(x, "grad"), x.dtype)
+    _kernels.column_sum(op, x, y, centre, out)
+    return out
+
+
+def moments(x: ArrayLike) -> tuple[FloatArray, FloatArray]:
+    """Return the mean and the (population) variance of each channel.
+
+    In two passes, the second about the mean, so that a large mean costs no digits.
+
+    Parameters
+    ----------
+    x
+        (..., C), with at least one value a channel.
+
+    Returns
+    -------
+    mean, variance : ndarray
+        (C,).
+
+    Raises
+    ------
+    TypeError, ValueError
+        If x is empty or holds no real numbers.
+
+    Examples
+    --------
+    >>> mean, variance = moments([[1.0], [3.0]])
+    >>> mean.tolist(), variance.tolist()
+    ([2.0], [1.0])
+    """
+    (x,) = floats(("x",), x)
+    _channels(x, "x")
+    if not x.size:
+        raise ValueError(f"x must not be empty, got shape {x.shape}")
+    count = x.size // x.shape[-1]
+    mean = _sum(_kernels.SUM, x, x, x) / x.dtype.type(count)
+    return mean, _sum(_kernels.CENTRED_SQUARE, x, x, mean) / x.dtype.type(count)
+
+
+def batch_normalization(
+    x: ArrayLike,
+    mean: ArrayLike,
+    variance: ArrayLike,
+    offset: ArrayLike,
+    scale: ArrayLike,
+    variance_epsilon: float,
+) -> FloatArray:
+    """Normalise each channel: y = (x - mean) / sqrt(variance + epsilon) * scale + offset.
+
+    Parameters
+    ----------
+    x
+        (..., C).
+    mean, variance, offset, scale
+        (C,); variance is not negative.
+    variance_epsilon
+        Not negative; positive where a variance is zero.
+
+    Returns
+    -------
+    ndarray
+        Of the shape of x.
+
+    Raises
+    ------
+    TypeError, ValueError
+        Naming the argument that does not fit.
+
+    References
+    ----------
+    Ioffe and Szegedy, "Batch normalization", 2015.
+
+    Examples
+    --------
+    >>> batch_normalization([[1.0], [3.0]], [2.0], [1.0], [0.0], [5.0], 0.0).tolist()
+    [[-5.0], [5.0]]
+    """
+    x, mean, variance, offset, scale = floats(
+        ("x", "mean", "variance", "offset", "scale"), x, mean, variance, offset, scale
+    )
+    channels = _channels(x, "x")
+    for name, value in (("mean", mean), ("variance", variance), ("offset", offset), ("scale", scale)):
+        like(value, channels, name)
+    y = np.empty_like(x)
+    _kernels.normalize(x, mean, scale * _inverse_deviation(variance, variance_epsilon), offset, y)
+    return y
+
+
+def _inverse_deviation(variance: FloatArray, variance_epsilon: float) -> FloatArray:
+    shifted = variance + variance.dtype.type(number(variance_epsilon, "variance_epsilon", 0.0, np.inf))
+    if (shifted <= 0).any():
+        raise ValueError(
+            f"variance + variance_epsilon must be positive, got a variance of {variance.min()} "
+            f"and variance_epsilon={variance_epsilon!r}"
+        )
+    inverse: FloatArray = 1 / np.sqrt(shifted)
+    return inverse
+
+
+def batch_normalization_backward(
+    grad: ArrayLike,
+    x: ArrayLike,
+    mean: ArrayLike,
+    variance: ArrayLike,
+    scale: ArrayLike,
+    variance_epsilon: float,
+    training: bool = True,
+) -> tuple[FloatArray, FloatArray, FloatArray]:
+    """Return the gradients of batch normalisation's input, scale and offset.
+
+    Parameters
+    ----------
+    grad
+        Gradient of the result, (..., C).
+    x
+        (..., C).
+    mean, variance, scale, variance_epsilon
+        As given to :func:`batch_normalization`.
+    training
+        Whether mean and variance are x's own :func:`moments`, whose dependence on x then counts, or constants.
+
+    Returns
+    -------
+    dx : ndarray
+        Of the shape of x.
+    dscale, doffset : ndarray
+        (C,).
+
+    Raises
+    ------
+    TypeError, ValueError
+        Naming the argument that does not fit.
+
+    References
+    ----------
+    Ioffe and Szegedy, "Batch normalization", 2015.
+
+    Examples
+    --------
+    >>> dx, dscale, doffset = batch_normalization_backward(
+    ...     [[1.0], [3.0]], [[1.0], [3.0]], [2.0], [1.0], [5.0], 0.0)
+    >>> dx.tolist(), dscale.tolist(), doffset.tolist()
+    ([[0.0], [0.0]], [2.0], [4.0])
+    """
+    grad, x, mean, variance, scale = floats(("grad", "x", "mean", "variance", "scale"), grad, x, mean, variance, scale)
+    like(grad, x.shape)
+    channels = _channels(x, "x")
+    for name, value in (("mean", mean), ("variance", variance), ("scale", scale)):
+        like(value, channels, name)
+    inverse = _inverse_deviation(variance, variance_epsilon)
+    doffset = _sum(_kernels.SUM, grad, grad, grad)
+    dot = _sum(_kernels.CENTRED_DOT, x, grad, mean)
+    dx = np.empty_like(x)
+    if training and x.size:
+        count = x.dtype.type(x.size // x.shape[-1])
+        grad_mean, slope = doffset / count, dot * inverse * inverse / count
+    else:
+        grad_mean = slope = np.zeros_like(mean)
+    _kernels.normalize_backward(grad, x, mean, scale * inverse, grad_mean, slope, dx)
+    return dx, dot * inverse, doffset

@@ -1,0 +1,101 @@
+"""What training shows while it runs: a bar per epoch on a terminal, plain lines elsewhere; and its history."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Mapping
+from typing import Any
+
+
+class History:
+    """What ``fit`` returns: ``history`` holds a list per figure, one entry per epoch; ``epoch`` the epochs' numbers.
+
+    Examples
+    --------
+    >>> history = History()
+    >>> history.append(0, {"loss": 0.5})
+    >>> history.history, history.epoch
+    ({'loss': [0.5]}, [0])
+    """
+
+    def __init__(self) -> None:
+        self.history: dict[str, list[float]] = {}
+        self.epoch: list[int] = []
+
+    def append(self, epoch: int, figures: Mapping[str, float]) -> None:
+        """Add an epoch's figures."""
+        self.epoch.append(epoch)
+        for name, value in figures.items():
+            self.history.setdefault(name, []).append(value)
+
+    def __repr__(self) -> str:
+        """Return the last epoch's figures."""
+        last = ", ".join(f"{name} {values[-1]:.4g}" for name, values in self.history.items())
+        return f"<History of {len(self.epoch)} epochs: {last}>"
+
+
+def verbosity(verbose: Any) -> int:
+    """Return 0 for silence, 1 for a bar, 2 for plain lines; "auto" is a bar on a terminal and lines elsewhere.
+
+    Raises
+    ------
+    ValueError
+        If it is something else.
+    """
+    if verbose == "auto":
+        return 1 if sys.stdout.isatty() else 2
+    if isinstance(verbose, (bool, int)) and verbose in (0, 1, 2):
+        return int(verbose)
+    raise ValueError(f'verbose must be "auto", 0, 1 or 2, got {verbose!r}')
+
+
+class Progress:
+    """One pass over the data, as it is shown; use it in a ``with`` block."""
+
+    def __init__(self, title: str, total: int | None, verbose: int) -> None:
+        self._title = title
+        self._verbose = verbose
+        self._start = time.perf_counter()
+        self._bar: Any = None
+        if verbose == 1:
+            from tqdm import tqdm
+
+            self._bar = tqdm(
+                total=total,
+                desc=title,
+                unit="batch",
+                file=sys.stdout,
+                dynamic_ncols=True,
+                ascii=True,
+                bar_format=_FORMAT,
+            )
+
+    def advance(self, figures: Mapping[str, float]) -> None:
+        """Count a batch, and show the figures so far."""
+        if self._bar is not None:
+            self._bar.set_postfix_str(_text(figures), refresh=False)
+            self._bar.update()
+
+    def finish(self, figures: Mapping[str, float]) -> None:
+        """Show the final figures."""
+        if self._bar is not None:
+            self._bar.set_postfix_str(_text(figures))
+        elif self._verbose == 2:
+            seconds = time.perf_counter() - self._start
+            print(f"{self._title}  {_text(figures)}  {seconds:.1f} s", flush=True)
+
+    def __enter__(self) -> Progress:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._bar is not None:
+            self._bar.close()
+
+
+_FORMAT = "{desc} {percentage:3.0f}%|{bar:10}| {elapsed}<{remaining} {postfix}"
+_SHORT = {"accuracy": "acc", "val_accuracy": "val_acc"}
+
+
+def _text(figures: Mapping[str, float]) -> str:
+    return "  ".join(f"{_SHORT.get(name, name)} {value:.4f}" for name, value in figures.items())

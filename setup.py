@@ -1,0 +1,108 @@
+"""Builds the compiled part; everything else about the package is in pyproject.toml.
+
+What is built depends on the target platform's compiler, never on the CPU of the build machine: each
+instruction set's kernel table is compiled where the compiler accepts its flags for that target, and the
+running CPU picks among them at import.
+"""
+
+import os
+import tempfile
+from pathlib import Path
+
+import numpy
+from Cython.Build import cythonize
+from setuptools import Extension, setup
+from setuptools.command.build_ext import build_ext as _build_ext
+from setuptools.errors import CompileError, LinkError
+
+CORE = Path("fastcnn/_core")
+KERNELS = CORE / "kernels"
+MODULES = ["_runtime", "_gemm", "_conv", "_pool", "_elementwise"]
+
+# Flags that let a stub use its instruction set, and the macro that the target must define.
+ISAS = {
+    "scalar": ("__STDC__", []),
+    "sse2": ("__x86_64__", []),
+    "avx2": ("__x86_64__", ["-mavx2", "-mfma"]),
+    "avx512": ("__x86_64__", ["-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mfma"]),
+    "neon": ("__aarch64__", []),
+}
+OPTIMIZE = ["-O3", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=fast"]
+# Debugging symbols would double the wheel; whoever wants them asks for them, as by CFLAGS=-g.
+SYMBOLS = [] if "-g" in os.environ.get("CFLAGS", "").split() else ["-g0"]
+OPENMP = ["-fopenmp"]
+
+
+class build_ext(_build_ext):
+    """Compiles the kernel tables with flags of their own, and with OpenMP where there is one."""
+
+    def build_extensions(self):
+        """Give every module its flags, and the runtime the kernel tables."""
+        openmp = [] if os.environ.get("FASTCNN_NO_OPENMP") else self.openmp_flags()
+        for extension in self.extensions:
+            extension.extra_compile_args += OPTIMIZE + SYMBOLS + openmp
+            extension.extra_link_args += openmp
+            if extension.name.endswith("._runtime"):
+                extension.extra_objects += self.kernel_objects()
+        super().build_extensions()
+
+    def kernel_objects(self):
+        """Compile every kernel table that the target can have, and the dispatch that lists them."""
+        objects, macros = [], []
+        for isa, (macro, flags) in ISAS.items():
+            if self.compiles(f"#ifndef {macro}\n#error other target\n#endif\nint x;\n", flags):
+                objects += self.compile_kernel(f"isa_{isa}.c", flags)
+                macros.append((f"FC_HAVE_{isa.upper()}", "1"))
+        return objects + self.compile_kernel("dispatch.c", [], macros)
+
+    def compile_kernel(self, source, flags, macros=()):
+        """Compile one C file of the kernels with flags of its own."""
+        return self.compiler.compile(
+            [str(KERNELS / source)],
+            output_dir=self.build_temp,
+            macros=list(macros),
+            depends=[str(path) for path in KERNELS.iterdir()],
+            extra_postargs=[*OPTIMIZE, *SYMBOLS, *flags],
+        )
+
+    def openmp_flags(self):
+        """Return OpenMP's flags, none where the compiler cannot link it."""
+        code = "#include <omp.h>\nint main(void) { return omp_get_max_threads() < 1; }\n"
+        return OPENMP if self.compiles(code, OPENMP, link=True) else []
+
+    def compiles(self, code, flags, link=False):
+        """Whether the target's compiler takes this code with these flags."""
+        with tempfile.TemporaryDirectory() as folder:
+            source = Path(folder, "probe.c")
+            source.write_text(code)
+            try:
+                objects = self.compiler.compile([str(source)], folder, extra_postargs=flags)
+                if link:
+                    self.compiler.link_executable(objects, "probe", folder, extra_postargs=flags)
+            except (CompileError, LinkError):
+                return False
+        return True
+
+
+setup(
+    cmdclass={"build_ext": build_ext},
+    ext_modules=cythonize(
+        [
+            Extension(
+                f"fastcnn._core.{name}",
+                [str(CORE / f"{name}.pyx")],
+                include_dirs=[str(KERNELS), numpy.get_include()],
+                define_macros=[("NPY_NO_DEPRECATED_API", "NPY_1_25_API_VERSION")],
+                depends=[str(KERNELS / "kernels.h")],
+            )
+            for name in MODULES
+        ],
+        compiler_directives={
+            "language_level": 3,
+            "boundscheck": False,
+            "wraparound": False,
+            "cdivision": True,
+            "initializedcheck": False,
+        },
+    ),
+)

@@ -1,0 +1,109 @@
+"""All ops that return new arrays, each as a function of its array operands alone, with shapes for them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from fastcnn import nn
+
+
+@dataclass(frozen=True)
+class Op:
+    """`batched` of the operands, the first ones, have the batch for their first axis."""
+
+    name: str
+    function: Callable[..., Any]
+    batched: int
+    small: tuple[tuple[int, ...], ...]
+    large: tuple[tuple[int, ...], ...]  # enough work for several threads
+
+    def __call__(self, *operands):
+        """Return a list of result arrays."""
+        results = self.function(*operands)
+        return list(results) if isinstance(results, tuple) else [results]
+
+    def operands(self, shapes, dtype=np.float64):
+        """Positive numbers that have halves at most, so that every element type and a variance can hold them."""
+        draws = [np.random.default_rng([i, *s]).integers(1, 8, s) / 2 for i, s in enumerate(shapes)]
+        return [x.astype(dtype) for x in draws]
+
+    def empty(self):
+        """The small shapes with no batch."""
+        return tuple((0, *s[1:]) if i < self.batched else s for i, s in enumerate(self.small))
+
+
+def _labels(logits):
+    return np.arange(np.prod(np.shape(logits)[:-1], dtype=int)).reshape(np.shape(logits)[:-1]) % np.shape(logits)[-1]
+
+
+ROWS = ((3, 7),), ((300, 90),)
+TWO = tuple(shapes * 2 for shapes in ROWS)
+CHANNELS = ((2, 3, 7), *((7,),) * 4), ((9, 40, 90), *((90,),) * 4)
+SAME = {"strides": (1, 2), "padding": "same"}
+IMAGE, FILTERS, GRAD = (2, 5, 6, 3), (3, 3, 3, 5), (2, 5, 3, 5)
+LARGE_IMAGE, LARGE_FILTERS, LARGE_GRAD = (3, 29, 30, 13), (3, 3, 13, 21), (3, 29, 15, 21)
+POOLED, LARGE_POOLED = (2, 3, 3, 3), (3, 15, 15, 13)
+
+OPS = [
+    *(
+        Op(f"{name}", lambda x, name=name: nn.activate(x, name), 1, *ROWS)
+        for name in nn.ACTIVATIONS
+    ),
+    *(
+        Op(f"{name}_backward", lambda g, y, name=name: nn.activate_backward(g, y, name), 2, *TWO)
+        for name in nn.ACTIVATIONS
+    ),
+    Op("softmax of the first axis", lambda x: nn.softmax(x, 0), 1, *ROWS),
+    Op("log_softmax_backward of the first axis", lambda g, y: nn.log_softmax_backward(g, y, 0), 2, *TWO),
+    Op("leaky_relu with a slope", lambda x: nn.leaky_relu(x, 0.3), 1, *ROWS),
+    Op("matmul", nn.matmul, 1, ((3, 7), (7, 5)), ((150, 90), (90, 50))),
+    Op("matmul of few rows", nn.matmul, 1, ((2, 7), (7, 5)), ((20, 190), (190, 101))),
+    Op("matmul of one row", nn.matmul, 1, ((1, 7), (7, 5)), ((1, 790), (790, 501))),
+    Op("matmul, b transposed", lambda a, b: nn.matmul(a, b, False, True), 1,
+       ((3, 70), (5, 70)), ((7, 500), (101, 500))),
+    Op("matmul, both transposed", lambda a, b: nn.matmul(a, b, True, True), 0,
+       ((7, 3), (5, 7)), ((90, 150), (50, 90))),
+    Op("matmul_backward", nn.matmul_backward, 2, ((3, 5), (3, 7), (7, 5)), ((150, 50), (150, 90), (90, 50))),
+    Op("dense", nn.dense, 1, ((3, 7), (7, 5), (5,)), ((60, 190), (190, 50), (50,))),
+    Op("dense_backward", nn.dense_backward, 2, ((3, 5), (3, 7), (7, 5)), ((150, 50), (150, 90), (90, 50))),
+    Op("conv2d", lambda x, w, b: nn.conv2d(x, w, bias=b, **SAME), 1,
+       (IMAGE, FILTERS, (5,)), (LARGE_IMAGE, LARGE_FILTERS, (21,))),
+    Op("conv2d of one image", lambda x, w: nn.conv2d(x, w, padding=1, activation="tanh"), 1,
+       ((1, 5, 6, 3), FILTERS), ((1, 14, 13, 32), (3, 3, 32, 144))),
+    Op("conv2d in groups", lambda x, w: nn.conv2d(x, w, groups=3, dilations=(2, 1), padding="same"), 1,
+       (IMAGE, (3, 3, 1, 6)), ((3, 29, 30, 12), (3, 3, 4, 24))),
+    Op("conv2d by a product", nn.conv2d, 1, (IMAGE, (1, 1, 3, 5)), (LARGE_IMAGE, (1, 1, 13, 21))),
+    Op("conv2d_backward", lambda g, x, w: nn.conv2d_backward(g, x, w, **SAME), 2,
+       (GRAD, IMAGE, FILTERS), (LARGE_GRAD, LARGE_IMAGE, LARGE_FILTERS)),
+    Op("conv2d_backward_input",
+       lambda g, w: nn.conv2d_backward_input(g, w, (np.shape(g)[0], np.shape(g)[1], 2 * np.shape(g)[2], np.shape(w)[2]),
+                                             **SAME), 1,
+       (GRAD, FILTERS), (LARGE_GRAD, LARGE_FILTERS)),
+    Op("conv2d_backward_filters",
+       lambda g, x: nn.conv2d_backward_filters(g, x, (3, 3, np.shape(x)[3], np.shape(g)[3]), **SAME), 2,
+       (GRAD, IMAGE), (LARGE_GRAD, LARGE_IMAGE)),
+    Op("max_pool", lambda x: nn.max_pool(x, 2, padding="same"), 1, (IMAGE,), (LARGE_IMAGE,)),
+    Op("max_pool_backward", lambda g, x: nn.max_pool_backward(g, x, 2, padding="same"), 2,
+       (POOLED, IMAGE), (LARGE_POOLED, LARGE_IMAGE)),
+    Op("max_pool_backward with windows that overlap", lambda g, x: nn.max_pool_backward(g, x, 3, 1, padding="same"), 2,
+       (IMAGE, IMAGE), ((1, 70, 30, 13), (1, 70, 30, 13))),
+    Op("avg_pool", lambda x: nn.avg_pool(x, 2, padding="same"), 1, (IMAGE,), (LARGE_IMAGE,)),
+    Op("avg_pool_backward",
+       lambda g: nn.avg_pool_backward(g, (np.shape(g)[0], *(2 * n for n in np.shape(g)[1:3]), np.shape(g)[3]), 3, 2,
+                                      padding="same"), 1,
+       (POOLED,), (LARGE_POOLED,)),
+    Op("bias_add", nn.bias_add, 1, *(s[:2] for s in CHANNELS)),
+    Op("bias_add_backward", nn.bias_add_backward, 1, *(s[:1] for s in CHANNELS)),
+    Op("moments", nn.moments, 1, *(s[:1] for s in CHANNELS)),
+    Op("batch_normalization", lambda *a: nn.batch_normalization(*a, 0.1), 1, *CHANNELS),
+    Op("batch_normalization_backward", lambda *a: nn.batch_normalization_backward(*a, 0.1), 2,
+       *((s[0], *s[:4]) for s in CHANNELS)),
+    Op("dropout", lambda x: nn.dropout(x, 0.4, seed=7), 1, *ROWS),
+    Op("dropout out of training", lambda x: nn.dropout(x, 0.4, training=False), 1, *ROWS),
+    Op("dropout_backward", lambda g: nn.dropout_backward(g, 0.4, 7), 1, *ROWS),
+    Op("softmax_cross_entropy", lambda x: nn.softmax_cross_entropy(_labels(x), x, 0.1), 1, *ROWS),
+]  # fmt: skip

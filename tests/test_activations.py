@@ -1,0 +1,225 @@
+"""Activations and their gradients: accuracy over the whole range, special values, every length of a run."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import reference
+from checks import assert_close, assert_equal, assert_within_ulps, normals
+
+from fastcnn import nn
+
+pytestmark = pytest.mark.usefixtures("isa", "threads")
+
+ELEMENTWISE = ["relu", "leaky_relu", "sigmoid", "tanh"]
+ROWWISE = ["softmax", "log_softmax"]
+LENGTHS = [0, 1, 2, 3, 4, 5, 7, 8, 9, 15, 16, 17, 31, 33, 63, 65]
+EXTREMES = [0.0, -0.0, 1e-45, -1e-45, 1e-38, -1e-38, 88.7, -88.7, 89.0, -89.0, 745.0, -746.0, 3e38, -3e38]
+# Below it the vectorised exponential is zero.
+SMALLEST_EXPONENT = {np.float32: -86, np.float64: -707}
+
+
+def sweep(dtype):
+    """Every magnitude, and densely where functions bend."""
+    info = np.finfo(dtype)
+    powers = np.geomspace(info.tiny, 1e4, 20_000)
+    x = np.concatenate([powers, -powers, np.linspace(-100, 100, 40_001), np.linspace(-1, 1, 20_001)])
+    return x.astype(dtype)
+
+
+def test_sigmoid_is_accurate_to_a_few_ulps(dtype):
+    x = sweep(dtype)
+    assert_within_ulps(nn.sigmoid(x), np.where(x < SMALLEST_EXPONENT[dtype], 0, reference.sigmoid(x)), dtype, 4)
+    assert nn.sigmoid(x)[x < SMALLEST_EXPONENT[dtype]].max() == 0
+    assert reference.sigmoid(x)[x < SMALLEST_EXPONENT[dtype]].max() < 5 * np.finfo(dtype).tiny
+
+
+def test_tanh_is_accurate_to_a_few_ulps(dtype):
+    x = sweep(dtype)
+    assert_within_ulps(nn.tanh(x), reference.tanh(x), dtype, 4)
+
+
+def test_relus_are_exact(dtype):
+    x = sweep(dtype)
+    assert_equal(nn.relu(x), np.maximum(x, 0), dtype)
+    assert_equal(nn.leaky_relu(x, 0.25), np.where(x < 0, x * dtype(0.25), x), dtype)
+    assert_equal(nn.leaky_relu(x, -2), np.where(x < 0, x * dtype(-2), x), dtype)
+
+
+@pytest.mark.parametrize("name", ELEMENTWISE)
+def test_extreme_values(name, dtype):
+    with np.errstate(over="ignore"):
+        x = np.array(EXTREMES, dtype)
+    exact = reference.ACTIVATIONS[name](x.astype(np.float64))
+    # Subnormal results may be zero.
+    smallest = 2 * np.finfo(dtype).tiny / np.finfo(dtype).eps
+    assert_close(nn.activate(x, name), exact, dtype, depth=0, scale=4.0 * np.minimum(np.abs(exact), 1e300) + smallest)
+
+
+@pytest.mark.parametrize("name", ELEMENTWISE)
+@pytest.mark.parametrize("length", [3, 40])
+def test_nan_and_infinity(name, length, dtype):
+    limits = {"relu": (0, np.inf), "leaky_relu": (-np.inf, np.inf), "sigmoid": (0, 1), "tanh": (-1, 1)}[name]
+    x = np.resize(np.array([np.nan, -np.inf, np.inf], dtype), length)
+    assert_equal(nn.activate(x, name), np.resize([np.nan, *limits], length), dtype)
+
+
+@pytest.mark.parametrize("length", LENGTHS)
+def test_elementwise_runs_of_any_length(length, dtype):
+    x, grad = normals(length, dtype=dtype), normals(length, dtype=dtype, seed=1)
+    for name in ELEMENTWISE:
+        y = nn.activate(x, name)
+        assert_close(y, reference.ACTIVATIONS[name](x), dtype, scale=4)
+        assert_close(nn.activate_backward(grad, y, name), backward(name, grad, y), dtype, scale=4)
+
+
+def backward(name, grad, y):
+    y, grad = y.astype(np.float64), grad.astype(np.float64)
+    return {
+        "relu": lambda: np.where(y > 0, grad, 0),
+        "leaky_relu": lambda: np.where(y < 0, grad * 0.2, grad),
+        "sigmoid": lambda: grad * y * (1 - y),
+        "tanh": lambda: grad * (1 - y**2),
+        "softmax": lambda: y * (grad - (grad * y).sum(-1, keepdims=True)),
+        "log_softmax": lambda: grad - np.exp(y) * grad.sum(-1, keepdims=True),
+    }[name]()
+
+
+@pytest.mark.parametrize("name", [*ELEMENTWISE, *ROWWISE])
+def test_activations_that_threads_share(name, dtype):
+    x, grad = normals(30, 70, 40, dtype=dtype), normals(30, 70, 40, dtype=dtype, seed=1)
+    y = nn.activate(x, name)
+    assert_close(y, reference.ACTIVATIONS[name](x), dtype, scale=8)
+    assert_close(nn.activate_backward(grad, y, name), backward(name, grad, y), dtype, depth=40, scale=8)
+
+
+@pytest.mark.parametrize("length", [*LENGTHS[1:], 1000])
+def test_rows_of_any_length(length, dtype):
+    x, grad = normals(5, length, dtype=dtype) * 3, normals(5, length, dtype=dtype, seed=1)
+    span = np.ptp(x.astype(np.float64), -1)[:, None]
+    y, log_y = nn.softmax(x), nn.log_softmax(x)
+    exact = reference.softmax(x)
+    assert_close(y, exact, dtype, depth=length, scale=exact * (1 + span))
+    assert_close(log_y, reference.log_softmax(x), dtype, depth=length, scale=1 + span)
+    magnitude = np.abs(grad) + np.abs(grad * y).sum(-1, keepdims=True)
+    assert_close(nn.softmax_backward(grad, y), backward("softmax", grad, y), dtype, length, y * magnitude)
+    magnitude = np.abs(grad) + np.exp(log_y) * np.abs(grad).sum(-1, keepdims=True)
+    assert_close(nn.log_softmax_backward(grad, log_y), backward("log_softmax", grad, log_y), dtype, length, magnitude)
+
+
+@pytest.mark.parametrize("length", [3, 40])
+@pytest.mark.parametrize("scale", [1e4, 1e30])
+def test_softmax_of_huge_logits_does_not_overflow(length, scale, dtype):
+    x = np.linspace(-1, 1, length).astype(dtype)[None] * dtype(scale)
+    assert_close(nn.softmax(x), np.eye(length)[-1:], dtype, scale=1)
+    assert_close(nn.log_softmax(x), x.astype(np.float64) - x[0, -1], dtype, scale=scale)
+
+
+@pytest.mark.parametrize("length", [2, 40])
+def test_a_logit_of_minus_infinity_has_no_share(length, dtype):
+    x = np.zeros((2, length), dtype)
+    x[0, 0] = x[1, -1] = -np.inf
+    kept = np.isfinite(x)
+    assert_close(nn.softmax(x), np.where(kept, 1 / (length - 1), 0), dtype, scale=1)
+    log_y = nn.log_softmax(x)
+    assert_close(log_y, np.where(kept, -np.log(length - 1), -np.inf), dtype, scale=4)
+    assert np.isfinite(nn.log_softmax_backward(np.ones_like(x), log_y)).all()
+
+
+@pytest.mark.parametrize("at", [0, 1, 20, 39])
+@pytest.mark.parametrize("op", [nn.softmax, nn.log_softmax])
+def test_a_nan_takes_its_row_and_no_other(op, at, dtype):
+    x = normals(3, 40, dtype=dtype)
+    x[1, at] = np.nan
+    y = op(x)
+    assert np.isnan(y[1]).all()
+    assert np.isfinite(y[[0, 2]]).all()
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2, -1, -2, -3])
+def test_softmax_along_any_axis(axis, dtype):
+    x, grad = normals(3, 4, 5, dtype=dtype), normals(3, 4, 5, dtype=dtype, seed=1)
+    for op, op_backward, name in [
+        (nn.softmax, nn.softmax_backward, "softmax"),
+        (nn.log_softmax, nn.log_softmax_backward, "log_softmax"),
+    ]:
+        y = op(x, axis)
+        assert_close(y, reference.ACTIVATIONS[name](x, axis), dtype, scale=8)
+        dx = np.moveaxis(backward(name, np.moveaxis(grad, axis, -1), np.moveaxis(y, axis, -1)), -1, axis)
+        assert_close(op_backward(grad, y, axis), dx, dtype, scale=8)
+
+
+@pytest.mark.parametrize("shape", [(0,), (0, 3), (3, 0), (2, 0, 4)])
+def test_empty_arrays(shape, dtype):
+    x = np.zeros(shape, dtype)
+    for name in nn.ACTIVATIONS:
+        assert_equal(nn.activate(x, name), x, dtype)
+        assert_equal(nn.activate_backward(x, x, name), x, dtype)
+
+
+def test_a_single_number(dtype):
+    x = np.array(-2, dtype)
+    for name in ["linear", *ELEMENTWISE]:
+        assert nn.activate(x, name).shape == ()
+    assert_equal(nn.leaky_relu(x, 0.5), -1, dtype)
+
+
+@pytest.mark.parametrize("name", nn.ACTIVATIONS)
+def test_gradients_agree_with_differences(name):
+    x, grad = normals(3, 5), normals(3, 5, seed=1)
+    gradient = nn.activate_backward(grad, nn.activate(x, name), name)
+    numerical = reference.numerical_gradient(lambda v: (nn.activate(v, name) * grad).sum(), x)
+    np.testing.assert_allclose(gradient, numerical, rtol=1e-8, atol=1e-8)
+
+
+def test_functions_are_those_that_activate_knows_by_name(dtype):
+    x, grad = normals(3, 50, dtype=dtype), normals(3, 50, dtype=dtype, seed=1)
+    for name in [*ELEMENTWISE, *ROWWISE]:
+        y = getattr(nn, name)(x)
+        assert_equal(nn.activate(x, name), y, dtype)
+        assert_equal(getattr(nn, f"{name}_backward")(grad, y), nn.activate_backward(grad, y, name), dtype)
+    for name in (None, "linear"):
+        assert_equal(nn.activate(x, name), x, dtype)
+        assert_equal(nn.activate_backward(grad, x, name), grad, dtype)
+
+
+def test_leaky_relu_backward_has_the_slope_it_is_given(dtype):
+    x, grad = np.array([-2, -0.0, 0, 3], dtype), np.array([1, 2, 3, 4], dtype)
+    assert_equal(nn.leaky_relu_backward(grad, x, 0.5), [0.5, 2, 3, 4], dtype)
+
+
+def test_relu_backward_is_zero_at_zero_and_drops_infinite_gradients(dtype):
+    y, grad = np.array([0, -0.0, 0, 2], dtype), np.array([1, 1, np.inf, np.inf], dtype)
+    assert_equal(nn.relu_backward(grad, y), [0, 0, 0, np.inf], dtype)
+
+
+@pytest.mark.parametrize("name", [None, "linear"])
+def test_the_identity_returns_a_copy(name, dtype):
+    x = normals(4, dtype=dtype)
+    assert not np.shares_memory(nn.activate(x, name), x)
+    assert not np.shares_memory(nn.activate_backward(x, x, name), x)
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "words"),
+    [
+        (lambda: nn.activate([1.0], "step"), ValueError, "^activation .*'step'"),
+        (lambda: nn.activate([1.0], 3), ValueError, "^activation .*3"),
+        (lambda: nn.activate(["a"], "relu"), TypeError, "^x "),
+        (lambda: nn.sigmoid([1j]), TypeError, "^x .*complex"),
+        (lambda: nn.relu([[1.0], [1.0, 2.0]]), ValueError, "^x "),
+        (lambda: nn.tanh_backward([1.0], [1.0, 2.0]), ValueError, r"^grad .*\(1,\)"),
+        (lambda: nn.leaky_relu([1.0], np.nan), ValueError, "^alpha .*nan"),
+        (lambda: nn.leaky_relu([1.0], "a"), TypeError, "^alpha .*'a'"),
+        (lambda: nn.leaky_relu_backward([1.0], [1.0], np.inf), ValueError, "^alpha .*inf"),
+        (lambda: nn.leaky_relu_backward([1.0], [[1.0]]), ValueError, r"^grad .*\(1,\)"),
+        (lambda: nn.softmax(1.0), ValueError, "^axis .*-1"),
+        (lambda: nn.softmax([1.0], 1), ValueError, "^axis .*1"),
+        (lambda: nn.log_softmax([1.0], 0.0), TypeError, "^axis .*0.0"),
+        (lambda: nn.softmax_backward([[1.0]], [[1.0]], axis=2), ValueError, "^axis .*2"),
+        (lambda: nn.softmax_backward([1.0], [[1.0]]), ValueError, r"^grad .*\(1,\)"),
+    ],
+)
+def test_arguments_that_do_not_fit_are_named(call, error, words):
+    with pytest.raises(error, match=words):
+        call()

@@ -1,0 +1,367 @@
+"""Convolution and its three gradients, against loops over filter taps, over every kind of geometry."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import numpy as np
+import pytest
+import reference
+from checks import assert_close, assert_equal, integers, normals
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from fastcnn import nn
+
+pytestmark = pytest.mark.usefixtures("isa", "threads")
+
+
+@dataclass(frozen=True)
+class Case:
+    """One convolution: input (N, H, W, C), filters (R, S, C / groups, K)."""
+
+    input: tuple[int, int, int, int]
+    filters: tuple[int, int, int, int]
+    strides: tuple[int, int] = (1, 1)
+    padding: Any = "valid"
+    dilations: tuple[int, int] = (1, 1)
+    groups: int = 1
+
+    @property
+    def options(self):
+        return {n: getattr(self, n) for n in ("strides", "padding", "dilations", "groups")}
+
+    def __str__(self):
+        text = f"{'x'.join(map(str, self.input))} * {'x'.join(map(str, self.filters))}"
+        for name, value in self.options.items():
+            if value not in ((1, 1), "valid", 1):
+                text += f" {name}={str(value).replace(' ', '')}"
+        return text
+
+
+def cases(*rows):
+    return pytest.mark.parametrize("case", [Case(*row) for row in rows], ids=str)
+
+
+@cache
+def expected(case):
+    """Operands made of integers, the exact result, and the exact gradients of input, filters and bias."""
+    x, w = integers(*case.input), integers(*case.filters, seed=1)
+    y = reference.conv2d(x, w, **case.options)
+    grad = integers(*y.shape, seed=2)
+    return x, w, grad, y, reference.conv2d_backward(grad, x, w, **case.options)
+
+
+def check(case, dtype):
+    x, w, grad, y, gradients = expected(case)
+    x, w, grad = x.astype(dtype), w.astype(dtype), grad.astype(dtype)
+    assert_equal(nn.conv2d(x, w, **case.options), y, dtype)
+    for actual, exact in zip(nn.conv2d_backward(grad, x, w, **case.options), gradients, strict=True):
+        assert_equal(actual, exact, dtype)
+
+
+@cases(
+    ((2, 6, 7, 3), (1, 1, 3, 5)),
+    ((2, 6, 7, 3), (1, 3, 3, 5)),
+    ((2, 6, 7, 3), (3, 1, 3, 5)),
+    ((2, 6, 7, 3), (2, 3, 3, 5)),
+    ((2, 6, 7, 3), (3, 3, 3, 5)),
+    ((2, 6, 7, 3), (5, 5, 3, 5)),
+    ((2, 9, 8, 3), (7, 7, 3, 5)),
+    ((2, 6, 7, 3), (6, 7, 3, 5)),
+    ((1, 1, 1, 1), (1, 1, 1, 1)),
+)
+def test_filters_of_any_size(case, dtype):
+    check(case, dtype)
+
+
+@pytest.mark.parametrize("padding", ["valid", "same"])
+@pytest.mark.parametrize("window", [(1, 1), (2, 3), (3, 3), (5, 4)])
+@pytest.mark.parametrize("strides", [(2, 2), (3, 3), (1, 2), (3, 1), (2, 3), (4, 5)])
+def test_strides(strides, window, padding, dtype):
+    check(Case((2, 9, 11, 3), (*window, 3, 4), strides, padding), dtype)
+
+
+@pytest.mark.parametrize("strides", [(1, 1), (2, 2), (3, 2), (4, 6)])
+@pytest.mark.parametrize("dilations", [(2, 2), (1, 3), (3, 1), (2, 4)])
+def test_dilations_with_strides(strides, dilations, dtype):
+    check(Case((2, 11, 14, 3), (3, 3, 3, 4), strides, "same", dilations), dtype)
+    check(Case((2, 11, 14, 3), (4, 2, 3, 4), strides, ((1, 0), (2, 3)), dilations), dtype)
+
+
+@cases(
+    ((2, 6, 7, 3), (3, 3, 3, 4), (1, 1), "same"),
+    ((2, 6, 7, 3), (2, 4, 3, 4), (1, 1), "same"),
+    ((2, 6, 7, 3), (3, 3, 3, 4), (1, 1), 1),
+    ((2, 6, 7, 3), (3, 3, 3, 4), (1, 1), 5),
+    ((2, 6, 7, 3), (1, 1, 3, 4), (1, 1), 1),
+    ((2, 6, 7, 3), (1, 1, 3, 4), (1, 1), ((0, 1), (0, 0))),
+    ((2, 6, 7, 3), (1, 1, 3, 4), (1, 1), ((0, 0), (0, 2))),
+    ((2, 6, 7, 3), (3, 3, 3, 4), (1, 1), ((2, 0), (0, 1))),
+    ((2, 6, 7, 3), (3, 3, 3, 4), (2, 2), ((0, 3), (4, 0))),
+    ((2, 6, 7, 3), (3, 3, 3, 4), (5, 5), ((7, 8), (9, 6))),
+    ((2, 6, 7, 3), (3, 3, 3, 4), (1, 2), ((0, 0), (1, 1))),
+)
+def test_padding(case, dtype):
+    check(case, dtype)
+
+
+@cases(
+    ((2, 1, 1, 3), (3, 3, 3, 4), (1, 1), "same"),
+    ((2, 2, 3, 3), (5, 7, 3, 4), (1, 1), "same"),
+    ((2, 2, 3, 3), (5, 7, 3, 4), (2, 3), 3),
+    ((2, 1, 9, 3), (3, 3, 3, 4), (3, 3), "same"),
+    ((2, 2, 2, 3), (3, 3, 3, 4), (1, 1), ((3, 0), (0, 3)), (2, 2)),
+    ((2, 3, 2, 3), (3, 3, 3, 4), (7, 9), "same"),
+)
+def test_images_smaller_than_the_filters(case, dtype):
+    check(case, dtype)
+
+
+@cases(
+    ((2, 6, 7, 4), (3, 3, 2, 6), (1, 1), "same", (1, 1), 2),
+    ((2, 6, 7, 6), (3, 3, 2, 9), (2, 2), "same", (1, 1), 3),
+    ((2, 6, 7, 6), (1, 1, 2, 9), (1, 1), "valid", (1, 1), 3),
+    ((2, 6, 7, 6), (3, 2, 3, 34), (1, 1), "valid", (1, 2), 2),
+    ((2, 6, 7, 64), (3, 3, 32, 64), (1, 1), "same", (1, 1), 2),
+    ((2, 6, 7, 5), (3, 3, 1, 5), (1, 1), "same", (1, 1), 5),
+    ((2, 6, 7, 5), (3, 3, 1, 10), (2, 1), "same", (1, 1), 5),
+    ((2, 6, 7, 17), (3, 3, 1, 17), (1, 1), "same", (1, 1), 17),
+    ((2, 6, 7, 16), (3, 3, 1, 32), (2, 2), 1, (1, 1), 16),
+    ((2, 9, 9, 4), (3, 3, 1, 8), (2, 3), "same", (2, 2), 4),
+)
+def test_groups_and_depthwise_filters(case, dtype):
+    check(case, dtype)
+
+
+@pytest.mark.parametrize("window", [(1, 1), (3, 3)])
+@pytest.mark.parametrize("filters", [1, 3, 4, 5, 7, 8, 9, 15, 16, 17, 31, 32, 33, 48, 63, 65])
+def test_channels_and_filters_around_vector_lengths(filters, window, dtype):
+    check(Case((2, 5, 4, 3), (*window, 3, filters), (1, 1), "same"), dtype)
+    check(Case((2, 5, 4, filters), (*window, filters, 3), (1, 1), "same"), dtype)
+    check(Case((2, 5, 4, filters), (*window, filters, filters), (2, 1), "valid"), dtype)
+
+
+@pytest.mark.parametrize("width", [*range(1, 18), 27, 28, 29, 43])
+def test_rows_around_the_heights_of_tiles(width, dtype):
+    check(Case((2, 3, width, 2), (3, 3, 2, 5), (1, 1), "same"), dtype)
+    check(Case((2, 3, width, 2), (2, 1, 2, 5), (1, 1), "valid"), dtype)
+
+
+@cases(
+    ((3, 24, 23, 5), (3, 3, 5, 16), (1, 1), "same"),  # more than 256 pixels: packed filters
+    ((1, 15, 16, 16), (3, 3, 16, 64), (1, 1), "same"),  # fewer: filters in place, split into groups of panels
+    ((1, 4, 4, 32), (3, 3, 32, 160), (1, 1), "same"),  # more filters than image
+    ((1, 60, 61, 3), (5, 5, 3, 9), (2, 2), "same"),  # one image, many bands
+    ((9, 20, 20, 7), (1, 1, 7, 33), (1, 1), "valid"),  # a matrix product
+    ((9, 20, 20, 7), (1, 1, 7, 33), (2, 3), "valid"),
+    ((5, 20, 21, 16), (3, 3, 4, 32), (1, 1), "same", (1, 1), 4),
+    ((2, 90, 80, 24), (2, 2, 24, 24), (1, 1), "valid"),  # filter gradient in bands of an image
+    ((2, 40, 40, 24), (3, 3, 24, 24), (3, 2), "same", (2, 1)),
+    ((70, 12, 12, 8), (3, 3, 8, 20), (1, 1), "same"),  # filter gradient in blocks of images
+    ((70, 12, 12, 8), (3, 3, 8, 16), (1, 1), "valid"),
+    ((1, 260, 250, 8), (3, 3, 8, 8), (1, 1), "same"),  # several bands, the last one shorter
+    ((3, 97, 131, 11), (2, 2, 11, 8), (2, 2), ((1, 0), (0, 1))),
+)
+def test_convolutions_that_threads_share(case, dtype):
+    check(case, dtype)
+
+
+@st.composite
+def any_case(draw):
+    size = st.integers(1, 9)
+    window, strides, dilations = ((draw(st.integers(1, high)), draw(st.integers(1, high))) for high in (5, 4, 3))
+    groups, depth = draw(st.integers(1, 3)), draw(st.integers(1, 6))
+    image = draw(size) + 3, draw(size) + 3
+    padding = draw(
+        st.one_of(
+            st.just("same"),
+            st.tuples(*[st.tuples(st.integers(0, 4), st.integers(0, 4))] * 2),
+        )
+    )
+    pads = reference.explicit_pads(
+        padding, image, [(n - 1) * d + 1 for n, d in zip(window, dilations, strict=True)], strides
+    )
+    fits = all(n + sum(p) > (w - 1) * d for n, p, w, d in zip(image, pads, window, dilations, strict=True))
+    return Case(
+        (draw(st.integers(1, 3)), *image, groups * depth),
+        (*window, depth, groups * draw(st.integers(1, 9))),
+        strides,
+        padding if fits else "same",
+        dilations,
+        groups,
+    )
+
+
+@settings(max_examples=40, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(any_case())
+def test_any_convolution(dtype, case):
+    check(case, dtype)
+
+
+ROUNDING = [
+    Case((2, 20, 20, 32), (3, 3, 32, 40), (1, 1), "same"),
+    Case((4, 12, 12, 16), (5, 5, 8, 20), (2, 1), "same", (1, 2), 2),
+]
+
+
+@pytest.mark.parametrize("case", ROUNDING, ids=str)
+def test_rounding_stays_within_what_the_depth_allows(case, dtype):
+    x, w = normals(*case.input, dtype=dtype), normals(*case.filters, dtype=dtype, seed=1)
+    exact = reference.conv2d(x, w, **case.options)
+    grad = normals(*exact.shape, dtype=dtype, seed=2)
+    y = nn.conv2d(x, w, **case.options)
+    rows, cols, depth, filters = case.filters
+    assert_close(y, exact, dtype, depth=2 * rows * cols * depth)
+    depths = [2 * rows * cols * filters // case.groups, *[2 * exact.size // filters] * 2]
+    gradients = nn.conv2d_backward(grad, x, w, **case.options)
+    for actual, wanted, n in zip(gradients, reference.conv2d_backward(grad, x, w, **case.options), depths, strict=True):
+        assert_close(actual, wanted, dtype, depth=n)
+
+
+def test_direct_keeps_the_documented_error_bound(dtype):
+    case = ROUNDING[0]
+    x, w = normals(*case.input, dtype=dtype), normals(*case.filters, dtype=dtype, seed=1)
+    y = nn.conv2d(x, w, **case.options, algorithm="direct")
+    magnitude = reference.conv2d(np.abs(x), np.abs(w), **case.options)
+    error = np.abs(y - reference.conv2d(x, w, **case.options))
+    products = np.prod(case.filters[:3])
+    # The reference is rounded as often, in float64.
+    assert (error <= products * (np.finfo(dtype).eps + np.finfo(np.float64).eps) / 2 * magnitude).all()
+
+
+@pytest.mark.parametrize("activation", [None, *nn.ACTIVATIONS])
+@cases(
+    ((2, 6, 7, 3), (3, 3, 3, 5), (1, 1), "same"),
+    ((2, 6, 7, 4), (3, 3, 2, 34), (2, 1), "same", (1, 1), 2),
+    ((2, 6, 7, 3), (1, 1, 3, 16)),
+    ((3, 24, 23, 5), (3, 3, 5, 16), (1, 1), "same"),
+)
+def test_bias_and_activation(case, activation, dtype):
+    x, w, _, y, _ = expected(case)
+    x, w, y = x / 8, w / 8, y / 64
+    bias = integers(case.filters[3], seed=5) / 4
+    actual = nn.conv2d(x.astype(dtype), w.astype(dtype), bias=bias.astype(dtype), activation=activation, **case.options)
+    wanted = reference.ACTIVATIONS[activation](y + bias)
+    if activation in (None, "linear", "relu"):
+        assert_equal(actual, wanted, dtype)
+    else:
+        assert_close(actual, wanted, dtype, depth=case.filters[3], scale=1 + np.abs(wanted))
+
+
+@pytest.mark.parametrize("filters", [(3, 3, 3, 5), (1, 1, 3, 5), (3, 3, 3, 200), (3, 3, 1, 6)])
+@pytest.mark.parametrize("activation", [None, "softmax"])
+def test_no_images_give_no_images_and_no_gradient(filters, activation, dtype):
+    groups = 3 // filters[2]
+    x, w, bias = np.zeros((0, 4, 4, 3), dtype), np.ones(filters, dtype), np.ones(filters[3], dtype)
+    y = nn.conv2d(x, w, padding="same", groups=groups, bias=bias, activation=activation)
+    assert_equal(y, np.zeros((0, 4, 4, filters[3])), dtype)
+    dx, dw, dbias = nn.conv2d_backward(y, x, w, padding="same", groups=groups)
+    assert_equal(dx, x, dtype)
+    assert_equal(dw, np.zeros(filters), dtype)
+    assert_equal(dbias, np.zeros(filters[3]), dtype)
+
+
+def test_padding_is_zero_even_beside_nan(dtype):
+    x = np.full((1, 3, 3, 2), np.nan, dtype)
+    y = nn.conv2d(x, np.ones((3, 3, 2, 4), dtype), padding=4)
+    assert (y[:, :2] == 0).all()
+    assert (y[:, -2:] == 0).all()
+    assert np.isnan(y[:, 2:-2, 2:-2]).all()
+
+
+def test_a_nan_pixel_reaches_the_windows_that_see_it_and_no_other(dtype):
+    x = np.ones((1, 9, 9, 3), dtype)
+    x[0, 4, 4, 1] = np.nan
+    y = nn.conv2d(x, np.ones((3, 3, 3, 5), dtype), padding="same", activation="relu")
+    seen = np.zeros(y.shape, bool)
+    seen[0, 3:6, 3:6] = True
+    np.testing.assert_array_equal(np.isnan(y), seen)
+
+
+@cases(
+    ((2, 4, 5, 2), (3, 2, 2, 3), (1, 1), "same"),
+    ((1, 5, 6, 4), (2, 3, 2, 4), (2, 3), ((1, 0), (2, 1)), (2, 1), 2),
+)
+def test_gradients_agree_with_differences(case):
+    x, w, bias = normals(*case.input), normals(*case.filters, seed=1), normals(case.filters[3], seed=2)
+    grad = normals(*nn.conv2d(x, w, **case.options).shape, seed=3)
+
+    def loss(x, w, bias):
+        return (nn.conv2d(x, w, bias=bias, **case.options) * grad).sum()
+
+    dx, dw, dbias = nn.conv2d_backward(grad, x, w, **case.options)
+    tolerance = {"rtol": 1e-7, "atol": 1e-8}
+    np.testing.assert_allclose(dx, reference.numerical_gradient(lambda v: loss(v, w, bias), x), **tolerance)
+    np.testing.assert_allclose(dw, reference.numerical_gradient(lambda v: loss(x, v, bias), w), **tolerance)
+    np.testing.assert_allclose(dbias, reference.numerical_gradient(lambda v: loss(x, w, v), bias), **tolerance)
+
+
+def test_gradients_one_by_one_are_those_of_all_together(dtype):
+    x, w, grad = (integers(*s).astype(dtype) for s in [(2, 6, 7, 3), (3, 3, 3, 5), (2, 3, 4, 5)])
+    options = {"strides": 2, "padding": "same"}
+    dx, dw, _ = nn.conv2d_backward(grad, x, w, **options)
+    assert_equal(nn.conv2d_backward_input(grad, w, x.shape, **options), dx, dtype)
+    assert_equal(nn.conv2d_backward_filters(grad, x, w.shape, **options), dw, dtype)
+    none, again, _ = nn.conv2d_backward(grad, x, w, input_grad=False, **options)
+    assert none is None
+    assert_equal(again, dw, dtype)
+
+
+@pytest.mark.parametrize(
+    ("options", "same_as"),
+    [
+        ({"strides": [1, 2, 3, 1], "padding": "SAME"}, {"strides": (2, 3), "padding": "same"}),
+        ({"strides": np.array([2, 3]), "padding": [[0, 0], [1, 2], [0, 3], [0, 0]]},
+         {"strides": (2, 3), "padding": ((1, 2), (0, 3))}),
+        ({"dilations": np.int64(2), "padding": (1, 2)}, {"dilations": (2, 2), "padding": ((1, 1), (2, 2))}),
+        ({"algorithm": "direct"}, {}),
+    ],
+)  # fmt: skip
+def test_options_are_spelt_as_in_tensorflow_pytorch_and_keras(options, same_as):
+    x, w = integers(2, 8, 9, 3), integers(3, 2, 3, 4)
+    assert_equal(nn.conv2d(x, w, **options), nn.conv2d(x, w, **same_as), np.float64)
+
+
+X, W, G = np.ones((2, 5, 5, 4)), np.ones((3, 3, 4, 6)), np.ones((2, 3, 3, 6))
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (lambda: nn.conv2d(X[0], W), r"^input .*\(5, 5, 4\)"),
+        (lambda: nn.conv2d(X, W[0]), r"^filters .*\(3, 4, 6\)"),
+        (lambda: nn.conv2d(X, W[:, :, :3]), r"^filters .*\(3, 3, 3, 6\)"),
+        (lambda: nn.conv2d(X, W[:0]), r"^filters .*\(0, 3, 4, 6\)"),
+        (lambda: nn.conv2d(X[:, :0], W), r"^input .*\(2, 0, 5, 4\)"),
+        (lambda: nn.conv2d(X[:, :2], W), r"^filters .* input of shape \(2, 2, 5, 4\)"),
+        (lambda: nn.conv2d(X, W, groups=3), "^groups .*3"),
+        (lambda: nn.conv2d(X, W, groups=0), "^groups .*0"),
+        (lambda: nn.conv2d(X, W, strides=0), "^strides .*0"),
+        (lambda: nn.conv2d(X, W, strides=(1, 2, 3)), r"^strides .*\(1, 2, 3\)"),
+        (lambda: nn.conv2d(X, W, dilations=-1), "^dilations .*-1"),
+        (lambda: nn.conv2d(X, W, padding="full"), "^padding .*'full'"),
+        (lambda: nn.conv2d(X, W, padding=-1), "^padding .*-1"),
+        (lambda: nn.conv2d(X, W, bias=np.ones(4)), r"^bias .*\(4,\)"),
+        (lambda: nn.conv2d(X, W, activation="step"), "^activation .*'step'"),
+        (lambda: nn.conv2d(X, W, algorithm="fft"), "^algorithm .*'fft'"),
+        (lambda: nn.conv2d_backward(G[:1], X, W), r"^grad .*\(1, 3, 3, 6\)"),
+        (lambda: nn.conv2d_backward_input(G, W, (2, 5, 5)), r"^input_shape .*\(2, 5, 5\)"),
+        (lambda: nn.conv2d_backward_input(G, W, (2, 5, -5, 4)), r"^input_shape .*\(2, 5, -5, 4\)"),
+        (lambda: nn.conv2d_backward_input(G, W, (2, 6, 5, 4)), r"^grad .*\(2, 3, 3, 6\)"),
+        (lambda: nn.conv2d_backward_filters(G, X, 3), "^filters_shape .*3"),
+        (lambda: nn.conv2d_backward_filters(G, X, (2, 3, 4, 6)), r"^grad .*\(2, 3, 3, 6\)"),
+    ],
+)
+def test_values_that_do_not_fit_are_named(call, words):
+    with pytest.raises(ValueError, match=words):
+        call()
+
+
+@pytest.mark.parametrize("name", ["strides", "dilations", "groups", "padding"])
+@pytest.mark.parametrize("value", [1.0, True, {"a": 1}, (1, 1.5)])
+def test_types_that_do_not_fit_are_named(name, value):
+    with pytest.raises((TypeError, ValueError), match=f"^{name} "):
+        nn.conv2d(X, W, **{name: value})

@@ -1,0 +1,349 @@
+"""One harness that every layer passes, and what is particular to single ones."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from reference import numerical_gradient_by
+
+import fastcnn
+from fastcnn import layers, nn
+from fastcnn.layers import (
+    Activation,
+    AveragePooling2D,
+    BatchNormalization,
+    Conv2D,
+    Dense,
+    DepthwiseConv2D,
+    Dropout,
+    Flatten,
+    GlobalAveragePooling2D,
+    GlobalMaxPool2D,
+    Input,
+    Layer,
+    LeakyReLU,
+    MaxPool2D,
+    ReLU,
+    Reshape,
+    Softmax,
+    ZeroPadding2D,
+    register,
+)
+from fastcnn.registry import describe, restore
+
+
+@register
+class Scale(Layer):
+    """A layer as a user writes one."""
+
+    def build(self, input_shape):
+        self.add_weight("factor", (input_shape[-1],), "ones")
+
+    def forward(self, x, training=False):
+        return x * self.factor, x
+
+    def backward(self, grad, x):
+        return grad * self.factor, {"factor": (grad * x).sum(axis=tuple(range(x.ndim - 1)))}
+
+
+IMAGE, ROW = (6, 5, 4), (7,)
+
+# What makes the layer, and the shapes of a sample before and after it.
+TABLE = {
+    "conv": (lambda: Conv2D(3, 3, padding="same", activation="relu"), IMAGE, (6, 5, 3)),
+    "conv strided": (lambda: Conv2D(3, (2, 3), strides=2, padding=((1, 0), (2, 1)), use_bias=False), IMAGE, (3, 3, 3)),
+    "conv dilated": (lambda: Conv2D(2, 2, dilation_rate=2, activation="tanh"), IMAGE, (4, 3, 2)),
+    "conv grouped": (lambda: Conv2D(6, 3, groups=2, padding=1, activation="softmax"), IMAGE, (6, 5, 6)),
+    "depthwise": (lambda: DepthwiseConv2D(3, strides=2, padding="same"), IMAGE, (3, 3, 4)),
+    "depthwise x 2": (
+        lambda: DepthwiseConv2D(3, depth_multiplier=2, use_bias=False, activation="sigmoid"),
+        IMAGE,
+        (4, 3, 8),
+    ),
+    "max pool": (lambda: MaxPool2D(2), IMAGE, (3, 2, 4)),
+    "max pool padded": (lambda: MaxPool2D(3, strides=2, padding="same"), IMAGE, (3, 3, 4)),
+    "average pool": (lambda: AveragePooling2D((3, 2), strides=1, padding="same"), IMAGE, (6, 5, 4)),
+    "global average": (lambda: GlobalAveragePooling2D(), IMAGE, (4,)),
+    "global average, keepdims": (lambda: GlobalAveragePooling2D(keepdims=True), IMAGE, (1, 1, 4)),
+    "global max": (lambda: GlobalMaxPool2D(), IMAGE, (4,)),
+    "global max, keepdims": (lambda: GlobalMaxPool2D(keepdims=True), IMAGE, (1, 1, 4)),
+    "dense": (lambda: Dense(5, activation="relu"), ROW, (5,)),
+    "dense on images": (lambda: Dense(5, use_bias=False, activation="leaky_relu"), IMAGE, (6, 5, 5)),
+    "dense softmax": (lambda: Dense(5, activation="log_softmax", kernel_initializer="he_normal"), ROW, (5,)),
+    "flatten": (lambda: Flatten(), IMAGE, (120,)),
+    "reshape": (lambda: Reshape((4, -1, 3)), IMAGE, (4, 10, 3)),
+    "dropout": (lambda: Dropout(0.4), ROW, (7,)),
+    "dropout seeded": (lambda: Dropout(0.4, seed=11), IMAGE, IMAGE),
+    "batch norm": (lambda: BatchNormalization(), IMAGE, IMAGE),
+    "batch norm, bare": (lambda: BatchNormalization(center=False, scale=False, epsilon=0.1), ROW, ROW),
+    "activation": (lambda: Activation("sigmoid"), IMAGE, IMAGE),
+    "relu": (lambda: ReLU(), IMAGE, IMAGE),
+    "leaky relu": (lambda: LeakyReLU(0.1), IMAGE, IMAGE),
+    "softmax": (lambda: Softmax(), ROW, ROW),
+    "softmax over rows": (lambda: Softmax(axis=1), IMAGE, IMAGE),
+    "zero padding": (lambda: ZeroPadding2D(((1, 0), (2, 3))), IMAGE, (7, 10, 4)),
+    "a user's own": (lambda: Scale(), IMAGE, IMAGE),
+}
+ALL = pytest.mark.parametrize(("make", "shape", "result"), TABLE.values(), ids=TABLE)
+
+
+def samples(*shape, dtype="float64", seed=0):
+    # Even spacing keeps maxima and zeros further apart than a numerical gradient's step.
+    rng = np.random.default_rng(seed)
+    size = int(np.prod(shape))
+    return rng.permutation(np.linspace(-2, 2, size) + 0.5 / max(1, size)).reshape(shape).astype(dtype)
+
+
+def run(layer, x, training):
+    return layer.forward(x, training, seed=5) if training and layer.uses_seed else layer.forward(x, training)
+
+
+def test_every_layer_is_in_the_table():
+    classes = {v for v in vars(layers).values() if isinstance(v, type) and issubclass(v, Layer)}
+    assert {type(make()) for make, _, _ in TABLE.values()} >= classes - {Layer, layers.Activated}
+
+
+@ALL
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("training", [False, True])
+@pytest.mark.parametrize("batch", [0, 1, 3])
+def test_shapes_and_element_types(make, shape, result, dtype, training, batch):
+    layer = make()
+    layer.dtype = dtype
+    assert layer.build_once((None, *shape)) == (None, *result)
+    y, cache = run(layer, samples(batch, *shape, dtype=dtype), training)
+    assert y.shape == (batch, *result)
+    assert y.dtype == dtype
+    dx, gradients = layer.backward(np.ones_like(y), cache)
+    assert dx.shape == (batch, *shape)
+    assert dx.dtype == dtype
+    assert {n: g.shape for n, g in gradients.items()} == {n: w.shape for n, w in layer.trainable_weights.items()}
+
+
+@ALL
+@pytest.mark.parametrize("training", [False, True])
+def test_gradients_are_those_of_finite_differences(make, shape, result, training):
+    layer = make()
+    layer.dtype = "float64"
+    layer.build_once((None, *shape))
+    rng = np.random.default_rng(1)
+    for weight in layer.weights.values():
+        weight += rng.uniform(0.1, 0.5, weight.shape)
+    x = samples(2, *shape)
+    direction = rng.standard_normal((2, *result))
+
+    def value():
+        return float((run(layer, x, training)[0] * direction).sum())
+
+    _, cache = run(layer, x, training)
+    dx, gradients = layer.backward(direction, cache)
+    np.testing.assert_allclose(dx, numerical_gradient_by(x, value), rtol=1e-6, atol=1e-7)
+    for name, weight in layer.trainable_weights.items():
+        np.testing.assert_allclose(gradients[name], numerical_gradient_by(weight, value), rtol=1e-6, atol=1e-7)
+    alone = layer.backward_weights(direction, cache)
+    assert alone.keys() == gradients.keys()
+    assert all(np.array_equal(alone[name], gradients[name]) for name in gradients)
+
+
+@ALL
+def test_a_forward_changes_neither_the_layer_nor_its_input(make, shape, result):
+    layer = make()
+    x = samples(2, *shape, dtype="float32")
+    kept = x.copy()
+    layer.build_once((None, *shape))
+    before = {name: value.copy() for name, value in layer.weights.items()}
+    names = set(vars(layer))
+    x.flags.writeable = False
+    y, cache = run(layer, x, True)
+    grad = np.ones_like(y)
+    grad.flags.writeable = False
+    layer.backward(grad, cache)
+    assert set(vars(layer)) == names
+    assert all(np.array_equal(before[name], value) for name, value in layer.weights.items())
+    assert np.array_equal(x, kept)
+    assert grad.min() == grad.max() == 1
+
+
+@ALL
+def test_a_description_gives_the_same_layer_back(make, shape, result):
+    layer = make()
+    twin = restore(json.loads(json.dumps(describe(layer))), Layer)
+    assert type(twin) is type(layer)
+    assert twin.get_config().keys() == layer.get_config().keys()
+    assert repr(twin) == repr(layer)
+    assert twin.build_once((None, *shape)) == (None, *result)
+
+
+@ALL
+def test_a_model_with_it_is_saved_loaded_and_trained(make, shape, result, tmp_path):
+    model = fastcnn.Sequential([Input(shape), make(), Flatten(), Dense(2)], seed=3)
+    x, y = samples(8, *shape, dtype="float32"), samples(8, 2, dtype="float32")
+    model.compile("sgd", "mse")
+    before = model.get_weights()
+    model.train_on_batch(x, y)
+    trained = [name in model.trainable_weights for name in model.weights]
+    for old, new, moves in zip(before, model.get_weights(), trained, strict=True):
+        assert not moves or not np.array_equal(old, new)
+    model.save(tmp_path / "model.safetensors")
+    twin = fastcnn.load(tmp_path / "model.safetensors")
+    assert np.array_equal(twin.predict(x), model.predict(x))
+    assert twin.train_on_batch(x, y) == model.train_on_batch(x, y)
+    assert all(np.array_equal(a, b) for a, b in zip(twin.get_weights(), model.get_weights(), strict=True))
+
+
+# What is particular to single layers
+
+
+def test_conv_and_dense_are_the_operations_of_nn():
+    x = samples(2, *IMAGE)
+    conv = Conv2D(3, 3, strides=(1, 2), padding="same", activation="relu", dtype="float64")
+    y = conv(x)
+    assert np.array_equal(y, nn.conv2d(x, conv.kernel, (1, 2), "same", bias=conv.bias, activation="relu"))
+    dense = Dense(3, activation="tanh", dtype="float64")
+    assert np.array_equal(dense(x), nn.dense(x, dense.kernel, dense.bias, "tanh"))
+
+
+def test_depthwise_keeps_channels_apart():
+    layer = DepthwiseConv2D(1, depth_multiplier=2, use_bias=False)
+    layer.build_once((None, 2, 2, 3))
+    layer.kernel = np.arange(1, 7).reshape(1, 1, 3, 2)
+    y = layer(np.ones((1, 2, 2, 3)) * [1, 10, 100])
+    assert y[0, 0, 0].tolist() == [1, 2, 30, 40, 500, 600]
+
+
+def test_batch_norm_normalises_and_its_running_statistics_follow():
+    layer = BatchNormalization(momentum=0.75, epsilon=1e-3, dtype="float64")
+    x = samples(50, 3) * [1, 2, 3] + [4, 5, 6]
+    y, cache = (layer.build_once((None, 3)), layer.forward(x, training=True))[1]
+    np.testing.assert_allclose(y.mean(axis=0), 0, atol=1e-12)
+    np.testing.assert_allclose(y.var(axis=0), x.var(axis=0) / (x.var(axis=0) + 1e-3), rtol=1e-12)
+    assert layer.moving_mean.tolist() == [0, 0, 0]
+    layer.after_step(cache)
+    np.testing.assert_allclose(layer.moving_mean, 0.25 * x.mean(axis=0), rtol=1e-12)
+    np.testing.assert_allclose(layer.moving_variance, 0.75 + 0.25 * x.var(axis=0), rtol=1e-12)
+    expected = (x - layer.moving_mean) / np.sqrt(layer.moving_variance + 1e-3)
+    np.testing.assert_allclose(layer(x), expected, rtol=1e-10, atol=1e-12)
+
+
+def test_dropout_drops_in_training_only():
+    x = np.ones((1, 10000), np.float32)
+    y = Dropout(0.25)(x, training=True, seed=1)
+    assert set(np.unique(y)) == {0, np.float32(1 / 0.75)}
+    assert abs((y == 0).mean() - 0.25) < 0.02
+    assert np.array_equal(Dropout(0.25)(x), x)
+
+
+def test_an_attribute_of_a_weights_name_copies_into_it():
+    layer = Dense(2)
+    layer.build_once((None, 3))
+    held = layer.kernel
+    layer.kernel = np.ones((3, 2))
+    assert held.tolist() == np.ones((3, 2)).tolist()
+    layer.kernel += 1
+    assert held[0, 0] == 2
+    with pytest.raises(ValueError, match=r"kernel must have shape \(3, 2\), got \(2, 2\)"):
+        layer.kernel = np.ones((2, 2))
+
+
+def test_a_layer_is_built_at_its_first_call_for_one_shape():
+    layer = Conv2D(2, 3)
+    assert not layer.built
+    layer(np.zeros((1, 5, 5, 3)))
+    assert layer.kernel.shape == (3, 3, 3, 2)
+    assert layer.count_params() == 56
+    with pytest.raises(ValueError, match=r"built for inputs of shape \(None, 5, 5, 3\), got \(None, 5, 5, 4\)"):
+        layer(np.zeros((1, 5, 5, 4)))
+
+
+def test_a_build_that_fails_leaves_nothing_behind():
+    layer = MaxPool2D(9)
+    conv = Conv2D(2, 9)
+    for broken in (layer, conv):
+        with pytest.raises(ValueError, match="input"):
+            broken(np.zeros((1, 5, 5, 3)))
+        assert not broken.built
+        assert not broken.weights
+    assert conv(np.zeros((1, 9, 9, 3))).shape == (1, 1, 1, 2)
+
+
+@pytest.mark.parametrize(
+    ("make", "error", "complaint"),
+    [
+        (lambda: Conv2D(0, 3), ValueError, "filters"),
+        (lambda: Conv2D(4.0, 3), TypeError, "filters"),
+        (lambda: Conv2D(4, 0), ValueError, "kernel_size"),
+        (lambda: Conv2D(4, (3, 3, 3)), ValueError, "kernel_size"),
+        (lambda: Conv2D(4, 3, strides=0), ValueError, "strides"),
+        (lambda: Conv2D(4, 3, padding="full"), ValueError, "padding"),
+        (lambda: Conv2D(4, 3, padding=-1), ValueError, "padding"),
+        (lambda: Conv2D(4, 3, groups=3), ValueError, "groups"),
+        (lambda: Conv2D(4, 3, activation="swish"), ValueError, "activation"),
+        (lambda: Conv2D(4, 3, kernel_initializer="he"), ValueError, "kernel_initializer"),
+        (lambda: Conv2D(4, 3, name="a/b"), ValueError, "name"),
+        (lambda: Conv2D(4, 3, dtype="float16"), ValueError, "dtype"),
+        (lambda: DepthwiseConv2D(3, depth_multiplier=0), ValueError, "depth_multiplier"),
+        (lambda: Dense(-1), ValueError, "units"),
+        (lambda: MaxPool2D("2"), TypeError, "pool_size"),
+        (lambda: MaxPool2D(2, strides=-1), ValueError, "strides"),
+        (lambda: Reshape(4), TypeError, "target_shape"),
+        (lambda: Reshape((-1, -1)), ValueError, "target_shape"),
+        (lambda: Reshape((0,)), ValueError, "target_shape"),
+        (lambda: Dropout(1.0), ValueError, "rate"),
+        (lambda: Dropout("half"), TypeError, "rate"),
+        (lambda: Dropout(0.5, seed=-1), ValueError, "seed"),
+        (lambda: BatchNormalization(axis=1), ValueError, "axis"),
+        (lambda: BatchNormalization(epsilon=0), ValueError, "epsilon"),
+        (lambda: BatchNormalization(momentum=1.5), ValueError, "momentum"),
+        (lambda: LeakyReLU(float("nan")), ValueError, "negative_slope"),
+        (lambda: Softmax(axis=1.5), TypeError, "axis"),
+        (lambda: ZeroPadding2D("same"), TypeError, "padding"),
+        (lambda: Input(28), TypeError, "shape"),
+        (lambda: Input((28, None)), TypeError, "shape"),
+        (lambda: Dense(3)(np.zeros(3)), ValueError, "features"),
+        (lambda: Conv2D(3, 3)(np.zeros((2, 5, 5))), ValueError, "input"),
+        (lambda: Conv2D(3, 3, groups=3)(np.zeros((2, 5, 5, 4))), ValueError, "groups"),
+        (lambda: Reshape((7,))(np.zeros((2, 8))), ValueError, "target_shape"),
+        (lambda: Softmax(axis=2)(np.zeros((2, 8))), ValueError, "axis"),
+        (lambda: Dense(3)(["a"]), TypeError, "x"),
+        (lambda: Dense(3)(1.0), ValueError, "x"),
+        (lambda: Dropout(0.5)(np.zeros((1, 3)), training=True), ValueError, "seed"),
+    ],
+)
+def test_mistakes_are_named(make, error, complaint):
+    with pytest.raises(error, match=complaint):
+        make()
+
+
+def test_a_users_layer_may_not_take_the_name_of_ours():
+    with pytest.raises(ValueError, match="Dense"):
+        register(type("Dense", (Layer,), {}))
+    with pytest.raises(TypeError, match="cls"):
+        register(int)
+
+
+def test_a_layer_that_hides_an_argument_cannot_be_saved():
+    @register
+    class Hiding(Layer):
+        def __init__(self, size, **kwargs):
+            super().__init__(**kwargs)
+            self.other = size
+
+    with pytest.raises(TypeError, match=r"self\.size"):
+        describe(Hiding(3))
+
+
+@pytest.mark.parametrize(
+    ("backward", "complaint"),
+    [
+        (lambda self, grad, x: (grad, {}), "must return a gradient for 'factor'"),
+        (lambda self, grad, x: (grad, {"factor": grad}), "of shape"),
+    ],
+)
+def test_a_backward_that_returns_other_gradients_is_told_so(backward, complaint):
+    broken = type("Broken", (Scale,), {"backward": backward})
+    model = fastcnn.Sequential([Input((3,)), broken()])
+    model.compile("sgd", "mse")
+    with pytest.raises(ValueError, match=complaint):
+        model.train_on_batch(np.ones((2, 3)), np.ones((2, 3)))

@@ -1,0 +1,152 @@
+"""Losses against their definitions and finite differences, metrics, and how labels are read."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from reference import numerical_gradient
+
+from fastcnn import losses, metrics, nn
+from fastcnn.losses import BinaryCrossentropy, CategoricalCrossentropy, MeanSquaredError, SparseCategoricalCrossentropy
+from fastcnn.metrics import Accuracy, BinaryAccuracy, TopKCategoricalAccuracy
+
+RNG = np.random.default_rng(0)
+LOGITS = RNG.standard_normal((5, 4))
+CLASSES = np.array([3, 0, 1, 1, 2])
+ONE_HOT = np.eye(4)[CLASSES]
+YES_NO = RNG.integers(0, 2, (5, 4))
+
+CASES = {
+    "sparse, logits": (SparseCategoricalCrossentropy(from_logits=True), CLASSES, LOGITS),
+    "sparse, probabilities": (SparseCategoricalCrossentropy(), CLASSES, nn.softmax(LOGITS)),
+    "sparse, smoothed": (SparseCategoricalCrossentropy(True, label_smoothing=0.2), CLASSES, LOGITS),
+    "categorical, logits": (CategoricalCrossentropy(from_logits=True), ONE_HOT, LOGITS),
+    "categorical, probabilities": (CategoricalCrossentropy(label_smoothing=0.1), ONE_HOT, nn.softmax(LOGITS)),
+    "binary, logits": (BinaryCrossentropy(from_logits=True, label_smoothing=0.1), YES_NO, LOGITS),
+    "binary, probabilities": (BinaryCrossentropy(), YES_NO, nn.sigmoid(LOGITS)),
+    "squares": (MeanSquaredError(), ONE_HOT, LOGITS),
+}
+ALL = pytest.mark.parametrize(("loss", "y", "predicted"), CASES.values(), ids=CASES)
+
+
+def definition(loss, y, predicted):
+    """The mean loss, straight from the textbook."""
+    if isinstance(loss, MeanSquaredError):
+        return ((predicted - y) ** 2).mean()
+    s = loss.label_smoothing
+    if isinstance(loss, BinaryCrossentropy):
+        p = 1 / (1 + np.exp(-predicted)) if loss.from_logits else predicted
+        t = y * (1 - s) + s / 2
+        return -(t * np.log(p) + (1 - t) * np.log(1 - p)).mean()
+    p = np.exp(predicted) / np.exp(predicted).sum(axis=1, keepdims=True) if loss.from_logits else predicted
+    t = (np.eye(4)[y] if y.ndim == 1 else y) * (1 - s) + s / 4
+    return -(t * np.log(p)).sum(axis=1).mean()
+
+
+@ALL
+def test_values_are_those_of_the_definition(loss, y, predicted):
+    assert loss(y, predicted) == pytest.approx(definition(loss, y, predicted), rel=1e-12)
+
+
+@ALL
+def test_gradients_are_those_of_finite_differences(loss, y, predicted):
+    _, gradient = loss.value_and_gradient(y, predicted)
+    np.testing.assert_allclose(gradient, numerical_gradient(lambda x: loss(y, x), predicted), rtol=1e-6, atol=1e-9)
+
+
+@ALL
+def test_single_precision_stays_single(loss, y, predicted):
+    value, gradient = loss.value_and_gradient(y, predicted.astype(np.float32))
+    assert gradient.dtype == np.float32
+    assert gradient.shape == predicted.shape
+    assert value == pytest.approx(definition(loss, y, predicted), rel=1e-5)
+
+
+@ALL
+def test_a_batch_of_nothing_has_no_loss(loss, y, predicted):
+    value, gradient = loss.value_and_gradient(y[:0], predicted[:0])
+    assert value == 0
+    assert gradient.shape == (0, 4)
+
+
+@pytest.mark.parametrize("loss", [SparseCategoricalCrossentropy(True), BinaryCrossentropy(True)])
+def test_extreme_logits_have_finite_losses_and_gradients(loss):
+    logits = np.array([[1000.0, -1000.0], [-1000.0, 1000.0]], np.float32)
+    y = np.array([1, 1]) if isinstance(loss, SparseCategoricalCrossentropy) else np.array([[0, 1], [0, 1]])
+    value, gradient = loss.value_and_gradient(y, logits)
+    assert value == (1000 if y.ndim == 1 else 500)
+    assert np.isfinite(gradient).all()
+
+
+def test_certain_probabilities_have_finite_losses():
+    for loss, y in ((SparseCategoricalCrossentropy(), [0]), (BinaryCrossentropy(), [[0, 1]])):
+        value, gradient = loss.value_and_gradient(y, np.array([[0.0, 1.0]]))
+        assert np.isfinite(value)
+        assert np.isfinite(gradient).all()
+
+
+@pytest.mark.parametrize("y", [CLASSES[:, None], CLASSES.astype(np.uint8), CLASSES.astype(float), CLASSES.tolist()])
+def test_class_numbers_come_in_many_forms(y):
+    loss = SparseCategoricalCrossentropy(from_logits=True)
+    assert loss(y, LOGITS) == loss(CLASSES, LOGITS)
+
+
+def test_one_value_a_sample_needs_no_axis_of_its_own():
+    y = np.array([0, 1, 1, 0, 1])
+    predicted = LOGITS[:, :1]
+    for loss in (BinaryCrossentropy(from_logits=True), MeanSquaredError()):
+        assert loss(y, predicted) == loss(y[:, None], predicted)
+    assert BinaryAccuracy()(y, predicted).tolist() == BinaryAccuracy()(y[:, None], predicted).tolist()
+
+
+@pytest.mark.parametrize(
+    ("loss", "y", "error", "complaint"),
+    [
+        (SparseCategoricalCrossentropy(), [0, 1, 2, 3, 4], ValueError, r"\[0, 4\), got 4"),
+        (SparseCategoricalCrossentropy(), [0, 1, 2, 3, -1], ValueError, "got -1"),
+        (SparseCategoricalCrossentropy(), [0, 1], ValueError, r"shape \(5,\).*got \(2,\)"),
+        (SparseCategoricalCrossentropy(), [0.5] * 5, ValueError, r"class numbers, got 0\.5"),
+        (SparseCategoricalCrossentropy(), [float("nan")] * 5, ValueError, "class numbers, got nan"),
+        (SparseCategoricalCrossentropy(), ONE_HOT, ValueError, "shape"),
+        (CategoricalCrossentropy(), CLASSES, ValueError, r"\(5, 4\), got \(5,\)"),
+        (CategoricalCrossentropy(), ONE_HOT.astype(complex), TypeError, "complex"),
+        (BinaryCrossentropy(), YES_NO[:, :1], ValueError, r"\(5, 4\), got \(5, 1\)"),
+        (MeanSquaredError(), YES_NO.T, ValueError, r"\(5, 4\), got \(4, 5\)"),
+    ],
+)
+def test_labels_that_do_not_fit_are_refused(loss, y, error, complaint):
+    with pytest.raises(error, match=complaint):
+        loss(y, nn.softmax(LOGITS))
+
+
+def test_names_are_those_of_keras():
+    assert isinstance(losses.get("sparse_categorical_crossentropy"), SparseCategoricalCrossentropy)
+    assert isinstance(losses.get("mse"), MeanSquaredError)
+    with pytest.raises(ValueError, match="'hinge'"):
+        losses.get("hinge")
+    with pytest.raises(TypeError, match="loss must be a string or a Loss, got 3"):
+        losses.get(3)
+    for name in ("accuracy", "acc", "binary_accuracy", "sparse_categorical_accuracy", "top_k_categorical_accuracy"):
+        assert metrics.get(name).name == name
+
+
+# Metrics
+
+
+def test_accuracy_reads_labels_in_either_form():
+    scores = np.array([[0.1, 0.7, 0.2], [0.5, 0.3, 0.2], [0.3, 0.3, 0.4]])
+    assert Accuracy()([1, 1, 2], scores).tolist() == [1, 0, 1]
+    assert Accuracy()(np.eye(3)[[1, 1, 2]], scores).tolist() == [1, 0, 1]
+    assert Accuracy()([1, 0], [[0.6], [0.6]]).tolist() == [1, 0]
+
+
+def test_top_k_counts_the_k_largest_and_never_a_nan():
+    scores = np.array([[0.4, 0.3, 0.2, 0.1]] * 4 + [[np.nan] * 4])
+    assert TopKCategoricalAccuracy(k=2)([0, 1, 2, 3, 0], scores).tolist() == [1, 1, 0, 0, 0]
+    assert TopKCategoricalAccuracy(k=9)([0, 1, 2, 3], scores[:4]).tolist() == [1, 1, 1, 1]
+
+
+def test_several_answers_a_sample_are_averaged():
+    assert BinaryAccuracy()([[1, 0], [1, 1]], [[0.9, 0.8], [0.7, 0.6]]).tolist() == [0.5, 1.0]
+    scores = np.zeros((2, 3, 4))
+    assert Accuracy()([[0, 0, 1], [0, 0, 0]], scores).tolist() == [pytest.approx(2 / 3), 1.0]

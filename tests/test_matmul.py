@@ -1,0 +1,202 @@
+"""Matrix products and dense layers: every way that the product takes, and both gradients."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import reference
+from checks import assert_close, assert_equal, integers, normals
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from fastcnn import nn
+from fastcnn._core import _runtime
+
+pytestmark = pytest.mark.usefixtures("isa", "threads")
+
+TRANSPOSES = [(False, False), (False, True), (True, False), (True, True)]
+# One below, at and one above the widths of tiles of 1, 2 and 4 vectors of 1 to 16 lanes.
+COLUMNS = [1, 2, 3, 4, 5, 7, 8, 9, 15, 16, 17, 31, 32, 33, 47, 63, 64, 65, 100]
+# One below, at and one above: one row; DOT_ROWS; the rows of tiles (6 or 14, wide ones 2 or 6); DIRECT_ROWS.
+ROWS = [1, 2, 3, 4, 5, 6, 7, 8, 9, 12, 13, 14, 15, 16, 28, 29, 127, 128, 129]
+# (M, N, K) where two threads share the work, with edges that are no multiple of anything.
+SHARED = [(131, 70, 45), (300, 3, 250), (3, 300, 250), (17, 200, 101), (1, 1003, 301), (8, 201, 200), (129, 33, 50)]
+
+
+def stored(x, transposed):
+    return np.ascontiguousarray(x.T) if transposed else x
+
+
+def check_product(m, n, k, transpose_a, transpose_b, dtype):
+    a, b = integers(m, k), integers(k, n, seed=1)
+    out = nn.matmul(
+        stored(a, transpose_a).astype(dtype), stored(b, transpose_b).astype(dtype), transpose_a, transpose_b
+    )
+    assert_equal(out, a @ b, dtype)
+
+
+@pytest.mark.parametrize(("transpose_a", "transpose_b"), TRANSPOSES)
+@pytest.mark.parametrize("rows", ROWS)
+def test_every_row_count_with_every_width(rows, transpose_a, transpose_b, dtype):
+    for i, columns in enumerate(COLUMNS):
+        check_product(rows, columns, 1 + (7 * i + rows) % 40, transpose_a, transpose_b, dtype)
+
+
+@pytest.mark.parametrize(("transpose_a", "transpose_b"), TRANSPOSES)
+@pytest.mark.parametrize("rows", [1, 2, 5, 8, 9, 129])
+def test_every_small_depth(rows, transpose_a, transpose_b, dtype):
+    for depth in [*range(1, 20), 31, 32, 33, 63, 64, 65]:
+        check_product(rows, 5, depth, transpose_a, transpose_b, dtype)
+
+
+@pytest.mark.parametrize(("transpose_a", "transpose_b"), TRANSPOSES)
+@pytest.mark.parametrize(("m", "n", "k"), SHARED)
+def test_products_that_threads_share(m, n, k, transpose_a, transpose_b, dtype):
+    check_product(m, n, k, transpose_a, transpose_b, dtype)
+
+
+@pytest.mark.parametrize(("transpose_a", "transpose_b"), TRANSPOSES)
+@pytest.mark.parametrize(("m", "n"), [(1, 9), (5, 7), (8, 5), (20, 5), (130, 18)])
+def test_a_reduction_longer_than_one_slab(m, n, transpose_a, transpose_b, dtype):
+    slab = _runtime.cache_bytes()[0] // 2 // (2 * _runtime.lanes(np.dtype(dtype)) * np.dtype(dtype).itemsize)
+    check_product(m, n, 2 * slab + 3, transpose_a, transpose_b, dtype)
+
+
+@pytest.mark.parametrize(("transpose_a", "transpose_b"), TRANSPOSES)
+@pytest.mark.parametrize(("m", "n", "k"), [(0, 3, 4), (3, 0, 4), (3, 4, 0), (1, 4, 0), (200, 40, 0), (0, 0, 0)])
+def test_empty_products(m, n, k, transpose_a, transpose_b, dtype):
+    check_product(m, n, k, transpose_a, transpose_b, dtype)
+
+
+@pytest.mark.parametrize(("transpose_a", "transpose_b"), TRANSPOSES)
+@pytest.mark.parametrize(("m", "n", "k"), [(1, 50, 1000), (7, 50, 1000), (60, 50, 1000), (150, 50, 1000)])
+def test_rounding_stays_within_what_the_depth_allows(m, n, k, transpose_a, transpose_b, dtype):
+    a, b = normals(m, k, dtype=dtype), normals(k, n, dtype=dtype, seed=1)
+    out = nn.matmul(stored(a, transpose_a), stored(b, transpose_b), transpose_a, transpose_b)
+    assert_close(out, a.astype(np.longdouble) @ b.astype(np.longdouble), dtype, depth=k)
+
+
+@settings(max_examples=15, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.integers(0, 150), st.integers(0, 80), st.integers(0, 90), st.sampled_from(TRANSPOSES))
+def test_any_product(dtype, m, n, k, transposes):
+    check_product(m, n, k, *transposes, dtype)
+
+
+@pytest.mark.parametrize("rows", [1, 3, 100, 200])
+def test_nan_and_infinity_reach_exactly_their_row_and_column(rows, dtype):
+    a, b = integers(rows, 20).astype(dtype), integers(20, 35, seed=1).astype(dtype)
+    a[-1, 3], b[5, 34] = np.nan, np.inf
+    out = nn.matmul(a, b)
+    assert np.isnan(out[-1]).all()
+    assert np.isinf(out[:-1, 34]).all()
+    assert np.isfinite(out[:-1, :34]).all()
+
+
+@pytest.mark.parametrize(("transpose_a", "transpose_b"), TRANSPOSES)
+@pytest.mark.parametrize(("m", "n", "k"), [(4, 5, 40), (150, 33, 60)])
+def test_gradients_of_a_product(m, n, k, transpose_a, transpose_b, dtype):
+    a, b, grad = integers(m, k), integers(k, n, seed=1), integers(m, n, seed=2)
+    da, db = nn.matmul_backward(
+        grad.astype(dtype), stored(a, transpose_a).astype(dtype), stored(b, transpose_b).astype(dtype),
+        transpose_a, transpose_b,
+    )  # fmt: skip
+    assert_equal(da, stored(grad @ b.T, transpose_a), dtype)
+    assert_equal(db, stored(a.T @ grad, transpose_b), dtype)
+
+
+# Dense layers
+
+SHAPES = [(1, 30, 17), (5, 30, 10), (40, 30, 33), (140, 64, 33), (1, 700, 333), (40, 0, 5), (3, 4, 0)]
+
+
+@pytest.mark.parametrize("activation", [None, "linear", "relu"])
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize(("rows", "inputs", "units"), SHAPES)
+def test_dense_is_exact_on_integers(rows, inputs, units, bias, activation, dtype):
+    x, kernel, b = integers(rows, inputs), integers(inputs, units, seed=1), integers(units, seed=2) * 10
+    y = nn.dense(x.astype(dtype), kernel.astype(dtype), b.astype(dtype) if bias else None, activation)
+    assert_equal(y, reference.ACTIVATIONS[activation](x @ kernel + (b if bias else 0)), dtype)
+
+
+@pytest.mark.parametrize("activation", nn.ACTIVATIONS)
+@pytest.mark.parametrize(("rows", "inputs", "units"), [(1, 30, 17), (5, 30, 10), (140, 64, 33)])
+def test_dense_with_every_activation(rows, inputs, units, activation, dtype):
+    x, kernel, bias = (
+        normals(*shape, dtype=dtype, seed=i) for i, shape in enumerate([(rows, inputs), (inputs, units), (units,)])
+    )
+    linear = x.astype(np.float64) @ kernel + bias
+    y = nn.dense(x, kernel, bias, activation)
+    assert_close(y, reference.ACTIVATIONS[activation](linear), dtype, depth=inputs, scale=np.sqrt(inputs))
+
+
+@pytest.mark.parametrize("m", [2, 150])
+def test_relu_waits_for_the_last_slab(m, dtype):
+    depth = 2 * _runtime.cache_bytes()[0] // np.dtype(dtype).itemsize
+    x = np.ones((m, depth), dtype)
+    x[:, depth // 2 :] = 2
+    kernel = np.ones((depth, 3), dtype)
+    kernel[: depth // 2] = -1
+    assert_equal(nn.dense(x, kernel, np.ones(3, dtype), "relu"), np.full((m, 3), depth // 2 + 1), dtype)
+
+
+@pytest.mark.parametrize("leading", [(), (4,), (2, 3), (2, 0), (2, 1, 5, 3)])
+def test_dense_works_along_the_last_axis_of_any_shape(leading, dtype):
+    x, kernel, bias = integers(*leading, 6), integers(6, 7, seed=1), integers(7, seed=2)
+    grad = integers(*leading, 7, seed=3)
+    assert_equal(nn.dense(x.astype(dtype), kernel.astype(dtype), bias.astype(dtype)), x @ kernel + bias, dtype)
+    dx, dkernel, dbias = nn.dense_backward(grad.astype(dtype), x.astype(dtype), kernel.astype(dtype))
+    assert_equal(dx, grad @ kernel.T, dtype)
+    assert_equal(dkernel, x.reshape(-1, 6).T @ grad.reshape(-1, 7), dtype)
+    assert_equal(dbias, grad.reshape(-1, 7).sum(0), dtype)
+
+
+@pytest.mark.parametrize(("rows", "inputs", "units"), SHAPES)
+def test_gradients_of_dense(rows, inputs, units, dtype):
+    x, kernel, grad = integers(rows, inputs), integers(inputs, units, seed=1), integers(rows, units, seed=2)
+    dx, dkernel, dbias = nn.dense_backward(grad.astype(dtype), x.astype(dtype), kernel.astype(dtype))
+    assert_equal(dx, grad @ kernel.T, dtype)
+    assert_equal(dkernel, x.T @ grad, dtype)
+    assert_equal(dbias, grad.sum(0), dtype)
+
+
+def test_dense_leaves_out_the_input_gradient_on_demand(dtype):
+    x, kernel, grad = (integers(*s).astype(dtype) for s in [(3, 4), (4, 5), (3, 5)])
+    dx, dkernel, _ = nn.dense_backward(grad, x, kernel, input_grad=False)
+    assert dx is None
+    assert_equal(dkernel, x.T @ grad, dtype)
+
+
+def test_gradients_of_dense_agree_with_differences():
+    x, kernel, bias, grad = (normals(*s, seed=i) for i, s in enumerate([(3, 4), (4, 5), (5,), (3, 5)]))
+    gradients = nn.dense_backward(grad, x, kernel)
+    operands = [x, kernel, bias]
+    for i, gradient in enumerate(gradients):
+        numerical = reference.numerical_gradient(
+            lambda value, i=i: (nn.dense(*operands[:i], value, *operands[i + 1 :]) * grad).sum(), operands[i]
+        )
+        np.testing.assert_allclose(gradient, numerical, rtol=1e-8, atol=1e-8)
+
+
+# Errors
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (lambda: nn.matmul(np.ones(3), np.ones((3, 2))), "^a must be a matrix"),
+        (lambda: nn.matmul(np.ones((2, 3)), np.ones((3, 2, 1))), "^b must be a matrix"),
+        (lambda: nn.matmul(np.ones((2, 3)), np.ones((2, 3))), r"^a and b .*\(2, 3\)"),
+        (lambda: nn.dense(np.ones((2, 3)), np.ones(3)), r"^kernel .*\(3,\)"),
+        (lambda: nn.dense(np.ones((2, 3)), np.ones((4, 2))), r"^x .*\(2, 3\)"),
+        (lambda: nn.dense(1.0, np.ones((4, 2))), r"^x .*\(\)"),
+        (lambda: nn.dense(np.ones((2, 3)), np.ones((3, 2)), np.ones(3)), r"^bias .*\(3,\)"),
+        (lambda: nn.dense(np.ones((2, 3)), np.ones((3, 2)), activation="step"), "^activation .*'step'"),
+        (lambda: nn.dense_backward(np.ones((2, 3)), np.ones((2, 3)), np.ones((3, 2))), r"^grad .*\(2, 3\)"),
+        (lambda: nn.matmul_backward(np.ones((2, 3)), np.ones((2, 3)), np.ones((3, 2))), r"^grad .*\(2, 3\)"),
+        (lambda: nn.matmul_backward(np.ones((2, 2)), np.ones((2, 3)), np.ones((4, 2))), "^a and b "),
+        (lambda: nn.matmul_backward(np.ones((2, 2)), np.ones(3), np.ones((3, 2))), "^a must be a matrix"),
+    ],
+)
+def test_operands_that_do_not_fit_are_named(call, words):
+    with pytest.raises(ValueError, match=words):
+        call()

@@ -1,0 +1,181 @@
+"""Bias, moments and batch normalisation, along the last axis of anything."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import reference
+from checks import assert_close, assert_equal, integers, normals
+
+from fastcnn import nn
+
+pytestmark = pytest.mark.usefixtures("isa", "threads")
+
+CHANNELS = [1, 2, 3, 4, 5, 7, 8, 9, 15, 16, 17, 33]
+# Few rows; more than a run of 8192 elements; large enough for two threads.
+SHAPES = [(2, 3, 3, 5), (7,), (1, 40), (9000, 1), (40, 30, 31, 3), (17, 20, 20, 33), (9, 10001)]
+
+
+def batch(shape, dtype):
+    """An input, the gradient of a result, and mean, variance, offset and scale per channel."""
+    x = normals(*shape, dtype=dtype) * 2 + 1
+    per_channel = [normals(shape[-1], dtype=dtype, seed=i) for i in range(1, 5)]
+    per_channel[1] = np.abs(per_channel[1])
+    return x, normals(*shape, dtype=dtype, seed=5), *per_channel
+
+
+@pytest.mark.parametrize("shape", [*SHAPES, (0, 3), (3, 0)])
+@pytest.mark.parametrize("activation", [None, "relu"])
+def test_bias_add_is_exact_on_integers(shape, activation, dtype):
+    x, bias = integers(*shape), integers(shape[-1], seed=1)
+    y = nn.bias_add(x.astype(dtype), bias.astype(dtype), activation)
+    assert_equal(y, reference.ACTIVATIONS[activation](x + bias), dtype)
+
+
+@pytest.mark.parametrize("activation", nn.ACTIVATIONS)
+def test_bias_add_with_every_activation(activation, dtype):
+    x, bias = normals(4, 5, 19, dtype=dtype), normals(19, dtype=dtype)
+    exact = reference.ACTIVATIONS[activation](x.astype(np.float64) + bias)
+    assert_close(nn.bias_add(x, bias, activation), exact, dtype, scale=8)
+
+
+@pytest.mark.parametrize("channels", CHANNELS)
+def test_any_number_of_channels(channels, dtype):
+    x, bias = integers(6, channels), integers(channels, seed=1)
+    assert_equal(nn.bias_add(x.astype(dtype), bias.astype(dtype)), x + bias, dtype)
+    assert_equal(nn.bias_add_backward(x.astype(dtype)), x.sum(0), dtype)
+    check_moments(normals(6, channels, dtype=dtype), dtype)
+    check_batch_normalization((6, channels), dtype)
+
+
+def test_nan_survives_relu(dtype):
+    x = np.full((2, 21), np.nan, dtype)
+    assert np.isnan(nn.bias_add(x, np.zeros(21, dtype), "relu")).all()
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_bias_add_backward_is_exact_on_integers(shape, dtype):
+    grad = integers(*shape)
+    assert_equal(nn.bias_add_backward(grad.astype(dtype)), grad.reshape(-1, shape[-1]).sum(0), dtype)
+
+
+def test_the_bias_gradient_of_no_rows_is_zero(dtype):
+    assert_equal(nn.bias_add_backward(np.zeros((0, 5), dtype)), np.zeros(5), dtype)
+
+
+def check_moments(x, dtype):
+    mean, variance = nn.moments(x)
+    rows = x.reshape(-1, x.shape[-1]).astype(np.longdouble)
+    assert_close(mean, rows.mean(0), dtype, depth=len(rows), scale=np.sqrt((rows**2).mean(0)))
+    assert_close(variance, rows.var(0), dtype, depth=len(rows), scale=rows.var(0) + np.finfo(dtype).tiny)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_moments(shape, dtype):
+    check_moments(batch(shape, dtype)[0], dtype)
+
+
+@pytest.mark.parametrize("channels", [1, 20])
+def test_a_large_mean_costs_no_digits_of_the_variance(channels, dtype):
+    x = (normals(1000, channels) + 10_000).astype(dtype)
+    _, variance = nn.moments(x)
+    np.testing.assert_allclose(variance, x.astype(np.float64).var(0), rtol=1e-4 if dtype == np.float32 else 1e-12)
+
+
+def test_moments_of_one_value_and_of_equal_values(dtype):
+    for x in (np.full((1, 3), 7, dtype), np.full((50, 3), 7, dtype)):
+        mean, variance = nn.moments(x)
+        assert_equal(mean, [7, 7, 7], dtype)
+        assert_equal(variance, [0, 0, 0], dtype)
+
+
+def check_batch_normalization(shape, dtype):
+    x, grad, mean, variance, offset, scale = batch(shape, dtype)
+    y = nn.batch_normalization(x, mean, variance, offset, scale, 0.01)
+    exact = reference.batch_normalization(x, mean, variance, offset, scale, 0.01)
+    inverse = np.abs(scale) / np.sqrt(variance.astype(np.float64) + 0.01)
+    assert_close(y, exact, dtype, depth=4, scale=(np.abs(x) + np.abs(mean)) * inverse + np.abs(offset))
+    for training in (False, True):
+        if training:
+            mean, variance = nn.moments(x)
+        inverse = 1 / np.sqrt(variance.astype(np.float64) + 0.01)
+        operands = grad, x, mean, variance, scale, 0.01, training
+        dx, dscale, doffset = nn.batch_normalization_backward(*operands)
+        exact_dx, exact_dscale, exact_doffset = reference.batch_normalization_backward(*operands)
+        rows = x.size // x.shape[-1]
+        centred = np.abs(x - mean).reshape(rows, -1)
+        total = np.sqrt((grad.reshape(rows, -1) ** 2).sum(0)) * (1 + centred.max(0))
+        assert_close(doffset, exact_doffset, dtype, depth=rows, scale=total)
+        assert_close(dscale, exact_dscale, dtype, depth=rows, scale=total * inverse)
+        size = (np.abs(grad) + training) * (1 + np.abs(x - mean) * inverse) ** 2
+        assert_close(dx, exact_dx, dtype, depth=4, scale=np.abs(scale) * inverse * size)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_batch_normalization_and_its_gradients(shape, dtype):
+    check_batch_normalization(shape, dtype)
+
+
+def test_batch_normalization_of_a_batch_by_its_moments_has_mean_0_and_variance_1(dtype):
+    x, _, _, _, _, _ = batch((50, 6, 20), dtype)
+    y = nn.batch_normalization(x, *nn.moments(x), np.zeros(20, dtype), np.ones(20, dtype), 0.0)
+    np.testing.assert_allclose(y.mean((0, 1)), 0, atol=1e-5)
+    np.testing.assert_allclose(y.var((0, 1)), 1, atol=1e-5)
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_gradients_agree_with_differences(training):
+    x, grad, mean, variance, offset, scale = batch((3, 2, 4), np.float64)
+
+    def loss(x, scale, offset):
+        m, v = nn.moments(x) if training else (mean, variance)
+        return (nn.batch_normalization(x, m, v, offset, scale, 0.1) * grad).sum()
+
+    if training:
+        mean, variance = nn.moments(x)
+    dx, dscale, doffset = nn.batch_normalization_backward(grad, x, mean, variance, scale, 0.1, training)
+    tolerance = {"rtol": 1e-7, "atol": 1e-8}
+    numerical = reference.numerical_gradient
+    np.testing.assert_allclose(dx, numerical(lambda v: loss(v, scale, offset), x), **tolerance)
+    np.testing.assert_allclose(dscale, numerical(lambda v: loss(x, v, offset), scale), **tolerance)
+    np.testing.assert_allclose(doffset, numerical(lambda v: loss(x, scale, v), offset), **tolerance)
+
+
+def test_no_rows(dtype):
+    x, c = np.zeros((0, 3), dtype), np.ones(3, dtype)
+    assert_equal(nn.batch_normalization(x, c, c, c, c, 0.1), x, dtype)
+    dx, dscale, doffset = nn.batch_normalization_backward(x, x, c, c, c, 0.1)
+    assert_equal(dx, x, dtype)
+    assert_equal(dscale, np.zeros(3), dtype)
+    assert_equal(doffset, np.zeros(3), dtype)
+
+
+X, C, WRONG = np.ones((2, 3)), np.ones(3), np.ones(2)
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "words"),
+    [
+        (lambda: nn.bias_add(X, WRONG), ValueError, r"^bias .*\(2,\)"),
+        (lambda: nn.bias_add(1.0, C), ValueError, r"^x .*\(\)"),
+        (lambda: nn.bias_add(X, C, "step"), ValueError, "^activation .*'step'"),
+        (lambda: nn.bias_add_backward(1.0), ValueError, r"^grad .*\(\)"),
+        (lambda: nn.moments(1.0), ValueError, r"^x .*\(\)"),
+        (lambda: nn.moments(X[:0]), ValueError, r"^x .*\(0, 3\)"),
+        (lambda: nn.batch_normalization(X, WRONG, C, C, C, 0.1), ValueError, r"^mean .*\(2,\)"),
+        (lambda: nn.batch_normalization(X, C, WRONG, C, C, 0.1), ValueError, r"^variance .*\(2,\)"),
+        (lambda: nn.batch_normalization(X, C, C, WRONG, C, 0.1), ValueError, r"^offset .*\(2,\)"),
+        (lambda: nn.batch_normalization(X, C, C, C, WRONG, 0.1), ValueError, r"^scale .*\(2,\)"),
+        (lambda: nn.batch_normalization(X, C, -C, C, C, 0.1), ValueError, "^variance .*-1"),
+        (lambda: nn.batch_normalization(X, C, C * 0, C, C, 0), ValueError, "^variance .*0"),
+        (lambda: nn.batch_normalization(X, C, C, C, C, -0.1), ValueError, "^variance_epsilon .*-0.1"),
+        (lambda: nn.batch_normalization(X, C, C, C, C, "a"), TypeError, "^variance_epsilon .*'a'"),
+        (lambda: nn.batch_normalization_backward(X[:1], X, C, C, C, 0.1), ValueError, r"^grad .*\(1, 3\)"),
+        (lambda: nn.batch_normalization_backward(X, X, WRONG, C, C, 0.1), ValueError, r"^mean .*\(2,\)"),
+        (lambda: nn.batch_normalization_backward(X, X, C, WRONG, C, 0.1), ValueError, r"^variance .*\(2,\)"),
+        (lambda: nn.batch_normalization_backward(X, X, C, C, WRONG, 0.1), ValueError, r"^scale .*\(2,\)"),
+    ],
+)
+def test_arguments_that_do_not_fit_are_named(call, error, words):
+    with pytest.raises(error, match=words):
+        call()

@@ -1,0 +1,521 @@
+"""Models are compiled, trained, evaluated and asked: what fit does, what it shows, and that it learns."""
+
+from __future__ import annotations
+
+import re
+import threading
+
+import numpy as np
+import pytest
+from reference import numerical_gradient_by
+
+import fastcnn
+from fastcnn import losses, nn, optimizers
+from fastcnn.layers import Activation, BatchNormalization, Conv2D, Dense, Dropout, Flatten, Input, MaxPool2D, Softmax
+
+
+def points(count=200, seed=0):
+    """Points in four dimensions, and on which side of a plane they lie."""
+    x = np.random.default_rng(seed).standard_normal((count, 4)).astype(np.float32)
+    return x, (x.sum(axis=1) > 0).astype(np.int64)
+
+
+def classifier(*extra, last="softmax", seed=0, dtype="float32", optimizer="adam"):
+    layers = [Input((4,)), Dense(16, activation="relu"), *extra, Dense(2, activation=last)]
+    model = fastcnn.Sequential(layers, seed=seed, dtype=dtype)
+    model.compile(optimizer, losses.SparseCategoricalCrossentropy(from_logits=last is None), metrics=["accuracy"])
+    return model
+
+
+def weights_equal(a, b):
+    return all(np.array_equal(v, w) for v, w in zip(a.get_weights(), b.get_weights(), strict=True))
+
+
+# It learns
+
+
+@pytest.mark.parametrize(
+    "optimizer",
+    ["adam", "adamw", optimizers.SGD(0.1), optimizers.SGD(0.05, momentum=0.9, nesterov=True, weight_decay=1e-4)],
+    ids=str,
+)
+def test_every_optimiser_learns_to_tell_the_sides_of_a_plane(optimizer):
+    x, y = points()
+    model = classifier(optimizer=optimizer)
+    history = model.fit(x, y, epochs=40, verbose=0).history
+    assert history["loss"][-1] < 0.3 < history["loss"][0]
+    assert model.evaluate(*points(seed=1))[1] > 0.93
+
+
+def test_digits_are_recognised(digits):
+    (x, y), (x_test, y_test) = digits
+    model = fastcnn.Sequential(
+        [
+            Conv2D(16, 3, padding="same", use_bias=False),
+            BatchNormalization(momentum=0.9),
+            Activation("relu"),
+            MaxPool2D(2),
+            Flatten(),
+            Dropout(0.2),
+            Dense(10),
+            Softmax(),
+        ],
+        seed=1,
+    )
+    model.compile("adam", "sparse_categorical_crossentropy", metrics=["accuracy"])
+    model.fit(x, y, epochs=15, batch_size=32, verbose=0)
+    assert model.evaluate(x_test, y_test)[1] > 0.97
+    assert (model.predict_classes(x_test) == y_test).mean() > 0.97
+
+
+@pytest.mark.slow
+def test_fashion_mnist_is_learned(fashion_mnist_folder):
+    (x, y), (x_test, y_test) = fastcnn.datasets.load_fashion_mnist(fashion_mnist_folder)
+    x, x_test = x[..., None] / np.float32(255), x_test[..., None] / np.float32(255)
+    model = fastcnn.Sequential(
+        [
+            Conv2D(32, 3, padding="same", activation="relu"),
+            MaxPool2D(2),
+            Conv2D(64, 3, padding="same", activation="relu"),
+            MaxPool2D(2),
+            Flatten(),
+            Dense(128, activation="relu"),
+            Dropout(0.3),
+            Dense(10, activation="softmax"),
+        ],
+        seed=0,
+    )
+    model.compile("adam", "sparse_categorical_crossentropy", metrics=["accuracy"])
+    model.fit(x, y, epochs=4, batch_size=64, verbose=0)
+    assert model.evaluate(x_test, y_test, batch_size=256)[1] > 0.9
+
+
+# Gradients through a whole model
+
+
+@pytest.mark.parametrize(
+    ("last", "loss", "classes"),
+    [
+        ("softmax", "sparse_categorical_crossentropy", True),
+        (None, losses.SparseCategoricalCrossentropy(from_logits=True), True),
+        ("sigmoid", "binary_crossentropy", False),
+        ("sigmoid", "mse", False),
+        ("softmax", "mse", False),
+    ],
+)
+def test_loss_and_gradients_are_those_of_finite_differences(last, loss, classes):
+    model = fastcnn.Sequential(
+        [
+            Input((6, 6, 2)),
+            Conv2D(3, 3, activation="tanh"),
+            BatchNormalization(),
+            MaxPool2D(2),
+            Flatten(),
+            Dropout(0.3),
+            Dense(3, activation=last),
+        ],
+        seed=0,
+        dtype="float64",
+    )
+    model.compile("sgd", loss)
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((4, 6, 6, 2))
+    y = rng.integers(0, 3, 4) if classes else rng.integers(0, 2, (4, 3))
+    for training in (False, True):
+        value, gradients = model.loss_and_gradients(x, y, training=training)
+        assert value == model.loss_and_gradients(x, y, training=training)[0]
+        assert list(gradients) == list(model.trainable_weights)
+        for name, weight in model.trainable_weights.items():
+            expected = numerical_gradient_by(weight, lambda t=training: model.loss_and_gradients(x, y, training=t)[0])
+            np.testing.assert_allclose(gradients[name], expected, rtol=1e-5, atol=1e-8, err_msg=name)
+
+
+@pytest.mark.parametrize(
+    "last", [[Dense(2, activation="softmax")], [Dense(2), Softmax()], [Dense(2), Activation("softmax")]]
+)
+def test_the_loss_works_from_logits_where_the_last_activation_is_a_softmax(last):
+    model = fastcnn.Sequential([Input((4,)), *last])
+    model.compile("sgd", "sparse_categorical_crossentropy", metrics=["accuracy"])
+    kernel = model.layers[0].kernel
+    model.layers[0].kernel = np.stack([np.full(4, 1000.0), np.full(4, -1000.0)], axis=1)
+    loss, gradients = model.loss_and_gradients(np.ones((1, 4)), [1])
+    assert loss == 8000  # from probabilities it would be -log of 0
+    assert kernel[0, 0] == 1000
+    assert np.isfinite(gradients["dense/kernel"]).all()
+    assert model.evaluate(np.ones((1, 4)), [1]) == [8000, 0]
+    assert model.predict(np.ones((1, 4))).tolist() == [[1, 0]]
+
+
+def test_another_last_layer_is_left_its_probabilities():
+    model = fastcnn.Sequential([Input((4,)), Dense(2, activation="softmax"), Flatten()], dtype="float64")
+    model.compile("sgd", "sparse_categorical_crossentropy")
+    x, y = points(5)
+    same = fastcnn.Sequential([Input((4,)), Dense(2, activation="softmax")], dtype="float64")
+    same.compile("sgd", "sparse_categorical_crossentropy")
+    same.set_weights(model.get_weights())
+    for got, expected in zip(model.loss_and_gradients(x, y), same.loss_and_gradients(x, y), strict=True):
+        if isinstance(got, dict):
+            np.testing.assert_allclose(got["dense/kernel"], expected["dense/kernel"], rtol=1e-9)
+        else:
+            assert got == pytest.approx(expected, rel=1e-9)
+
+
+# What is the same each time
+
+
+def test_the_same_seed_gives_the_same_training_and_another_one_another():
+    x, y = points()
+    models = [classifier(Dropout(0.5), seed=s) for s in (1, 1, 2)]
+    histories = [m.fit(x, y, epochs=2, verbose=0, seed=5).history for m in models]
+    assert histories[0] == histories[1] != histories[2]
+    assert weights_equal(models[0], models[1])
+    other = classifier(Dropout(0.5), seed=1)
+    other.fit(x, y, epochs=2, verbose=0, seed=6)
+    assert not weights_equal(other, models[0])
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3])
+def test_training_has_the_same_bits_for_every_number_of_threads(digits, threads):
+    (x, y), _ = digits
+
+    def train(n):
+        with fastcnn.threads(n):
+            model = fastcnn.demo.build(seed=0) if hasattr(fastcnn, "demo") else None
+            model = model or _demo_model()
+            model.fit(x[:256], y[:256], batch_size=64, epochs=1, verbose=0)
+            return model
+
+    assert weights_equal(train(threads), train(1))
+
+
+def _demo_model():
+    from fastcnn import demo
+
+    return demo.build(seed=0)
+
+
+def test_dropout_differs_from_step_to_step_and_from_layer_to_layer():
+    model = fastcnn.Sequential([Input((1000,)), Dropout(0.5, name="a"), Dropout(0.5, name="b")], seed=0)
+    model.compile("sgd", "mse")
+    x = np.ones((1, 1000))
+    first = model(x, training=True)
+    assert np.array_equal(first, model(x, training=True))
+    assert 0.2 < (first != 0).mean() < 0.3  # of both masks, a quarter stays
+    model.optimizer.iterations += 1
+    assert not np.array_equal(first, model(x, training=True))
+
+
+# fit's arguments
+
+
+def test_a_history_has_a_figure_per_epoch_with_validation():
+    x, y = points()
+    model = classifier()
+    history = model.fit(x, y, epochs=3, verbose=0, validation_data=points(seed=1))
+    assert history.epoch == [0, 1, 2]
+    assert set(history.history) == {"loss", "accuracy", "val_loss", "val_accuracy"}
+    assert all(len(values) == 3 for values in history.history.values())
+    loss, accuracy = model.evaluate(*points(seed=1))
+    assert history.history["val_loss"][-1] == pytest.approx(loss, rel=1e-6)
+    assert history.history["val_accuracy"][-1] == accuracy
+    assert "val_accuracy" in repr(history)
+
+
+def test_validation_split_holds_the_last_samples_out():
+    x, y = points(100)
+    y[75:] = 1 - y[75:]
+    model = classifier()
+    history = model.fit(x, y, epochs=30, verbose=0, validation_split=0.25).history
+    assert history["accuracy"][-1] > 0.9
+    assert history["val_accuracy"][-1] < 0.3
+
+
+def test_figures_are_means_over_samples_and_not_over_batches():
+    x, y = points(33)
+    model = classifier(optimizer=optimizers.SGD(0.0))
+    loss, accuracy = model.evaluate(x, y, batch_size=33)
+    history = model.fit(x, y, batch_size=32, verbose=0).history
+    assert history["loss"] == [pytest.approx(loss, rel=1e-6)]
+    assert history["accuracy"] == [pytest.approx(accuracy)]
+    assert model.evaluate(x, y, batch_size=7, return_dict=True) == pytest.approx({"loss": loss, "accuracy": accuracy})
+
+
+def test_each_epoch_sees_every_sample_once_in_another_order():
+    seen = []
+
+    class Recording(losses.MeanSquaredError):
+        def value_and_gradient(self, y_true, y_pred):
+            seen.extend(np.ravel(y_true).tolist())
+            return super().value_and_gradient(y_true, y_pred)
+
+    model = fastcnn.Sequential([Input((1,)), Dense(1)])
+    model.compile("sgd", Recording())
+    y = np.arange(10.0)
+    model.fit(y[:, None], y, batch_size=3, epochs=2, verbose=0, seed=0)
+    assert sorted(seen[:10]) == sorted(seen[10:]) == y.tolist()
+    assert seen[:10] != seen[10:]
+    assert seen[:10] != y.tolist()
+    seen.clear()
+    model.fit(y[:, None], y, batch_size=3, epochs=2, verbose=0, shuffle=False)
+    assert seen == y.tolist() * 2
+
+
+def test_batches_can_come_from_any_iterable():
+    x, y = points(96)
+    pieces = [(x[i : i + 32], y[i : i + 32]) for i in range(0, 96, 32)]
+    by_list, by_array = classifier(), classifier()
+    by_list.fit(pieces, epochs=2, verbose=0, validation_data=pieces[:1])
+    by_array.fit(x, y, epochs=2, verbose=0, shuffle=False)
+    assert weights_equal(by_list, by_array)
+    assert by_list.evaluate(pieces) == pytest.approx(by_array.evaluate(x, y))
+    assert np.array_equal(by_list.predict(iter(pieces)), by_array.predict(x))
+
+    endless = classifier()
+
+    def forever():
+        while True:
+            yield from pieces
+
+    history = endless.fit(forever(), epochs=2, steps_per_epoch=3, verbose=0)
+    assert len(history.epoch) == 2
+    assert weights_equal(endless, by_list)
+
+
+def test_steps_per_epoch_goes_on_where_the_last_epoch_ended():
+    x, y = points(96)
+    whole, parts = classifier(), classifier()
+    whole.fit(x, y, epochs=2, verbose=0, shuffle=False)
+    parts.fit(x, y, epochs=3, steps_per_epoch=2, verbose=0, shuffle=False)
+    assert weights_equal(whole, parts)
+
+
+def test_an_iterator_that_has_ended_is_told():
+    with pytest.raises(ValueError, match="no batches in epoch 2"):
+        classifier().fit(iter([points(8)]), epochs=2, verbose=0)
+
+
+def test_initial_epoch_counts_on():
+    x, y = points(32)
+    assert classifier().fit(x, y, epochs=5, initial_epoch=3, verbose=0).epoch == [3, 4]
+
+
+def test_a_step_by_hand_is_a_step_of_fit():
+    x, y = points(32)
+    by_fit, by_hand, by_gradients = classifier(), classifier(), classifier(optimizer=optimizers.SGD(0.01))
+    by_fit.fit(x, y, verbose=0, shuffle=False)
+    loss, accuracy = by_hand.test_on_batch(x, y)
+    assert by_hand.train_on_batch(x, y) == [loss, accuracy]
+    assert weights_equal(by_fit, by_hand)
+
+    same = classifier(optimizer=optimizers.SGD(0.01))
+    same.train_on_batch(x, y)
+    _, gradients = by_gradients.loss_and_gradients(x, y)
+    nn.sgd_step(list(by_gradients.trainable_weights.values()), list(gradients.values()), None, 0.01)
+    assert weights_equal(same, by_gradients)
+
+
+def test_batch_norm_learns_its_running_statistics_in_training_alone():
+    model = fastcnn.Sequential([Input((4,)), BatchNormalization(momentum=0.0), Dense(1)])
+    model.compile("sgd", "mse")
+    x, y = points(64)
+    model.loss_and_gradients(x, y)
+    model.evaluate(x, y)
+    assert model.layers[0].moving_mean.tolist() == [0] * 4
+    model.train_on_batch(x, y)
+    np.testing.assert_allclose(model.layers[0].moving_mean, x.mean(axis=0), rtol=1e-4, atol=1e-6)
+
+
+# What it shows
+
+
+def test_plain_lines_where_there_is_no_terminal(capsys):
+    x, y = points(64)
+    classifier().fit(x, y, epochs=2, validation_data=(x, y))
+    lines = capsys.readouterr().out.splitlines()
+    pattern = r"Epoch {}/2  loss \d\.\d{{4}}  acc \d\.\d{{4}}  val_loss \d\.\d{{4}}  val_acc \d\.\d{{4}}  \d+\.\d s"
+    assert [bool(re.fullmatch(pattern.format(i + 1), line)) for i, line in enumerate(lines)] == [True, True]
+
+
+def test_silence_is_kept(capsys):
+    x, y = points(64)
+    model = classifier()
+    model.fit(x, y, verbose=0)
+    model.evaluate(x, y)
+    model.predict(x)
+    assert capsys.readouterr() == ("", "")
+
+
+def test_a_bar_can_be_asked_for(capsys):
+    x, y = points(64)
+    model = classifier()
+    model.fit(x, y, verbose=1)
+    model.evaluate(x, y, verbose=1)
+    model.predict(x, verbose=1)
+    shown = capsys.readouterr().out
+    for title in ("Epoch 1/1", "Evaluation", "Prediction"):
+        assert re.search(rf"{title} 100%\|#+\|", shown)
+
+
+def test_a_summary_counts_parameters_within_80_columns(capsys):
+    model = fastcnn.Sequential([Input((8, 8, 3)), Conv2D(4, 3), BatchNormalization(), Flatten(), Dense(2)])
+    model.summary()
+    printed = capsys.readouterr().out
+    lines = printed.splitlines()
+    assert max(map(len, lines)) < 80
+    assert re.search(r"conv2d \(Conv2D\) +\(None, 6, 6, 4\) +112", printed)
+    assert re.search(r"dense \(Dense\) +\(None, 2\) +290", printed)
+    assert lines[-1] == "418 parameters, 410 of them trained"
+    collected = []
+    model.summary(print_fn=collected.append)
+    assert collected == lines
+
+
+# Prediction
+
+
+def test_predictions_do_not_depend_on_batches():
+    x, _ = points(70)
+    model = classifier()
+    whole = model.predict_on_batch(x)
+    assert whole.shape == (70, 2)
+    assert np.array_equal(model.predict(x), whole)
+    assert np.array_equal(model.predict(x, batch_size=1), whole)
+    assert np.array_equal(model(x), whole)
+    assert model.predict(x[:0]).shape == (0, 2)
+    assert np.array_equal(model.predict(x.tolist()), whole)
+
+
+def test_classes_of_one_output_and_of_several():
+    x, _ = points(20)
+    model = classifier()
+    assert np.array_equal(model.predict_classes(x), model.predict(x).argmax(axis=1))
+    single = fastcnn.Sequential([Input((4,)), Dense(1, activation="sigmoid")])
+    assert np.array_equal(single.predict_classes(x), (single.predict(x)[:, 0] > 0.5).astype(int))
+    logit = fastcnn.Sequential([Input((4,)), Dense(1)])
+    logit.compile("sgd", losses.BinaryCrossentropy(from_logits=True))
+    assert np.array_equal(logit.predict_classes(x), (logit.predict(x)[:, 0] > 0).astype(int))
+
+
+def test_threads_may_share_a_model(digits):
+    (x, _), _ = digits
+    model = _demo_model()
+    expected = model.predict(x[:64])
+    wrong = []
+
+    def ask():
+        for _ in range(20):
+            if not np.array_equal(model.predict(x[:64]), expected):
+                wrong.append(1)
+
+    threads = [threading.Thread(target=ask) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not wrong
+
+
+def test_integers_and_other_floats_are_taken_as_they_are_meant():
+    model = classifier()
+    x = np.arange(8).reshape(2, 4)
+    expected = model.predict(x.astype(np.float32))
+    for kind in (np.uint8, np.int64, np.float64, np.float16, ">f4"):
+        assert np.array_equal(model.predict(x.astype(kind)), expected)
+
+
+# Building, weights
+
+
+def test_layers_get_names_as_in_keras():
+    model = fastcnn.Sequential([Conv2D(1, 1), Conv2D(1, 1), MaxPool2D(), BatchNormalization(), Dense(1, name="out")])
+    assert [layer.name for layer in model.layers] == ["conv2d", "conv2d_1", "max_pool2d", "batch_normalization", "out"]
+
+
+def test_a_model_grows_by_add_until_it_is_built():
+    model = fastcnn.Sequential()
+    model.add(Dense(3))
+    model.add(Dense(2))
+    assert not model.built
+    assert model.predict(np.zeros((1, 4))).shape == (1, 2)
+    assert model.count_params() == 23
+    with pytest.raises(ValueError, match="built"):
+        model.add(Dense(1))
+
+
+def test_weights_are_set_all_or_none():
+    model = classifier()
+    old = model.get_weights()
+    new = [w + 1 for w in old]
+    model.set_weights(new)
+    assert all(np.array_equal(a, b) for a, b in zip(model.get_weights(), new, strict=True))
+    with pytest.raises(ValueError, match=r"dense_1/bias must have shape \(2,\), got \(3,\)"):
+        model.set_weights([*old[:-1], np.zeros(3)])
+    assert all(np.array_equal(a, b) for a, b in zip(model.get_weights(), new, strict=True))
+    with pytest.raises(ValueError, match="4 arrays, got 1"):
+        model.set_weights(old[:1])
+
+
+def test_one_optimiser_trains_one_model():
+    shared = optimizers.Adam()
+    a, b = classifier(optimizer=shared), classifier(optimizer=shared)
+    x, y = points(8)
+    a.train_on_batch(x, y)
+    with pytest.raises(ValueError, match="already trains another model"):
+        b.train_on_batch(x, y)
+    a.train_on_batch(x, y)
+
+
+@pytest.mark.parametrize(
+    ("act", "error", "complaint"),
+    [
+        (lambda m: fastcnn.Sequential([3]), TypeError, "layers must be layers, got 3"),
+        (lambda m: fastcnn.Sequential(m.layers[:1] * 2), ValueError, "twice"),
+        (lambda m: fastcnn.Sequential([Dense(1, name="a"), Dense(1, name="a")]), ValueError, "'a' twice"),
+        (lambda m: fastcnn.Sequential([Dense(1), Input((3,))]), ValueError, "first place"),
+        (lambda m: fastcnn.Sequential([]).predict(np.zeros((1, 2))), ValueError, "at least one layer"),
+        (lambda m: fastcnn.Sequential([], seed=-1), ValueError, "seed"),
+        (lambda m: fastcnn.Sequential([], dtype="int8"), ValueError, "dtype"),
+        (lambda m: fastcnn.Sequential([Input((4, 4)), Conv2D(1, 3)]), ValueError, "layer conv2d: input"),
+        (lambda m: m.predict(np.zeros((1, 5))), ValueError, r"\(None, 4\).*got \(None, 5\)"),
+        (lambda m: m.predict(np.zeros((1, 4), complex)), TypeError, "complex"),
+        (lambda m: m.predict(np.float32(1)), ValueError, "x"),
+        (lambda m: m.predict(3), TypeError, "x must be an array or an iterable of batches, got 3"),
+        (lambda m: m.predict(np.zeros((3, 4)), batch_size=0), ValueError, "batch_size"),
+        (lambda m: m.fit(np.zeros((3, 4))), ValueError, "y must be given"),
+        (lambda m: m.fit(np.zeros((3, 4)), np.zeros(2)), ValueError, "as many samples as x, 3, got 2"),
+        (lambda m: m.fit(np.zeros((0, 4)), np.zeros(0)), ValueError, "must hold samples"),
+        (lambda m: m.fit(np.zeros((3, 4)), [0, 1, 2]), ValueError, r"labels must be in \[0, 2\), got 2"),
+        (lambda m: m.fit([(np.zeros((3, 4)),)]), ValueError, "pairs"),
+        (lambda m: m.fit([points(8)], batch_size=4), ValueError, "batch_size"),
+        (lambda m: m.fit(*points(8), epochs=-1), ValueError, "epochs"),
+        (lambda m: m.fit(*points(8), epochs=1.5), TypeError, "epochs"),
+        (lambda m: m.fit(*points(8), verbose=3), ValueError, "verbose"),
+        (lambda m: m.fit(*points(8), validation_split=1.0), ValueError, "validation_split"),
+        (lambda m: m.fit(*points(8), validation_split=0.999), ValueError, "validation_split"),
+        (lambda m: m.fit([points(8)], validation_split=0.5), ValueError, "validation_split"),
+        (lambda m: m.fit(*points(8), validation_split=0.5, validation_data=points(8)), ValueError, "both"),
+        (lambda m: m.fit(*points(8), seed="0"), TypeError, "seed"),
+        (lambda m: m.fit(*points(8), steps_per_epoch=0), ValueError, "steps_per_epoch"),
+        (lambda m: m.evaluate(np.zeros((0, 4)), np.zeros(0)), ValueError, "samples"),
+        (lambda m: m.compile("adam", "hinge"), ValueError, "'hinge'"),
+        (lambda m: m.compile("adam", None), TypeError, "loss"),
+        (lambda m: m.compile("lion", "mse"), ValueError, "'lion'"),
+        (lambda m: m.compile("adam", "mse", metrics=3), TypeError, "metrics"),
+        (lambda m: m.compile("adam", "mse", metrics=["acc", "acc"]), ValueError, "differ"),
+        (lambda m: m.build(4), TypeError, "input_shape"),
+        (lambda m: m.build((None, None)), TypeError, "input_shape"),
+        (lambda m: fastcnn.Sequential([Dense(1)]).fit(*points(8)), ValueError, "compile must be called"),
+        (lambda m: fastcnn.Sequential([Dense(1)]).summary(), ValueError, "no weights yet"),
+    ],
+)
+def test_mistakes_are_named(act, error, complaint):
+    with pytest.raises(error, match=complaint):
+        act(classifier())
+
+
+def test_a_failed_compile_leaves_the_old_one():
+    model = classifier()
+    before = model.loss, model.optimizer
+    with pytest.raises(ValueError, match="'lion'"):
+        model.compile("lion", "mse")
+    assert (model.loss, model.optimizer) == before
