@@ -1,0 +1,59 @@
+"""What the layers are fed: the same normally distributed numbers for every engine.
+
+Normal numbers keep denormals out, which would slow some engines down many times over.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .layers import Case, Conv, Dense, Network, Pool
+
+Array = NDArray[Any]
+
+
+@lru_cache(maxsize=1)
+def arrays(case: Case) -> tuple[Array, ...]:
+    """Return a case's operands, float32, images NHWC and filters HWIO.
+
+    They are (input, filters, grad) of a convolution, (x, kernel, grad) of a dense layer,
+    (input, grad) of a pooling, and (images, labels) for a network.
+    """
+    rng = np.random.default_rng(0)
+
+    def normal(*shape: int) -> Array:
+        return rng.standard_normal(shape, dtype=np.float32)
+
+    if isinstance(case, Network):
+        labels: Array = rng.integers(0, 10, size=(case.batch,))
+        return normal(case.batch, 28, 28, 1), labels
+    if isinstance(case, Dense):
+        return (
+            normal(case.rows, case.inputs),
+            normal(case.inputs, case.units),
+            normal(case.rows, case.units),
+        )
+    assert isinstance(case, Conv | Pool)
+    images = normal(case.batch, case.size, case.size, case.channels)
+    grid = case.batch, case.output_size, case.output_size
+    if isinstance(case, Pool):
+        return images, normal(*grid, case.channels)
+    filters = normal(case.kernel, case.kernel, case.channels, case.filters)
+    return images, filters, normal(*grid, case.filters)
+
+
+def fingerprint(result: Array) -> tuple[float, float]:
+    """Return a result's length and its projection on a random direction, both of order one.
+
+    Two engines that computed the same thing agree in both; a transposed filter or a shifted image
+    changes the second by about one.
+    """
+    # Sums and not BLAS: its threads would still be spinning when the measurement starts.
+    direction = np.random.default_rng(1).standard_normal(result.shape, dtype=np.float32)
+    length = float(np.sqrt(np.square(result).sum(dtype=np.float64)))
+    projection = float((result * direction).sum(dtype=np.float64))
+    return length / result.size**0.5, projection / length

@@ -1,0 +1,87 @@
+"""fastcnn as an engine."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastcnn import nn, runtime
+
+from .data import Array, arrays
+from .engine import Engine, Prepared
+from .layers import Conv, Dense, Network, Pool
+
+
+def _same(result: Array) -> Array:
+    return result
+
+
+class FastcnnEngine(Engine):
+    """Calls of the functional layer, and a model for the network."""
+
+    def __init__(self, threads: int) -> None:
+        super().__init__(threads)
+        runtime.set_num_threads(threads)
+
+    def version(self) -> str:
+        return f"{runtime.info().version}, {runtime.active_isa()}"
+
+    def peak(self) -> float:
+        return runtime.fma_peak("float32", threads=self.threads)
+
+    def conv(self, case: Conv, what: str, configuration: str) -> Prepared:
+        x, w, g = arrays(case)
+        options = case.stride, case.padding
+        if what == "forward":
+            return Prepared(lambda: nn.conv2d(x, w, *options), _same)
+        if what == "data":
+            return Prepared(lambda: nn.conv2d_backward_input(g, w, x.shape, *options), _same)
+        return Prepared(lambda: nn.conv2d_backward_filters(g, x, w.shape, *options), _same)
+
+    def pool(self, case: Pool, what: str, configuration: str) -> Prepared:
+        x, g = arrays(case)
+        options = case.window, case.stride, case.padding
+        if case.kind == "max":
+            if what == "forward":
+                return Prepared(lambda: nn.max_pool(x, *options), _same)
+            return Prepared(lambda: nn.max_pool_backward(g, x, *options), _same)
+        if what == "forward":
+            return Prepared(lambda: nn.avg_pool(x, *options), _same)
+        return Prepared(lambda: nn.avg_pool_backward(g, x.shape, *options), _same)
+
+    def dense(self, case: Dense, what: str, configuration: str) -> Prepared:
+        x, w, g = arrays(case)
+        if what == "forward":
+            return Prepared(lambda: nn.matmul(x, w), _same)
+        if what == "data":
+            return Prepared(lambda: nn.matmul(g, w, transpose_b=True), _same)
+        return Prepared(lambda: nn.matmul(x, g, transpose_a=True), _same)
+
+    def network(self, case: Network, what: str, configuration: str) -> Prepared:
+        images, labels = arrays(case)
+        model = _lenet5()
+        if what == "train":
+            return Prepared(lambda: model.train_on_batch(images, labels))
+        return Prepared(lambda: model.predict(images))
+
+
+def _lenet5() -> Any:
+    from fastcnn import Sequential, layers, losses
+
+    model = Sequential(
+        [
+            layers.Conv2D(6, 5, padding="same", activation="relu"),
+            layers.MaxPool2D(2),
+            layers.Conv2D(16, 5, activation="relu"),
+            layers.MaxPool2D(2),
+            layers.Flatten(),
+            layers.Dense(120, activation="relu"),
+            layers.Dense(84, activation="relu"),
+            layers.Dense(10),
+        ],
+        seed=0,
+    )
+    model.compile("adam", loss=losses.SparseCategoricalCrossentropy(from_logits=True))
+    return model
+
+
+ENGINE = FastcnnEngine

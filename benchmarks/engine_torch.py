@@ -1,0 +1,156 @@
+"""PyTorch as an engine, eager, in both of its layouts.
+
+Each pass calls the one operator that autograd would call for it, in inference mode, so that nothing
+is recorded and no gradient is computed that was not asked for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch  # type: ignore[import-not-found,unused-ignore]
+
+from .data import Array, arrays
+from .engine import Engine, Prepared
+from .layers import Case, Conv, Dense, Network, Pool
+
+LAYOUTS = {
+    "contiguous": torch.contiguous_format,
+    "channels_last": torch.channels_last,
+    "channels_last, oneDNN": torch.channels_last,
+}
+
+
+class TorchEngine(Engine):
+    """Two layouts; on one thread a third way is tried for 1x1 convolutions.
+
+    There PyTorch leaves oneDNN for im2col and MKL, which is slower on some CPUs. A dilation, which
+    means nothing to a 1x1 filter, brings it back to oneDNN.
+    """
+
+    configurations = tuple(LAYOUTS)
+
+    def __init__(self, threads: int) -> None:
+        super().__init__(threads)
+        torch.set_num_threads(threads)
+        torch.set_flush_denormal(True)
+        torch.manual_seed(0)
+
+    def version(self) -> str:
+        return str(torch.__version__)
+
+    def prepare(self, case: Case, what: str, configuration: str) -> Prepared | None:
+        leaves_onednn = isinstance(case, Conv) and case.kernel == case.stride == self.threads == 1
+        if configuration == "channels_last, oneDNN" and not leaves_onednn:
+            return None
+        return super().prepare(case, what, configuration)
+
+    def conv(self, case: Conv, what: str, configuration: str) -> Prepared:
+        x, w, g = arrays(case)
+        layout = LAYOUTS[configuration]
+        x, g = _images(x, layout), _images(g, layout)
+        w = torch.from_numpy(w).permute(3, 2, 0, 1).contiguous(memory_format=layout)
+        dilation = 2 if configuration == "channels_last, oneDNN" else 1
+        places = [case.stride] * 2, [case.padding] * 2, [dilation] * 2
+        if what == "forward":
+            return _prepared(lambda: torch.conv2d(x, w, None, *places), _nhwc)
+        mask = [what == "data", what == "filter", False]
+        options = None, *places, False, [0, 0], 1, mask
+        backward = torch.ops.aten.convolution_backward
+        if what == "data":
+            return _prepared(lambda: backward(g, x, w, *options)[0], _nhwc)
+        return _prepared(lambda: backward(g, x, w, *options)[1], _hwio)
+
+    def pool(self, case: Pool, what: str, configuration: str) -> Prepared:
+        layout = LAYOUTS[configuration]
+        x, g = (_images(array, layout) for array in arrays(case))
+        window, stride, padding = [case.window] * 2, [case.stride] * 2, [case.padding] * 2
+        aten = torch.ops.aten
+        if case.kind == "max":
+            places = window, stride, padding, [1, 1], False
+            if what == "forward":
+                return _prepared(lambda: torch.max_pool2d(x, *places), _nhwc)
+            # The indices come from the forward pass, which has been paid for by then.
+            _, indices = aten.max_pool2d_with_indices(x, *places)
+            backward = aten.max_pool2d_with_indices_backward
+            return _prepared(lambda: backward(g, x, *places, indices), _nhwc)
+        average = window, stride, padding, False, False
+        if what == "forward":
+            return _prepared(lambda: aten.avg_pool2d(x, *average), _nhwc)
+        return _prepared(lambda: aten.avg_pool2d_backward(g, x, *average, None), _nhwc)
+
+    def dense(self, case: Dense, what: str, configuration: str) -> Prepared | None:
+        if configuration != "contiguous":  # matrices have only one layout
+            return None
+        x, w, g = (torch.from_numpy(array) for array in arrays(case))
+        if what == "forward":
+            return _prepared(lambda: x @ w, _matrix)
+        if what == "data":
+            return _prepared(lambda: g @ w.T, _matrix)
+        return _prepared(lambda: x.T @ g, _matrix)
+
+    def network(self, case: Network, what: str, configuration: str) -> Prepared:
+        layout = LAYOUTS[configuration]
+        images, labels = arrays(case)
+        images, labels = _images(images, layout), torch.from_numpy(labels)
+        model = _lenet5().to(memory_format=layout)
+        if what == "predict":
+            return _prepared(lambda: model(images), None)
+        # Faster than Adam's two other forms, here and for both layouts.
+        optimizer = torch.optim.Adam(model.parameters(), fused=True)
+        loss = torch.nn.CrossEntropyLoss()
+
+        def step() -> float:
+            optimizer.zero_grad()
+            value = loss(model(images), labels)
+            value.backward()
+            optimizer.step()
+            return float(value.item())
+
+        return Prepared(step)
+
+
+def _prepared(call: Callable[[], Any], array: Callable[[Any], Array] | None) -> Prepared:
+    return Prepared(call, array, torch.inference_mode)
+
+
+def _images(array: Array, layout: Any) -> Any:
+    return torch.from_numpy(array).permute(0, 3, 1, 2).contiguous(memory_format=layout)
+
+
+def _nhwc(result: Any) -> Array:
+    array: Array = result.permute(0, 2, 3, 1).numpy()
+    return array
+
+
+def _hwio(result: Any) -> Array:
+    array: Array = result.permute(2, 3, 1, 0).numpy()
+    return array
+
+
+def _matrix(result: Any) -> Array:
+    array: Array = result.numpy()
+    return array
+
+
+def _lenet5() -> Any:
+    from torch import nn
+
+    return nn.Sequential(
+        nn.Conv2d(1, 6, 5, padding=2),
+        nn.ReLU(),
+        nn.MaxPool2d(2),
+        nn.Conv2d(6, 16, 5),
+        nn.ReLU(),
+        nn.MaxPool2d(2),
+        nn.Flatten(),
+        nn.Linear(400, 120),
+        nn.ReLU(),
+        nn.Linear(120, 84),
+        nn.ReLU(),
+        nn.Linear(84, 10),
+    )
+
+
+ENGINE = TorchEngine

@@ -1,0 +1,243 @@
+"""The layers that are measured: real shapes from real networks, each with a name.
+
+A name reads ``network kernel/stride channels-filters rows x columns n batch``, as in
+``resnet50 3x3/2 128-128 56x56 n1``; it is how processes speak of a layer, and what ``--only``
+searches.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+FLOAT_BYTES = 4
+
+
+class Case:
+    """Something to be measured, in one or several passes."""
+
+    passes: tuple[str, ...]
+
+    def __str__(self) -> str:
+        return self.name
+
+    @property
+    def name(self) -> str:
+        raise NotImplementedError
+
+    @property
+    def group(self) -> str:
+        """The group of cases in whose geometric mean this one is counted."""
+        raise NotImplementedError
+
+    def flops(self) -> float | None:
+        """Return the additions and multiplications of a pass, where they are what limits it."""
+        return None
+
+    def bytes(self, what: str) -> float | None:
+        """Return the bytes that a pass moves at the least, where they are what limits it."""
+        return None
+
+
+@dataclass(frozen=True)
+class Conv(Case):
+    """A square convolution without bias on square images; padding in pixels on every side."""
+
+    network: str
+    kernel: int
+    channels: int
+    filters: int
+    size: int
+    padding: int
+    stride: int = 1
+    batch: int = 1
+    passes = ("forward", "data", "filter")
+
+    @property
+    def name(self) -> str:
+        return (
+            f"{self.network} {_window(self.kernel, self.stride)} {self.channels}-{self.filters} "
+            f"{self.size}x{self.size} n{self.batch}"
+        )
+
+    @property
+    def group(self) -> str:
+        if self.kernel == 1:
+            return "1x1"
+        if self.kernel == 3 and self.stride == 1 and self.channels >= 32:
+            return "3x3"
+        return "first, strided, 5x5"
+
+    @property
+    def output_size(self) -> int:
+        return (self.size + 2 * self.padding - self.kernel) // self.stride + 1
+
+    def flops(self) -> float:
+        # The same for all three passes, and always those of the direct method.
+        outputs = self.batch * self.output_size**2 * self.filters
+        return 2.0 * outputs * self.kernel**2 * self.channels
+
+
+@dataclass(frozen=True)
+class Pool(Case):
+    """Max or average pooling with a square window on square images."""
+
+    network: str
+    kind: str
+    window: int
+    channels: int
+    size: int
+    stride: int
+    padding: int = 0
+    batch: int = 1
+    passes = ("forward", "data")
+    group = "pooling"
+
+    @property
+    def name(self) -> str:
+        return (
+            f"{self.network} {self.kind} {_window(self.window, self.stride)} {self.channels} "
+            f"{self.size}x{self.size} n{self.batch}"
+        )
+
+    @property
+    def output_size(self) -> int:
+        return (self.size + 2 * self.padding - self.window) // self.stride + 1
+
+    def bytes(self, what: str) -> float:
+        # The gradient of a maximum reads the input as well.
+        inputs = self.batch * self.channels * self.size**2
+        outputs = self.batch * self.channels * self.output_size**2
+        twice = what == "data" and self.kind == "max"
+        return float(FLOAT_BYTES * (inputs * (2 if twice else 1) + outputs))
+
+
+@dataclass(frozen=True)
+class Dense(Case):
+    """A dense layer without bias: x @ kernel, grad @ kernel.T and x.T @ grad are its passes."""
+
+    rows: int
+    inputs: int
+    units: int
+    passes = ("forward", "data", "filter")
+
+    @property
+    def name(self) -> str:
+        return f"dense {self.inputs}-{self.units} n{self.rows}"
+
+    @property
+    def group(self) -> str:
+        if self.rows == self.inputs == self.units:
+            return "matmul, square"
+        return "matmul, n <= 16" if self.rows <= 16 else "matmul, batches"
+
+    def flops(self) -> float:
+        return 2.0 * self.rows * self.inputs * self.units
+
+
+@dataclass(frozen=True)
+class Network(Case):
+    """LeNet-5 on 28x28 images: a training step with Adam, or a prediction."""
+
+    batch: int
+    passes: tuple[str, ...]
+    group = "LeNet-5"
+
+    @property
+    def name(self) -> str:
+        return f"lenet5 network n{self.batch}"
+
+
+def _window(size: int, stride: int) -> str:
+    return f"{size}x{size}" + (f"/{stride}" if stride > 1 else "")
+
+
+def _lenet() -> Iterator[Conv]:
+    for batch in (64, 1):
+        yield Conv("lenet5", 5, 1, 6, size=28, padding=2, batch=batch)
+        yield Conv("lenet5", 5, 6, 16, size=14, padding=0, batch=batch)
+
+
+def _cifar() -> Iterator[Conv]:
+    pairs = ((3, 64, 32), (64, 64, 32), (64, 128, 16), (128, 128, 16), (128, 256, 8), (256, 256, 8))
+    for channels, filters, size in pairs:
+        yield Conv("cifar", 3, channels, filters, size, padding=1, batch=64)
+
+
+def _vgg16() -> Iterator[Conv]:
+    pairs = (
+        *((3, 64, 224), (64, 64, 224), (64, 128, 112), (128, 128, 112), (128, 256, 56)),
+        *((256, 256, 56), (256, 512, 28), (512, 512, 28), (512, 512, 14)),
+    )
+    for channels, filters, size in pairs:
+        yield Conv("vgg16", 3, channels, filters, size, padding=1)
+    yield Conv("vgg16", 3, 512, 512, 14, padding=1, batch=16)
+
+
+def _resnet50() -> Iterator[Conv]:
+    """Every shape of the version that strides in the 3x3, and some of them at batch 16."""
+
+    def conv(kernel: int, channels: int, filters: int, size: int, stride: int, batch: int) -> Conv:
+        return Conv("resnet50", kernel, channels, filters, size, kernel // 2, stride, batch)
+
+    once = (
+        (7, 3, 64, 224, 2),
+        *((1, 64, 64, 56, 1), (3, 64, 64, 56, 1), (1, 64, 256, 56, 1), (1, 256, 64, 56, 1)),
+        *((1, 256, 128, 56, 1), (3, 128, 128, 56, 2), (1, 256, 512, 56, 2)),
+        *((1, 128, 512, 28, 1), (1, 512, 128, 28, 1), (3, 128, 128, 28, 1)),
+        *((1, 512, 256, 28, 1), (3, 256, 256, 28, 2), (1, 512, 1024, 28, 2)),
+        *((1, 256, 1024, 14, 1), (1, 1024, 256, 14, 1), (3, 256, 256, 14, 1)),
+        *((1, 1024, 512, 14, 1), (3, 512, 512, 14, 2), (1, 1024, 2048, 14, 2)),
+        *((1, 512, 2048, 7, 1), (1, 2048, 512, 7, 1), (3, 512, 512, 7, 1)),
+    )
+    in_batches = (
+        *((7, 3, 64, 224, 2), (3, 64, 64, 56, 1), (1, 256, 64, 56, 1), (3, 128, 128, 56, 2)),
+        *((3, 256, 256, 14, 1), (1, 1024, 256, 14, 1), (1, 1024, 2048, 14, 2), (3, 512, 512, 7, 1)),
+    )
+    for shape in once:
+        yield conv(*shape, batch=1)
+    for shape in in_batches:
+        yield conv(*shape, batch=16)
+
+
+CONVS = (*_lenet(), *_cifar(), *_vgg16(), *_resnet50())
+
+POOLS = (
+    Pool("lenet5", "max", 2, 6, 28, stride=2, batch=64),
+    Pool("cifar", "max", 2, 64, 32, stride=2, batch=64),
+    Pool("vgg16", "max", 2, 64, 224, stride=2),
+    Pool("resnet50", "max", 3, 64, 112, stride=2, padding=1),
+    Pool("resnet50", "avg", 7, 2048, 7, stride=7),
+    Pool("cifar", "avg", 2, 64, 32, stride=2, batch=64),
+)
+
+# The small ones are LeNet-5's; the rows straddle the places where the method changes.
+DENSES = (
+    *(Dense(n, n, n) for n in (512, 1024, 2048)),
+    *(Dense(rows, 1024, 1024) for rows in (1, 2, 4, 8, 16)),
+    *(Dense(rows, 4096, 4096) for rows in (1, 16)),
+    *(Dense(rows, 1024, 1024) for rows in (64, 128, 192)),
+    *(Dense(rows, *pair) for rows in (1, 64) for pair in ((400, 120), (120, 84), (84, 10))),
+)
+
+NETWORKS = (Network(64, ("train",)), Network(1, ("predict",)))
+
+CASES: tuple[Case, ...] = (*CONVS, *POOLS, *DENSES, *NETWORKS)
+
+_BY_NAME = {case.name: case for case in CASES}
+
+
+def named(name: str) -> Case:
+    """Return the case of this full name."""
+    return _BY_NAME[name]
+
+
+def passes(cases: Iterable[Case]) -> list[tuple[Case, str]]:
+    """Return every pass of every case."""
+    return [(case, what) for case in cases for what in case.passes]
+
+
+def select(only: str) -> list[Case]:
+    """Return the cases in whose name every word of only begins a word."""
+    wanted = only.split()
+    return [case for case in CASES if all(any(word.startswith(w) for word in case.name.split()) for w in wanted)]

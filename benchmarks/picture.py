@@ -1,0 +1,140 @@
+"""Draws a report: for every layer and pass, how many times as fast as its peer fastcnn is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch
+
+from .layers import Case, Conv, Dense, Network, Pool
+from .results import Report, Row
+
+COLOURS = {
+    "forward": "#2a6fb0",
+    "data": "#e39a2d",
+    "filter": "#5aa05a",
+    "train": "#7d57a8",
+    "predict": "#c25b78",
+}
+LABELS = {"data": "data gradient", "filter": "filter gradient", "train": "training step"}
+COLUMN_INCHES = 6.0
+BAR_INCHES = 0.13
+PANEL_INCHES = 0.7
+HEADER_INCHES = 0.9
+TICKS = (0.1, 0.2, 0.3, 0.5, 0.7, 1, 1.5, 2, 3, 5, 8, 12, 20, 50)
+GAP = 0.6  # between layers, in bars
+MARGIN = 1.25  # of the axes beyond the longest bars: room for their labels
+
+
+def _convs_of(*networks: str, batched: bool) -> Callable[[Case], bool]:
+    return lambda case: (
+        isinstance(case, Conv)
+        and case.network in networks
+        and (case.network != "resnet50" or (case.batch > 1) == batched)
+    )
+
+
+# Columns of panels: title, peer, cases.
+PANELS: tuple[tuple[tuple[str, str, Callable[[Case], bool]], ...], ...] = (
+    (("ResNet-50, batch 1", "torch", _convs_of("resnet50", batched=False)),),
+    (
+        (
+            "LeNet-5, CIFAR-VGG, VGG-16",
+            "torch",
+            _convs_of("lenet5", "cifar", "vgg16", batched=True),
+        ),
+        ("ResNet-50, batch 16", "torch", _convs_of("resnet50", batched=True)),
+    ),
+    (
+        ("Matrix products", "numpy", lambda case: isinstance(case, Dense)),
+        ("Pooling", "torch", lambda case: isinstance(case, Pool)),
+        ("LeNet-5 as a whole", "torch", lambda case: isinstance(case, Network)),
+    ),
+)
+PEER_TITLES = {"torch": "PyTorch", "numpy": "NumPy"}
+
+
+def draw(report: Report, path: Path) -> bool:
+    """Write the picture as a PNG file, unless no layer has a ratio; return whether it did."""
+    columns = [
+        [
+            (f"{title} ({PEER_TITLES[peer]} = 1)", peer, rows)
+            for title, peer, wanted in panels
+            if (rows := [row for row in report.rows if wanted(row.case) and row.ratio(peer)])
+        ]
+        for panels in PANELS
+    ]
+    columns = [panels for panels in columns if panels]
+    if not columns:
+        return False
+    heights = [[_inches(rows) for _, _, rows in panels] for panels in columns]
+    height = max(map(sum, heights)) + HEADER_INCHES
+    figure = Figure(figsize=(COLUMN_INCHES * len(columns), height), layout="constrained")
+    FigureCanvasAgg(figure)
+    for part, panels, inches in zip(
+        figure.subfigures(1, len(columns), squeeze=False)[0], columns, heights, strict=True
+    ):
+        filler = max(map(sum, heights)) - sum(inches)
+        grid = part.add_gridspec(len(panels) + 1, 1, height_ratios=[*inches, filler + 1e-3])
+        for place, (title, peer, rows) in enumerate(panels):
+            _panel(part.add_subplot(grid[place]), title, peer, rows)
+    shown = dict.fromkeys(row.what for panels in columns for _, _, rows in panels for row in rows)
+    figure.legend(
+        handles=[Patch(color=COLOURS[what], label=LABELS.get(what, what)) for what in shown],
+        loc="outside upper center",
+        ncols=len(shown),
+        frameon=False,
+        title=f"Speed of fastcnn; 1: its peer's fastest configuration\n{report.title()}",
+    )
+    figure.savefig(path, dpi=110)
+    return True
+
+
+def _inches(rows: list[Row]) -> float:
+    layers = len({row.case.name for row in rows})
+    return PANEL_INCHES + BAR_INCHES * (len(rows) + GAP * layers)
+
+
+def _panel(axes: Any, title: str, peer: str, rows: list[Row]) -> None:
+    """Draw the bars of a layer's passes close together, with a gap before the next layer.
+
+    They start at 1 on a logarithmic axis: twice and half as fast are equally long.
+    """
+    y = 0.0
+    places: dict[str, list[float]] = {}
+    for index, row in enumerate(rows):
+        if index and row.case.name != rows[index - 1].case.name:
+            y += GAP
+        ratio = row.ratio(peer) or 1.0
+        axes.barh(y, ratio - 1, left=1, height=0.9, color=COLOURS[row.what])
+        axes.annotate(
+            f"{ratio:.2f}",
+            (ratio, y),
+            xytext=(2 if ratio >= 1 else -2, 0),
+            textcoords="offset points",
+            ha="left" if ratio >= 1 else "right",
+            va="center",
+            fontsize=6,
+        )
+        places.setdefault(row.case.name, []).append(y)
+        y += 1
+    axes.set_yticks([sum(at) / len(at) for at in places.values()], list(places), fontsize=7.5)
+    axes.set_ylim(y - 0.2, -0.8)
+    ratios = [row.ratio(peer) or 1.0 for row in rows]
+    low, high = min(0.7, *ratios) / MARGIN, max(1.4, *ratios) * MARGIN
+    ticks = [tick for tick in TICKS if low <= tick <= high]
+    axes.set_xscale("log")
+    axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+    axes.set_xticks([], minor=True)
+    axes.set_xlim(low, high)
+    axes.axvline(1.0, color="black", linewidth=1)
+    axes.tick_params(axis="y", length=0)
+    axes.tick_params(axis="x", labelsize=8)
+    axes.spines[["top", "right", "left"]].set_visible(False)
+    axes.grid(axis="x", alpha=0.3)
+    axes.set_axisbelow(True)
+    axes.set_title(title, fontsize=10, loc="left")

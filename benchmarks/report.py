@@ -1,0 +1,120 @@
+"""Compares fastcnn with the peers that are installed: one table in Markdown, and its picture.
+
+Run it from the repository as ``python -m benchmarks.report``. Of a single layer, quickly::
+
+    python -m benchmarks.report --only 'resnet50 3x3 56x56 n1' --pass forward --quick
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import platform
+import sys
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
+
+from tqdm import tqdm  # type: ignore[import-untyped,unused-ignore]
+
+from . import ROOT, layers, peers
+from .peers import OURS, Peer
+from .results import PASSES, Report, Row
+
+DEFAULT_OUT = ROOT / "build" / "benchmarks"
+ROUNDS, SECONDS = 3, 0.06
+QUICK_ROUNDS, QUICK_SECONDS = 3, 0.02
+
+
+def machine() -> str:
+    """Return the CPU's name."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    models = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return models[0] if models else platform.processor() or platform.machine()
+
+
+def measure(options: argparse.Namespace) -> Report:
+    """Start the libraries' processes and measure what was asked for; stops early on Ctrl-C."""
+    with ExitStack() as stack:
+        ours = stack.enter_context(Peer(OURS, options.threads))
+        others, missing = peers.start(options.peers, options.threads, options.python_for_peers)
+        for peer in others:
+            stack.enter_context(peer)
+        running = [ours, *others]
+        versions = {peer.name: peer.version for peer in running}
+        report = Report(machine(), options.threads, 0.0, versions, missing, [], [])
+        report.peak = ours.ask(do="peak")["peak"]
+        work = [(case, what) for case, what in layers.passes(layers.select(options.only)) if what in options.passes]
+        bar = tqdm(work, disable=None, file=sys.stderr, leave=False)
+        try:
+            for case, what in bar:
+                bar.set_description(f"{case.name} {what}")
+                try:
+                    timings = peers.compare(running, case, what, options.rounds, options.seconds)
+                except peers.Failure as failure:
+                    report.failures.append(f"{case}, {what}: {failure}")
+                else:
+                    report.rows.append(Row(case, what, timings))
+        except KeyboardInterrupt:
+            report.notes.append(f"interrupted after {len(report.rows)} of {len(work)} measurements")
+        else:
+            # The higher of two: a machine that was busy at the first would flatter all figures.
+            report.peak = max(report.peak, ours.ask(do="peak")["peak"])
+    return report
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Measure, print the report, and write it with its picture into a folder."""
+    options = _options(argv)
+    try:
+        report = measure(options)
+    except peers.Missing as error:
+        print(f"fastcnn must be installed first, as by `pip install .`: {error}", file=sys.stderr)
+        return 1
+    text = report.markdown()
+    print(text)
+    for failure in report.failures:
+        print(f"\n{failure}", file=sys.stderr)
+    options.out.mkdir(parents=True, exist_ok=True)
+    (options.out / "report.md").write_text(text + "\n")
+    (options.out / "report.json").write_text(report.json() + "\n")
+    if importlib.util.find_spec("matplotlib") is None:
+        print("\nno picture: matplotlib is not installed", file=sys.stderr)
+    else:
+        from . import picture
+
+        picture.draw(report, options.out / "report.png")
+    print(f"\nwritten to {options.out}", file=sys.stderr)
+    return 1 if report.failures else 0
+
+
+def _options(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.report", description="Compare fastcnn with its peers.")
+    parser.add_argument("--threads", type=int, default=peers.threads_here(), help="of every library (%(default)s)")
+    parser.add_argument("--only", default="", metavar="WORDS", help="layers whose names have words that begin so")
+    parser.add_argument("--pass", dest="passes", nargs="+", choices=PASSES, default=PASSES, help="all by default")
+    parser.add_argument("--peers", nargs="*", choices=peers.OTHERS, default=peers.OTHERS, help="all by default")
+    parser.add_argument(
+        "--python-for-peers",
+        metavar="PATH",
+        help=f"the interpreter that has PyTorch; ${peers.PYTHON_VARIABLE}, or else this one",
+    )
+    parser.add_argument("--quick", action="store_true", help="fewer and shorter rounds")
+    parser.add_argument("--rounds", type=int, help="how often each library gets its turn")
+    parser.add_argument("--seconds", type=float, help="of each turn")
+    parser.add_argument("--out", type=Path, default=DEFAULT_OUT, help="folder for report.md, .json, .png")
+    options = parser.parse_args(argv)
+    options.rounds = options.rounds or (QUICK_ROUNDS if options.quick else ROUNDS)
+    options.seconds = options.seconds or (QUICK_SECONDS if options.quick else SECONDS)
+    if options.threads < 1:
+        parser.error(f"--threads: must be at least 1, got {options.threads}")
+    if not layers.select(options.only):
+        parser.error(f"--only: no layer's name fits {options.only!r}")
+    return options
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,179 @@
+"""What a run found out, and how it reads: a table in Markdown, geometric means, JSON."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from .layers import Case, Conv
+from .peers import OTHERS, OURS, Timing
+
+PASSES = ("forward", "data", "filter", "train", "predict")
+
+
+@dataclass
+class Row:
+    """One pass of one layer, measured with each library that has it."""
+
+    case: Case
+    what: str
+    timings: dict[str, dict[str, Timing]]
+
+    def fastest(self, name: str) -> Timing | None:
+        """Return the figures of a library's fastest configuration."""
+        return min(self.timings.get(name, {}).values(), key=lambda t: t.best, default=None)
+
+    def ratio(self, peer: str) -> float | None:
+        """Return how many times as fast as the peer fastcnn is, from the least times of both."""
+        ours, theirs = self.fastest(OURS), self.fastest(peer)
+        return theirs.best / ours.best if ours and theirs else None
+
+
+@dataclass
+class Report:
+    """All that was measured in one run."""
+
+    machine: str
+    threads: int
+    peak: float
+    versions: dict[str, str]
+    notes: list[str]
+    failures: list[str]
+    rows: list[Row]
+
+    @property
+    def peers(self) -> list[str]:
+        """The peers that have figures, in the order of the columns."""
+        return [name for name in OTHERS if any(name in row.timings for row in self.rows)]
+
+    def title(self) -> str:
+        """Return what was measured, and on what, in two lines."""
+        versions = "; ".join(f"{name} {version}" for name, version in self.versions.items())
+        threads = "1 thread" if self.threads == 1 else f"{self.threads} threads"
+        return f"{self.machine}, {threads}, float32, peak of multiply-adds {self.peak:.0f} GFLOP/s\n{versions}"
+
+    def markdown(self) -> str:
+        """Return the whole report: what was measured on, the table, the geometric means."""
+        parts = [
+            self.title(),
+            *self.notes,
+            *(f"FAILED: {failure.splitlines()[0]}" for failure in self.failures),
+            "",
+            "ms: the least of the interleaved repeats, and how far their median lies above it.",
+            "ratio: how many times as fast as the peer in its fastest configuration fastcnn is.",
+            *self._configurations(),
+            "",
+            _table(*self._layers()),
+            "",
+            "Geometric means of the ratios:",
+            "",
+            _table(*self._means()),
+        ]
+        return "\n".join(parts)
+
+    def _configurations(self) -> list[str]:
+        lines = []
+        for peer in self.peers:
+            names = dict.fromkeys(name for row in self.rows for name in row.timings.get(peer, {}))
+            if len(names) > 1:
+                tried = "; ".join(name or "as it comes" for name in names)
+                lines.append(f"{peer}: the fastest of: {tried}.")
+        return lines
+
+    def _layers(self) -> tuple[list[str], list[list[str]]]:
+        head = ["layer", "pass", "fastcnn ms", "of peak"]
+        for peer in self.peers:
+            head += [f"{peer} ms", "ratio"]
+        cells = []
+        for row in self.rows:
+            cells.append([row.case.name, row.what, _ms(row.fastest(OURS)), self._rate(row)])
+            for peer in self.peers:
+                ratio = row.ratio(peer)
+                cells[-1] += [_ms(row.fastest(peer)), f"{ratio:.2f}" if ratio else ""]
+        return head, cells
+
+    def _rate(self, row: Row) -> str:
+        """Return the share of the machine's peak, or the memory traffic where that is the limit."""
+        timing, flops, moved = row.fastest(OURS), row.case.flops(), row.case.bytes(row.what)
+        if timing and flops:
+            return f"{flops / timing.best / 1e9 / self.peak:.0%}"
+        return f"{moved / timing.best / 1e9:.0f} GB/s" if timing and moved else ""
+
+    def _means(self) -> tuple[list[str], list[list[str]]]:
+        groups = list(dict.fromkeys(row.case.group for row in self.rows))
+        cells = [
+            [group, title, str(len(rows)), *(_geometric_mean(rows, peer) for peer in self.peers)]
+            for group in groups
+            for title, rows in _by_pass(row for row in self.rows if row.case.group == group)
+        ]
+        convs = [row for row in self.rows if isinstance(row.case, Conv)]
+        if len({row.case.group for row in convs}) > 1:
+            cells += [
+                ["all convolutions", title, str(len(rows))] + [_geometric_mean(rows, peer) for peer in self.peers]
+                for title, rows in _by_pass(convs)
+            ]
+        return ["group", "pass", "layers", *self.peers], cells
+
+    def json(self) -> str:
+        """Return everything with the single times left out."""
+        rows = [
+            {
+                "layer": row.case.name,
+                "group": row.case.group,
+                "pass": row.what,
+                "seconds": {
+                    name: {
+                        configuration: {
+                            "least": timing.best,
+                            "median": timing.median,
+                            "repeats": len(timing.times),
+                        }
+                        for configuration, timing in timings.items()
+                    }
+                    for name, timings in row.timings.items()
+                },
+            }
+            for row in self.rows
+        ]
+        return json.dumps({**vars(self), "rows": rows}, indent=1)
+
+
+def _by_pass(rows: Iterable[Row]) -> list[tuple[str, list[Row]]]:
+    """Sort rows by pass; the two gradients also together, where there are both."""
+    rows = list(rows)
+    found = [(what, [row for row in rows if row.what == what]) for what in PASSES]
+    backward = [row for row in rows if row.what in ("data", "filter")]
+    if len({row.what for row in backward}) == 2:
+        found.append(("data + filter", backward))
+    return [(title, members) for title, members in found if members]
+
+
+def _geometric_mean(rows: Iterable[Row], peer: str) -> str:
+    ratios = [ratio for row in rows if (ratio := row.ratio(peer))]
+    if not ratios:
+        return ""
+    return f"{math.exp(sum(map(math.log, ratios)) / len(ratios)):.2f}"
+
+
+def _ms(timing: Timing | None) -> str:
+    if timing is None:
+        return ""
+    return f"{timing.best * 1e3:#.3g}".rstrip(".") + f" +{timing.median / timing.best - 1:.0%}"
+
+
+def _table(head: list[str], rows: list[list[str]]) -> str:
+    """Lay out a Markdown table whose source is aligned too: text left, numbers right."""
+    widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
+    texts = [name in ("layer", "pass", "group") for name in head]
+
+    def line(cells: Sequence[str]) -> str:
+        padded = [
+            cell.ljust(width) if text else cell.rjust(width)
+            for cell, width, text in zip(cells, widths, texts, strict=True)
+        ]
+        return "| " + " | ".join(padded) + " |"
+
+    rule = ["-" * width if text else "-" * (width - 1) + ":" for width, text in zip(widths, texts, strict=True)]
+    return "\n".join([line(head), line(rule), *map(line, rows)])

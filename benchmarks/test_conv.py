@@ -1,0 +1,14 @@
+"""Convolutions of real networks: forward, data gradient, filter gradient."""
+
+from __future__ import annotations
+
+import pytest
+
+from .conftest import Compare
+from .layers import CONVS, Case, passes
+
+
+@pytest.mark.parametrize("library", ["fastcnn", "torch"])
+@pytest.mark.parametrize(("case", "what"), passes(CONVS), ids=str)
+def test_conv(compare: Compare, case: Case, what: str, library: str) -> None:
+    compare(case, what, library)
