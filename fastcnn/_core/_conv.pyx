@@ -21,7 +21,7 @@ from libc.string cimport memcpy, memset
 cimport numpy as cnp
 
 from ._gemm cimport Product, panel_shape, product
-from ._runtime cimport acquire, fc_kernels, fc_tile, kernels, l2_bytes, release, threads_for
+from ._runtime cimport acquire, fc_kernels, fc_tile, kernels, l1_bytes, l2_bytes, release, threads_for
 
 cnp.import_array()
 
@@ -392,7 +392,7 @@ cdef struct FilterGradient:
     Source source
     Py_ssize_t rows, cols, dilation_h, dilation_w
     Py_ssize_t columns, width, panels
-    # Output gradient: from dy on, dy_row bytes a pixel; packed copy where whole vectors would leave it.
+    # Output gradient: from dy on, dy_row bytes a pixel; or a packed copy of the block's.
     const char *dy
     Py_ssize_t dy_row
     bint pack
@@ -403,8 +403,9 @@ cdef struct FilterGradient:
     char *copy
     char *packed
     Py_ssize_t *runs
-    # Cut: a filter row (and tap, where dilated) has `length` rows of dw.
-    Py_ssize_t length, segments
+    # Cut: a filter row (and tap, where dilated) has `length` rows of dw, whose tiles go in `parts` tasks; a strip
+    # is so many runs.
+    Py_ssize_t length, segments, parts, strip
     bint accumulate
 
 
@@ -427,47 +428,63 @@ cdef void pack_gradient(const FilterGradient *f, Py_ssize_t panel) noexcept nogi
 
 
 cdef void filter_task(const FilterGradient *f, const char *x, Py_ssize_t task) noexcept nogil:
-    """All tiles of one segment of dw (a filter row, or a tap of it) for one panel of filters."""
+    """One part of the tiles of a segment of dw (a filter row, or a tap of it) for one panel of filters.
+
+    In strips of pixels whose gradients stay in L1 while all the part's tiles pass by.
+    """
     cdef Py_ssize_t size = f.table.itemsize, width, i, row, count, tiles
-    cdef Py_ssize_t panel = task // (f.rows * f.segments), r = task // f.segments % f.rows, s = task % f.segments
+    cdef Py_ssize_t part = task % f.parts, s = task // f.parts % f.segments, r = task // f.parts // f.segments % f.rows
+    cdef Py_ssize_t panel = task // f.parts // f.segments // f.rows, run = 0, first_tile, last_tile
+    cdef const char *b
     cdef int kind
     cdef fc_tile t
     t.columns = min(f.width, f.columns - panel * f.width)
     panel_shape(f.table, t.columns, &width, &kind)
-    t.runs = f.runs
-    t.n_runs = f.n_runs
     t.run_length = f.run_length
     t.a_row = size
     t.a_step = f.source.col_step * f.source.pixel
     if f.pack:
-        t.b = f.packed + panel * f.width * f.pixels * size
+        b = f.packed + panel * f.width * f.pixels * size
         t.b_step = width * size
     else:
-        t.b = f.dy + f.first_row * f.source.out_w * f.dy_row + panel * f.width * size
+        b = f.dy + f.first_row * f.source.out_w * f.dy_row + panel * f.width * size
         t.b_step = f.dy_row
     t.bias = NULL
     t.c_row = f.dw_row
-    t.accumulate = f.accumulate
     t.relu = False
     tiles = ceil_div(f.length, f.table.max_rows[kind])
-    for i in range(tiles):
-        row = f.length * i // tiles
-        count = f.length * (i + 1) // tiles - row
-        t.a = (x + r * f.dilation_h * f.source.pitch + s * f.dilation_w * f.source.pixel + row * size)
-        t.c = f.dw + ((r * f.segments + s) * f.length + row) * f.dw_row + panel * f.width * size
-        f.table.tile[kind][count - 1](&t)
+    first_tile = tiles * part // f.parts
+    last_tile = tiles * (part + 1) // f.parts
+    while run < f.n_runs:
+        t.runs = f.runs + run
+        t.n_runs = min(f.strip, f.n_runs - run)
+        t.b = b + run * f.run_length * t.b_step
+        t.accumulate = f.accumulate or run > 0
+        for i in range(first_tile, last_tile):
+            row = f.length * i // tiles
+            count = f.length * (i + 1) // tiles - row
+            t.a = x + r * f.dilation_h * f.source.pitch + s * f.dilation_w * f.source.pixel + row * size
+            t.c = f.dw + ((r * f.segments + s) * f.length + row) * f.dw_row + panel * f.width * size
+            f.table.tile[kind][count - 1](&t)
+        run += f.strip
 
 
 cdef int accumulate_filters(FilterGradient *f, Py_ssize_t images, int threads) except -1:
     """Add up block after block of pixels: first its copies, then every tile of dw, shared out by tile."""
     cdef Py_ssize_t size = f.table.itemsize, i, j, total, copy_rows, tasks, wanted, run_bytes, copy_bytes, pack_bytes
-    cdef Py_ssize_t pixel_bytes
+    cdef Py_ssize_t pixel_bytes, left, kept
     cdef const char *x
-    cdef bint merged
+    cdef bint merged, whole, overhangs
     plan_source(&f.source)
     f.width = f.table.panel_vectors * f.table.lanes
     f.panels = ceil_div(f.columns, f.width)
-    f.pack = f.columns % f.table.lanes != 0
+    # The gradient is read in place where it is one panel of whole vectors. One panel of other rows is too, while
+    # more than a vector of it follows: what is read past a row goes into columns that are not stored. Several panels
+    # are packed: what a strip sees of one then lies together.
+    whole = f.columns % f.table.lanes == 0
+    overhangs = not whole and f.panels == 1 and f.dy_row == f.columns * size
+    # Output rows, whole images of them, that hold a vector.
+    kept = ceil_div(f.table.lanes, f.source.out_h * f.source.out_w * f.columns) * f.source.out_h
     merged = f.dilation_w == 1 and f.source.pixel == f.source.channels * size
     f.length = (f.cols if merged else 1) * f.source.channels
     f.segments = 1 if merged else f.cols
@@ -487,19 +504,27 @@ cdef int accumulate_filters(FilterGradient *f, Py_ssize_t images, int threads) e
     copy_bytes = 0
     if not f.source.in_place:
         copy_bytes = line(f.block_rows // f.band * band_rows(&f.source, f.band) * f.source.pitch)
-    pack_bytes = line(f.panels * f.width * f.block_rows * f.source.out_w * size) if f.pack else 0
+    pack_bytes = line(f.panels * f.width * f.block_rows * f.source.out_w * size) if not whole or f.panels > 1 else 0
     run_bytes = line(f.block_rows * sizeof(Py_ssize_t))
     f.copy = acquire(copy_bytes + pack_bytes + run_bytes)
     f.packed = f.copy + copy_bytes
     f.runs = <Py_ssize_t *> (f.packed + pack_bytes)
     f.run_length = f.source.out_w
-    tasks = f.panels * f.rows * f.segments
+    f.parts = 1
+    if threads > 1:
+        f.parts = min(ceil_div(4 * threads, f.panels * f.rows * f.segments), ceil_div(f.length, f.table.max_rows[0]))
+    tasks = f.panels * f.rows * f.segments * f.parts
+    f.strip = max(1, l1_bytes // 2 // (f.width * size * max(1, f.source.out_w)))
     f.first_row = 0
     with nogil:
         while f.first_row < total:
             # Bands do not cross images: the last band of an image may be shorter.
             j = f.source.out_h - f.first_row % f.source.out_h
             f.n_runs = min(f.block_rows, j if f.block_rows < f.source.out_h else total - f.first_row)
+            left = total - f.first_row
+            if overhangs and f.n_runs == left and left > kept and f.block_rows >= f.source.out_h:
+                f.n_runs -= kept  # so that little is left to be packed
+            f.pack = f.panels > 1 or (not whole and not (overhangs and left - f.n_runs >= kept))
             f.pixels = f.n_runs * f.source.out_w
             f.accumulate = f.first_row > 0
             if f.source.in_place:

@@ -39,8 +39,9 @@ cdef enum:
     DIRECT_ROWS = 8
     STREAM_ROWS = 4
     STREAM_DEPTH = 16
-    # Columns of a block: enough of them that packing is little work beside multiplying.
+    # Columns of a block: enough of them that packing is little work beside multiplying; more where A is packed too.
     BLOCK_COLUMNS = 256
+    BLOCK_COLUMNS_BESIDE_PACKED = 512
 
 
 cdef inline Py_ssize_t ceil_div(Py_ssize_t a, Py_ssize_t b) noexcept nogil:
@@ -155,7 +156,8 @@ cdef int multiply_blocks(const Product *p, int threads) except -1:
     panels = ceil_div(p.n, s.width)
     # More blocks than threads, to even out the load; first side by side, so that no two need the same part of B.
     wanted = 4 * threads if threads > 1 else 1
-    s.columns = min(max(1, BLOCK_COLUMNS // s.width), ceil_div(panels, min(wanted, panels))) * s.width
+    s.columns = BLOCK_COLUMNS if p.a_step == size else BLOCK_COLUMNS_BESIDE_PACKED
+    s.columns = min(max(1, s.columns // s.width), ceil_div(panels, min(wanted, panels))) * s.width
     s.across = ceil_div(p.n, s.columns)
     # Rows of A that take turns at a panel: a tile's, or, where they must be packed, whole vectors of them.
     s.group = p.table.max_rows[p.table.panel_vectors - 1] if p.a_step == size else 3 * lanes
