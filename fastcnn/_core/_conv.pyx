@@ -7,12 +7,14 @@ one row without any im2col:
 
 * forward: A = padded input, B = filters;
 * gradient of the input: the same with A = padded output gradient and B = flipped, transposed filters; with
-  strides, one such product for each phase of the strides, each with its own subset of the filter taps;
+  strides, one such product for each phase of the strides, each with its own subset of the filter taps; or, where
+  the input has few channels, every output pixel's gradient times a filter row, added to the run of input pixels
+  that it came from;
 * gradient of the filters: A = padded input transposed in place (by strides), B = output gradient, reduced
   over pixels.
 
-``correlate`` serves the first two, ``accumulate_filters`` the third. Work is split over outputs only, so
-results have the same bits for every number of threads.
+``correlate`` serves the first two, ``scatter`` an input of few channels, ``accumulate_filters`` the filters. Work
+is split over outputs only, so results have the same bits for every number of threads.
 """
 
 from cython.parallel cimport parallel, prange, threadid
@@ -24,11 +26,6 @@ from ._gemm cimport Product, panel_shape, product
 from ._runtime cimport acquire, fc_kernels, fc_tile, kernels, l1_bytes, l2_bytes, release, threads_for
 
 cnp.import_array()
-
-# Output pixels up to which filters are better read in place than packed (benchmarks/test_conv.py).
-cdef enum:
-    UNPACKED_PIXELS = 256
-
 
 cdef inline Py_ssize_t ceil_div(Py_ssize_t a, Py_ssize_t b) noexcept nogil:
     return (a + b - 1) // b if a > 0 else 0
@@ -139,9 +136,8 @@ cdef struct Correlation:
     Source source
     Py_ssize_t images, depth, n_runs, run_length
     Py_ssize_t *runs
-    # Filters: packed panels, or (b_row > 0) in place.
-    const char *filters
-    Py_ssize_t b_row, columns, panels, width
+    const char *filters  # in packed panels
+    Py_ssize_t columns, panels, width
     const char *bias
     char *y
     Py_ssize_t y_image, y_row, y_col
@@ -169,12 +165,8 @@ cdef void correlate_task(const Correlation *c, Py_ssize_t task, char *copy) noex
     for panel in range(first_panel, min(first_panel + c.group, c.panels)):
         t.columns = min(c.width, c.columns - panel * c.width)
         panel_shape(c.table, t.columns, &width, &kind)
-        if c.b_row:
-            t.b = c.filters + panel * c.width * size
-            t.b_step = c.b_row
-        else:
-            t.b = c.filters + panel * c.width * c.depth * size
-            t.b_step = width * size
+        t.b = c.filters + panel * c.width * c.depth * size
+        t.b_step = width * size
         t.bias = c.bias + panel * c.width * size if c.bias != NULL else NULL
         tiles = ceil_div(c.source.out_w, c.table.max_rows[kind])
         for row in range(first_row, last_row):
@@ -240,15 +232,11 @@ cdef int correlate(Correlation *c, const char *w, Py_ssize_t w_row, bint transpo
     c.n_runs = r.count * (1 if merged and s.count > 0 else s.count)
     c.run_length = (s.count if merged else 1) * c.source.channels
     cut_correlation(c, threads)
-    c.b_row = 0
-    if (not transposed and c.columns % c.table.lanes == 0
-            and c.images * c.source.out_h * c.source.out_w <= UNPACKED_PIXELS):
-        c.b_row = w_row
-    filter_bytes = 0 if c.b_row else line(c.panels * c.width * c.depth * size)
+    filter_bytes = line(c.panels * c.width * c.depth * size)
     scratch = acquire(filter_bytes + line(c.panels * c.width * size) + line(c.n_runs * sizeof(Py_ssize_t))
                       + threads * c.copy_bytes)
     packed = scratch
-    c.filters = w if c.b_row else packed
+    c.filters = packed
     scratch += filter_bytes
     c.bias = NULL
     if bias != NULL:
@@ -264,9 +252,8 @@ cdef int correlate(Correlation *c, const char *w, Py_ssize_t w_row, bint transpo
             n += 1
     tasks = c.images * c.bands * c.groups
     with nogil, parallel(num_threads=threads):
-        if not c.b_row:
-            for i in prange(c.panels, schedule="static"):
-                pack_filters(c, w, w_row, transposed, r, s, cols, i, packed)
+        for i in prange(c.panels, schedule="static"):
+            pack_filters(c, w, w_row, transposed, r, s, cols, i, packed)
         for i in prange(tasks, schedule="dynamic"):
             correlate_task(c, i, scratch + threadid() * c.copy_bytes)
     release(packed)
@@ -344,6 +331,118 @@ cdef Phase phase_of(Py_ssize_t phase, Py_ssize_t size, Py_ssize_t stride, Py_ssi
     return p
 
 
+# ---- gradient of an input with few channels ----
+
+cdef struct Scatter:
+    const fc_kernels *table
+    Py_ssize_t in_h, in_w, pixel, filters, rows, out_h, out_w, stride_h, stride_w, top, left, dilation_h
+    # A filter row: `columns` wide, packed in panels; output pixels `apart` from each other have no input in common.
+    Py_ssize_t columns, width, panels, apart
+    const char *packed
+    const char *dy
+    char *dx
+    # A band of input rows, and the pitch of its copy, which has room for every window.
+    Py_ssize_t band, bands, copy_w, pitch
+
+
+cdef bint scatters(Geometry g, Py_ssize_t lanes) noexcept:
+    """Whether adding filter rows up takes fewer multiplications of vectors than a correlation: it fills vectors
+    with a filter row of channels instead of a pixel's, but stores its sums once for each of them."""
+    cdef double correlating, scattering
+    correlating = (<double> g.in_h * g.in_w * g.rows * g.cols * g.filters * ceil_div(g.channels, lanes)
+                   / g.stride_h / g.stride_w)
+    scattering = <double> g.out_h * g.out_w * g.rows * (g.filters * ceil_div(g.cols * g.channels, lanes) + 24)
+    return g.groups == 1 and g.dilation_w == 1 and scattering < 0.8 * correlating
+
+
+cdef void scatter_row(const Scatter *s, const char *dy, Py_ssize_t r, char *line) noexcept nogil:
+    """Add one row of output gradients, times filter row r, to a copied row of the input's gradient."""
+    cdef Py_ssize_t size = s.table.itemsize, first, panel, count, tiles, i, start, width, no_offset = 0
+    cdef int kind
+    cdef fc_tile t
+    t.runs = &no_offset
+    t.n_runs = 1
+    t.run_length = s.filters
+    t.a_row = s.apart * s.filters * size
+    t.a_step = size
+    t.bias = NULL
+    t.c_row = s.apart * s.stride_w * s.pixel
+    t.accumulate = True
+    t.relu = False
+    for panel in range(s.panels):
+        t.columns = min(s.width, s.columns - panel * s.width)
+        panel_shape(s.table, t.columns, &width, &kind)
+        t.b = s.packed + (r * s.panels + panel) * s.width * s.filters * size
+        t.b_step = width * size
+        for first in range(min(s.apart, s.out_w)):
+            count = ceil_div(s.out_w - first, s.apart)
+            tiles = ceil_div(count, s.table.max_rows[kind])
+            for i in range(tiles):
+                start = count * i // tiles
+                t.a = dy + first * s.filters * size + start * t.a_row
+                t.c = line + first * s.stride_w * s.pixel + start * t.c_row + panel * s.width * size
+                s.table.tile[kind][count * (i + 1) // tiles - start - 1](&t)
+
+
+cdef void scatter_task(const Scatter *s, Py_ssize_t task, char *copy) noexcept nogil:
+    """A band of input rows: each gathers from the output rows whose windows hold it."""
+    cdef Py_ssize_t image = task // s.bands, first = task % s.bands * s.band, last = min(first + s.band, s.in_h)
+    cdef Py_ssize_t y, r, below, inside = max(0, min(s.in_w, s.copy_w - s.left))
+    cdef char *line
+    cdef char *dx
+    memset(copy, 0, (last - first) * s.pitch)
+    for y in range(first, last):
+        line = copy + (y - first) * s.pitch
+        for r in range(s.rows):
+            below = y + s.top - r * s.dilation_h
+            if below >= 0 and below % s.stride_h == 0 and below // s.stride_h < s.out_h:
+                scatter_row(s, s.dy + (image * s.out_h + below // s.stride_h) * s.out_w * s.filters * s.table.itemsize,
+                            r, line)
+        dx = s.dx + (image * s.in_h + y) * s.in_w * s.pixel
+        memcpy(dx, line + s.left * s.pixel, inside * s.pixel)
+        memset(dx + inside * s.pixel, 0, (s.in_w - inside) * s.pixel)
+
+
+cdef int scatter(Geometry g, cnp.ndarray dy, cnp.ndarray w, cnp.ndarray dx) except -1:
+    cdef Py_ssize_t size = cnp.PyArray_ITEMSIZE(dy), i, r, panel, packed_bytes, copy_bytes, width, columns
+    cdef int threads = threads_for(g.flops()), kind
+    cdef char *scratch
+    cdef Scatter s
+    s.table = kernels(dy)
+    s.in_h, s.in_w, s.pixel, s.filters, s.rows = g.in_h, g.in_w, g.channels * size, g.filters, g.rows
+    s.out_h, s.out_w, s.stride_h, s.stride_w = g.out_h, g.out_w, g.stride_h, g.stride_w
+    s.top, s.left, s.dilation_h = g.top, g.left, g.dilation_h
+    s.columns = g.cols * g.channels
+    s.width = s.table.panel_vectors * s.table.lanes
+    s.panels = ceil_div(s.columns, s.width)
+    s.apart = ceil_div(g.cols, g.stride_w)
+    s.copy_w = (g.out_w - 1) * g.stride_w + g.cols
+    s.pitch = s.copy_w * s.pixel
+    # A band's copy stays in L2, and there are bands enough to even out the load.
+    s.band = max(1, min(g.in_h, l2_bytes // 4 // s.pitch))
+    if threads > 1:
+        s.band = max(1, min(s.band, g.images * g.in_h // (4 * threads)))
+    s.bands = ceil_div(g.in_h, s.band)
+    packed_bytes = line(s.rows * s.panels * s.width * s.filters * size)
+    copy_bytes = line(s.band * s.pitch)
+    scratch = acquire(packed_bytes + threads * copy_bytes)
+    s.packed = scratch
+    s.dy = cnp.PyArray_BYTES(dy)
+    s.dx = cnp.PyArray_BYTES(dx)
+    for r in range(s.rows):
+        for panel in range(s.panels):
+            columns = min(s.width, s.columns - panel * s.width)
+            panel_shape(s.table, columns, &width, &kind)
+            s.table.pack_transposed(
+                s.filters, columns, width, cnp.PyArray_BYTES(w) + (r * s.columns + panel * s.width) * s.filters * size,
+                s.filters * size, scratch + (r * s.panels + panel) * s.width * s.filters * size)
+    with nogil, parallel(num_threads=threads):
+        for i in prange(g.images * s.bands, schedule="dynamic"):
+            scatter_task(&s, i, scratch + packed_bytes + threadid() * copy_bytes)
+    release(scratch)
+    return 0
+
+
 def backward_input(Geometry g, cnp.ndarray dy, cnp.ndarray w, cnp.ndarray dx):
     """Write the gradient of the input to dx."""
     cdef Py_ssize_t size = cnp.PyArray_ITEMSIZE(dy), i, y, x
@@ -361,6 +460,9 @@ def backward_input(Geometry g, cnp.ndarray dy, cnp.ndarray w, cnp.ndarray dx):
         product(&p)
         return
     c.table = kernels(dy)
+    if scatters(g, c.table.lanes):
+        scatter(g, dy, w, dx)
+        return
     c.images = g.images
     c.columns = channels
     c.relu = False

@@ -230,6 +230,23 @@ def are_plain(Py_ssize_t required, *arrays):
     return True
 
 
+def first_misfit(list arrays, list params, bint writeable):
+    """Return where arrays first holds something else than a plain array of the shape of its param and of the element
+    type of the first param, which can be written to where that is asked; -1 where everything fits.
+
+    params hold arrays, unless they are the arrays themselves.
+    """
+    cdef Py_ssize_t i
+    for i in range(len(arrays)):
+        if not are_plain(2, arrays[i], params[0]):
+            return i
+        if not cnp.PyArray_SAMESHAPE(arrays[i], params[i]):
+            return i
+        if writeable and not cnp.PyArray_ISWRITEABLE(arrays[i]):
+            return i
+    return -1
+
+
 def fma_rate(cnp.dtype dtype, int threads, double seconds):
     """Run multiply-adds on registers alone for about so many seconds; return the best rate in FLOP/s."""
     cdef const fc_kernels *table = active.f32 if dtype.itemsize == 4 else active.f64

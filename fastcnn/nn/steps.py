@@ -23,17 +23,20 @@ def _checked(**lists: Sequence[FloatArray]) -> list[list[FloatArray]]:
         arrays = list(lists[name])
         if len(arrays) != len(params):
             raise ValueError(f"{name} must hold {len(params)} arrays, as params does, got {len(arrays)}")
-        for i, (array, param) in enumerate(zip(arrays, params, strict=True)):
-            if not _runtime.are_plain(2, array, params[0]):
-                raise TypeError(
-                    f"{name}[{i}] must be a C-ordered array of the float type of params[0], got {_describe(array)}"
-                )
-            if array.shape != param.shape:
-                raise ValueError(f"{name}[{i}] must have shape {param.shape}, got {array.shape}")
-            if name != "grads" and not array.flags.writeable:
-                raise ValueError(f"{name}[{i}] is updated in place and must be writable")
+        misfit = _runtime.first_misfit(arrays, params, name != "grads")
+        if misfit >= 0:
+            raise _complaint(f"{name}[{misfit}]", arrays[misfit], params[misfit], params[0])
         result.append(arrays)
     return result
+
+
+def _complaint(name: str, array: object, param: FloatArray, first: FloatArray) -> Exception:
+    """Say what is wrong with an array that does not fit its param."""
+    if not isinstance(array, np.ndarray) or not _runtime.are_plain(2, array, first):
+        return TypeError(f"{name} must be a C-ordered array of the float type of params[0], got {_describe(array)}")
+    if array.shape != param.shape:
+        return ValueError(f"{name} must have shape {param.shape}, got {array.shape}")
+    return ValueError(f"{name} is updated in place and must be writable")
 
 
 def _describe(value: object) -> str:

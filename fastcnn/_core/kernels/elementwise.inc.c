@@ -184,28 +184,41 @@ static double FC_NAME(softmax_cross_entropy)(ptrdiff_t n, const void *x_, const 
 
 /* ---- column by column, over dense rows ---- */
 
+/* Fewer columns than lanes are taken VL rows at a time, as `columns` vectors of the dense memory: lane l of vector j
+ * belongs to column (j VL + l) mod columns. */
 #define COLUMN_SUM(NAME, VALUE)                                                                           \
     static void FC_NAME(NAME)(ptrdiff_t rows, ptrdiff_t columns, const void *x_, const void *y_,          \
-                              const void *centre, void *out_) {                                           \
+                              const void *centre_, void *out_) {                                          \
+        const FC_T *px = x_, *py = y_, *centre = centre_;                                                 \
         FC_T *out = out_;                                                                                 \
-        ptrdiff_t c = 0;                                                                                  \
+        ptrdiff_t r = 0, c = 0;                                                                           \
+        if (columns < VL && rows >= VL) {                                                                 \
+            vec sums[FC_VECTOR_BYTES / sizeof(FC_T)] = {0}, centres[FC_VECTOR_BYTES / sizeof(FC_T)];      \
+            for (ptrdiff_t i = 0; i < columns * VL; i++) ((FC_T *)centres)[i] = centre[i % columns];      \
+            for (; r + VL <= rows; r += VL, px += VL * columns, py += VL * columns)                       \
+                for (ptrdiff_t j = 0; j < columns; j++) {                                                 \
+                    const vec x = load(px + j * VL), y = load(py + j * VL), m = centres[j];               \
+                    (void)y, (void)m;                                                                     \
+                    sums[j] += VALUE;                                                                     \
+                }                                                                                         \
+            for (ptrdiff_t i = 0; i < columns * VL; i++) out[i % columns] += ((FC_T *)sums)[i];           \
+        }                                                                                                 \
+        const ptrdiff_t left = rows - r;                                                                  \
         for (; c + VL <= columns; c += VL) {                                                              \
-            const FC_T *px = (const FC_T *)x_ + c, *py = (const FC_T *)y_ + c;                            \
-            const vec m = load((const FC_T *)centre + c);                                                 \
+            const vec m = load(centre + c);                                                               \
             vec sum = {0};                                                                                \
-            for (ptrdiff_t r = 0; r < rows; r++, px += columns, py += columns) {                          \
-                vec x = load(px), y = load(py);                                                           \
+            for (ptrdiff_t i = 0; i < left; i++) {                                                        \
+                const vec x = load(px + i * columns + c), y = load(py + i * columns + c);                 \
                 (void)y, (void)m;                                                                         \
                 sum += VALUE;                                                                             \
             }                                                                                             \
             store(out + c, load(out + c) + sum);                                                          \
         }                                                                                                 \
         for (; c < columns; c++) {                                                                        \
-            const FC_T *px = (const FC_T *)x_ + c, *py = (const FC_T *)y_ + c;                            \
-            const FC_T m = ((const FC_T *)centre)[c];                                                     \
+            const FC_T m = centre[c];                                                                     \
             FC_T sum = 0;                                                                                 \
-            for (ptrdiff_t r = 0; r < rows; r++, px += columns, py += columns) {                          \
-                FC_T x = *px, y = *py;                                                                    \
+            for (ptrdiff_t i = 0; i < left; i++) {                                                        \
+                const FC_T x = px[i * columns + c], y = py[i * columns + c];                              \
                 (void)y, (void)m;                                                                         \
                 sum += VALUE;                                                                             \
             }                                                                                             \

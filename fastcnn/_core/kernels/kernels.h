@@ -52,7 +52,8 @@ typedef struct {
 
 /* `pixels` output pixels of one row, each reduced over n_taps input pixels of `channels` contiguous channels.
  * Tap t of pixel i lies at x + i * x_step + taps[t].  Backward adds into dx, laid out as x, for the taps
- * first_tap <= t < last_tap only, so that a driver can own a band of rows.  Reads and writes nothing else. */
+ * first_tap <= t < last_tap only, so that a driver can own a band of rows.  Reads and writes nothing outside these
+ * pixels, their windows, and what lies between them in a row. */
 typedef struct {
     const char *x;
     ptrdiff_t x_step;
