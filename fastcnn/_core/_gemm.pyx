@@ -35,13 +35,10 @@ cdef extern from *:
 cdef enum:
     # Rows of A up to which dots beat packing a transposed B (benchmarks/test_matmul.py, both sides of the crossing).
     DOT_ROWS = 8
-    # Rows of A up to which streaming through B beats packing it, and what such a stream takes at a time.
-    DIRECT_ROWS = 8
+    # Rows of A up to which streaming through B beats packing it: those that a stream takes at a time.
     STREAM_ROWS = 4
-    STREAM_DEPTH = 16
-    # Columns of a block: enough of them that packing is little work beside multiplying; more where A is packed too.
-    BLOCK_COLUMNS = 256
-    BLOCK_COLUMNS_BESIDE_PACKED = 512
+    # Columns of a block: enough of them that packing is little work beside multiplying.
+    BLOCK_COLUMNS = 512
 
 
 cdef inline Py_ssize_t ceil_div(Py_ssize_t a, Py_ssize_t b) noexcept nogil:
@@ -156,8 +153,7 @@ cdef int multiply_blocks(const Product *p, int threads) except -1:
     panels = ceil_div(p.n, s.width)
     # More blocks than threads, to even out the load; first side by side, so that no two need the same part of B.
     wanted = 4 * threads if threads > 1 else 1
-    s.columns = BLOCK_COLUMNS if p.a_step == size else BLOCK_COLUMNS_BESIDE_PACKED
-    s.columns = min(max(1, s.columns // s.width), ceil_div(panels, min(wanted, panels))) * s.width
+    s.columns = min(max(1, BLOCK_COLUMNS // s.width), ceil_div(panels, min(wanted, panels))) * s.width
     s.across = ceil_div(p.n, s.columns)
     # Rows of A that take turns at a panel: a tile's, or, where they must be packed, whole vectors of them.
     s.group = p.table.max_rows[p.table.panel_vectors - 1] if p.a_step == size else 3 * lanes
@@ -183,34 +179,25 @@ cdef int multiply_blocks(const Product *p, int threads) except -1:
 
 cdef void stream_range(const Product *p, Py_ssize_t n, Py_ssize_t end) noexcept nogil:
     """All rows of C in columns n to end, as many columns at a time as C has room for in L1."""
-    cdef Py_ssize_t size = p.table.itemsize, m, k, no_offset = 0
+    cdef Py_ssize_t size = p.table.itemsize, no_offset = 0
     cdef Py_ssize_t most = max(16, l1_bytes // 2 // (p.m * size)) // p.table.lanes * p.table.lanes
     cdef fc_tile t
     t.runs = &no_offset
     t.n_runs = 1
+    t.run_length = p.k
+    t.a = p.a
     t.a_row = p.a_row
     t.a_step = p.a_step
     t.b_step = p.b_row
     t.c_row = p.c_row
+    t.accumulate = False
+    t.relu = p.relu
     while n < end:
         t.columns = min(most, end - n)
         t.bias = p.bias + n * size if p.bias != NULL else NULL
-        k = 0
-        while True:
-            # Rows of B that stay near while the rows of A take turns; all of them where A's go at once.
-            t.run_length = min(p.k - k, STREAM_DEPTH if p.m > STREAM_ROWS else p.k)
-            t.accumulate = k > 0
-            t.relu = p.relu and k + t.run_length == p.k
-            t.b = p.b + k * p.b_row + n * size
-            m = 0
-            while m < p.m:
-                t.a = p.a + m * p.a_row + k * p.a_step
-                t.c = p.c + m * p.c_row + n * size
-                p.table.stream[min(STREAM_ROWS, p.m - m) - 1](&t)
-                m += STREAM_ROWS
-            k += t.run_length
-            if k >= p.k:
-                break
+        t.b = p.b + n * size
+        t.c = p.c + n * size
+        p.table.stream[p.m - 1](&t)
         n += t.columns
 
 
@@ -256,7 +243,7 @@ cdef int product(const Product *p) except -1:
     if p.b_transposed:
         if p.m <= DOT_ROWS and p.k >= 4 * p.table.lanes and p.a_step == p.table.itemsize:
             return multiply_dots(p, threads)
-    elif p.m <= DIRECT_ROWS:
+    elif p.m <= STREAM_ROWS:
         return multiply_stream(p, threads)
     return multiply_blocks(p, threads)
 

@@ -101,6 +101,7 @@ FC_INLINE void FC_NAME(add_pass)(const fc_tile *t, ptrdiff_t k, const int rows, 
         FC_UNROLL for (int m = 0; m < rows; m++)
             a[m][i] = *(const FC_T *)(t->a + t->runs[0] + m * t->a_row + (k + i) * t->a_step);
     }
+#define FC_LOAD_WHOLE(p, left) load(p)
 #define FC_ADD_PASS(LOAD, LOAD_B, STORE, LEFT)                                                       \
     {                                                                                                \
         vec bn[8];                                                                                   \
@@ -115,9 +116,13 @@ FC_INLINE void FC_NAME(add_pass)(const fc_tile *t, ptrdiff_t k, const int rows, 
     ptrdiff_t n = 0;
     for (; n + VL <= t->columns; n += VL) FC_ADD_PASS(load, load, store, )
     if (n < t->columns) {
-        const ptrdiff_t left = t->columns - n;
-        FC_ADD_PASS(load_part, load_part, store_part, FC_COMMA left)
+        const ptrdiff_t left = t->columns - n, after = (t->run_length - k - depth) * t->b_step;
+        if (after >= (VL - left) * (ptrdiff_t)sizeof(FC_T)) /* the rows of B that follow can be read */
+            FC_ADD_PASS(load_part, FC_LOAD_WHOLE, store_part, FC_COMMA left)
+        else
+            FC_ADD_PASS(load_part, load_part, store_part, FC_COMMA left)
     }
+#undef FC_LOAD_WHOLE
 #undef FC_ADD_PASS
 }
 
