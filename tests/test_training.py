@@ -10,7 +10,7 @@ import pytest
 from reference import numerical_gradient_by
 
 import fastcnn
-from fastcnn import losses, nn, optimizers
+from fastcnn import demo, losses, nn, optimizers
 from fastcnn.layers import Activation, BatchNormalization, Conv2D, Dense, Dropout, Flatten, Input, MaxPool2D, Softmax
 
 
@@ -180,18 +180,11 @@ def test_training_has_the_same_bits_for_every_number_of_threads(digits, threads)
 
     def train(n):
         with fastcnn.threads(n):
-            model = fastcnn.demo.build(seed=0) if hasattr(fastcnn, "demo") else None
-            model = model or _demo_model()
+            model = demo.build(seed=0)
             model.fit(x[:256], y[:256], batch_size=64, epochs=1, verbose=0)
             return model
 
     assert weights_equal(train(threads), train(1))
-
-
-def _demo_model():
-    from fastcnn import demo
-
-    return demo.build(seed=0)
 
 
 def test_dropout_differs_from_step_to_step_and_from_layer_to_layer():
@@ -398,7 +391,7 @@ def test_classes_of_one_output_and_of_several():
 
 def test_threads_may_share_a_model(digits):
     (x, _), _ = digits
-    model = _demo_model()
+    model = demo.build(seed=0)
     expected = model.predict(x[:64])
     wrong = []
 
