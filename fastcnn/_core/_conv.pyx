@@ -22,22 +22,16 @@ from libc.string cimport memcpy, memset
 
 cimport numpy as cnp
 
-from ._gemm cimport Product, panel_shape, product
-from ._runtime cimport acquire, fc_kernels, fc_tile, kernels, l1_bytes, l2_bytes, release, threads_for
+from ._gemm cimport Product, pack_panels, panel_shape, product
+from ._runtime cimport (
+    acquire, ceil_div, fc_kernels, fc_tile, kernels, l1_bytes, l2_bytes, line, release, threads_for,
+)
 
 cnp.import_array()
-
-cdef inline Py_ssize_t ceil_div(Py_ssize_t a, Py_ssize_t b) noexcept nogil:
-    return (a + b - 1) // b if a > 0 else 0
 
 
 cdef inline Py_ssize_t floor_mod(Py_ssize_t a, Py_ssize_t b) noexcept nogil:
     return ((a % b) + b) % b
-
-
-cdef inline Py_ssize_t line(Py_ssize_t nbytes) noexcept nogil:
-    """Round up to whole cache lines."""
-    return (nbytes + 63) & ~63
 
 
 cdef class Geometry:
@@ -201,19 +195,15 @@ cdef void cut_correlation(Correlation *c, int threads) noexcept nogil:
 cdef void pack_filters(const Correlation *c, const char *w, Py_ssize_t w_row, bint transposed, Taps r, Taps s,
                        Py_ssize_t cols, Py_ssize_t panel, char *to) noexcept nogil:
     """Pack one panel: of the filters as they are, or tap by tap transposed, in the order of the taps."""
-    cdef Py_ssize_t size = c.table.itemsize, left = min(c.width, c.columns - panel * c.width), width, i, j, tap
-    cdef int kind
-    panel_shape(c.table, left, &width, &kind)
-    to += panel * c.width * c.depth * size
+    cdef Py_ssize_t first = panel * c.width, left = min(c.width, c.columns - first), i, j, tap
+    to += first * c.depth * c.table.itemsize
     if not transposed:
-        c.table.pack_rows(c.depth, left, width, w + panel * c.width * size, w_row, to)
+        pack_panels(c.table, w + first * c.table.itemsize, w_row, False, c.depth, left, to)
         return
     for i in range(r.count):
         for j in range(s.count):
             tap = (r.first + i * r.step) * cols + s.first + j * s.step
-            c.table.pack_transposed(c.source.channels, left, width, w + (tap * c.columns + panel * c.width) * w_row,
-                                    w_row, to)
-            to += c.source.channels * width * size
+            to = pack_panels(c.table, w + (tap * c.columns + first) * w_row, w_row, True, c.source.channels, left, to)
 
 
 cdef int correlate(Correlation *c, const char *w, Py_ssize_t w_row, bint transposed, Taps r, Taps s, Py_ssize_t cols,
@@ -355,7 +345,7 @@ cdef bint scatters(Geometry g, Py_ssize_t lanes) noexcept:
     return g.groups == 1 and g.dilation_w == 1 and scattering < 0.8 * correlating
 
 
-cdef void scatter_row(const Scatter *s, const char *dy, Py_ssize_t r, char *line) noexcept nogil:
+cdef void scatter_row(const Scatter *s, const char *dy, Py_ssize_t r, char *sums) noexcept nogil:
     """Add one row of output gradients, times filter row r, to a copied row of the input's gradient."""
     cdef Py_ssize_t size = s.table.itemsize, first, panel, count, tiles, i, start, width, no_offset = 0
     cdef int kind
@@ -380,7 +370,7 @@ cdef void scatter_row(const Scatter *s, const char *dy, Py_ssize_t r, char *line
             for i in range(tiles):
                 start = count * i // tiles
                 t.a = dy + first * s.filters * size + start * t.a_row
-                t.c = line + first * s.stride_w * s.pixel + start * t.c_row + panel * s.width * size
+                t.c = sums + first * s.stride_w * s.pixel + start * t.c_row + panel * s.width * size
                 s.table.tile[kind][count * (i + 1) // tiles - start - 1](&t)
 
 
@@ -388,25 +378,26 @@ cdef void scatter_task(const Scatter *s, Py_ssize_t task, char *copy) noexcept n
     """A band of input rows: each gathers from the output rows whose windows hold it."""
     cdef Py_ssize_t image = task // s.bands, first = task % s.bands * s.band, last = min(first + s.band, s.in_h)
     cdef Py_ssize_t y, r, below, inside = max(0, min(s.in_w, s.copy_w - s.left))
-    cdef char *line
+    cdef char *sums
     cdef char *dx
     memset(copy, 0, (last - first) * s.pitch)
     for y in range(first, last):
-        line = copy + (y - first) * s.pitch
+        sums = copy + (y - first) * s.pitch
         for r in range(s.rows):
             below = y + s.top - r * s.dilation_h
             if below >= 0 and below % s.stride_h == 0 and below // s.stride_h < s.out_h:
                 scatter_row(s, s.dy + (image * s.out_h + below // s.stride_h) * s.out_w * s.filters * s.table.itemsize,
-                            r, line)
+                            r, sums)
         dx = s.dx + (image * s.in_h + y) * s.in_w * s.pixel
-        memcpy(dx, line + s.left * s.pixel, inside * s.pixel)
+        memcpy(dx, sums + s.left * s.pixel, inside * s.pixel)
         memset(dx + inside * s.pixel, 0, (s.in_w - inside) * s.pixel)
 
 
 cdef int scatter(Geometry g, cnp.ndarray dy, cnp.ndarray w, cnp.ndarray dx) except -1:
-    cdef Py_ssize_t size = cnp.PyArray_ITEMSIZE(dy), i, r, panel, packed_bytes, copy_bytes, width, columns
-    cdef int threads = threads_for(g.flops()), kind
+    cdef Py_ssize_t size = cnp.PyArray_ITEMSIZE(dy), i, r, packed_bytes, copy_bytes
+    cdef int threads = threads_for(g.flops())
     cdef char *scratch
+    cdef char *packed
     cdef Scatter s
     s.table = kernels(dy)
     s.in_h, s.in_w, s.pixel, s.filters, s.rows = g.in_h, g.in_w, g.channels * size, g.filters, g.rows
@@ -429,13 +420,11 @@ cdef int scatter(Geometry g, cnp.ndarray dy, cnp.ndarray w, cnp.ndarray dx) exce
     s.packed = scratch
     s.dy = cnp.PyArray_BYTES(dy)
     s.dx = cnp.PyArray_BYTES(dx)
+    packed = scratch
     for r in range(s.rows):
-        for panel in range(s.panels):
-            columns = min(s.width, s.columns - panel * s.width)
-            panel_shape(s.table, columns, &width, &kind)
-            s.table.pack_transposed(
-                s.filters, columns, width, cnp.PyArray_BYTES(w) + (r * s.columns + panel * s.width) * s.filters * size,
-                s.filters * size, scratch + (r * s.panels + panel) * s.width * s.filters * size)
+        pack_panels(s.table, cnp.PyArray_BYTES(w) + r * s.columns * s.filters * size, s.filters * size, True, s.filters,
+                    s.columns, packed)
+        packed += s.panels * s.width * s.filters * size
     with nogil, parallel(num_threads=threads):
         for i in prange(g.images * s.bands, schedule="dynamic"):
             scatter_task(&s, i, scratch + packed_bytes + threadid() * copy_bytes)
@@ -521,12 +510,9 @@ cdef void copy_block_row(const FilterGradient *f, Py_ssize_t i) noexcept nogil:
 
 
 cdef void pack_gradient(const FilterGradient *f, Py_ssize_t panel) noexcept nogil:
-    cdef Py_ssize_t size = f.table.itemsize, left = min(f.width, f.columns - panel * f.width), width
-    cdef int kind
-    panel_shape(f.table, left, &width, &kind)
-    f.table.pack_rows(f.pixels, left, width,
-                      f.dy + f.first_row * f.source.out_w * f.dy_row + panel * f.width * size,
-                      f.dy_row, f.packed + panel * f.width * f.pixels * size)
+    cdef Py_ssize_t size = f.table.itemsize, first = panel * f.width
+    pack_panels(f.table, f.dy + f.first_row * f.source.out_w * f.dy_row + first * size, f.dy_row, False, f.pixels,
+                min(f.width, f.columns - first), f.packed + first * f.pixels * size)
 
 
 cdef void filter_task(const FilterGradient *f, const char *x, Py_ssize_t task) noexcept nogil:

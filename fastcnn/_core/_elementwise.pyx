@@ -27,6 +27,7 @@ from ._runtime cimport (
     FC_TANH,
     FC_TANH_BACKWARD,
     acquire,
+    ceil_div,
     fc_kernels,
     kernels,
     release,
@@ -48,10 +49,6 @@ cdef enum:
     # What an element costs, in multiply-adds' time: memory traffic for the light ones, an exponential else.
     LIGHT = 8
     HEAVY = 40
-
-
-cdef inline Py_ssize_t ceil_div(Py_ssize_t a, Py_ssize_t b) noexcept nogil:
-    return (a + b - 1) // b
 
 
 def elementwise(int op, cnp.ndarray a, cnp.ndarray b, double alpha, cnp.ndarray out):

@@ -5,11 +5,5 @@ from typing import Any
 from numpy.typing import NDArray
 
 def matmul(
-    a: NDArray[Any],
-    b: NDArray[Any],
-    out: NDArray[Any],
-    transpose_a: bool,
-    transpose_b: bool,
-    bias: NDArray[Any] | None,
-    relu: bool,
-) -> None: ...
+    a: object, b: object, transpose_a: bool, transpose_b: bool, bias: object, relu: bool
+) -> NDArray[Any] | None: ...

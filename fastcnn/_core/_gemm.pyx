@@ -1,13 +1,15 @@
 """Matrix product C = act(A B + bias) with A, B or both transposed.
 
-Three ways, by shape:
+Four ways, by shape:
 
 * *blocks*, the general one: C is cut into blocks, which are shared out among the threads; for each, slabs of the
   reduction: the slab of B is packed into panels as wide as a register tile, which stay in L2 while all rows of A
   pass by, a tile's rows at a time, which stay in L1 (the layers of Goto and van de Geijn, "Anatomy of
   high-performance matrix multiplication", 2008, without a packed A: its rows are read in place, unless it is
   transposed);
-* *stream*, where A has very few rows: rows of B are added up in long passes, each read once and in its own order;
+* *in place*, where A has few rows and B fits into L2: as blocks, but tiles read B where it is;
+* *stream*, where A has very few rows and B is larger: rows of B are added up in long passes, each read once and in
+  its own order;
 * *dots*, where A has few rows and B is transposed: rows of A against rows of B.
 
 A tile's element is one chain of multiply-adds over k in all of the tile's widths and heights, and slabs
@@ -19,7 +21,9 @@ from libc.string cimport memcpy, memset
 
 cimport numpy as cnp
 
-from ._runtime cimport acquire, fc_dot, fc_kernels, fc_tile, kernels, l1_bytes, l2_bytes, release, threads_for
+from ._runtime cimport (
+    acquire, ceil_div, fc_dot, fc_kernels, fc_tile, is_plain, kernels, l1_bytes, l2_bytes, line, release, threads_for,
+)
 
 cnp.import_array()
 
@@ -35,19 +39,12 @@ cdef extern from *:
 cdef enum:
     # Rows of A up to which dots beat packing a transposed B (benchmarks/test_matmul.py, both sides of the crossing).
     DOT_ROWS = 8
+    # Rows of A up to which reading B in place beats packing it, while B fits into half of L2.
+    IN_PLACE_ROWS = 64
     # Rows of A up to which streaming through B beats packing it: those that a stream takes at a time.
     STREAM_ROWS = 4
     # Columns of a block: enough of them that packing is little work beside multiplying.
     BLOCK_COLUMNS = 512
-
-
-cdef inline Py_ssize_t ceil_div(Py_ssize_t a, Py_ssize_t b) noexcept nogil:
-    return (a + b - 1) // b
-
-
-cdef inline Py_ssize_t line(Py_ssize_t nbytes) noexcept nogil:
-    """Round up to whole cache lines."""
-    return (nbytes + 63) & ~63
 
 
 cdef void panel_shape(const fc_kernels *table, Py_ssize_t columns, Py_ssize_t *width, int *kind) noexcept nogil:
@@ -57,26 +54,27 @@ cdef void panel_shape(const fc_kernels *table, Py_ssize_t columns, Py_ssize_t *w
     width[0] = vectors * table.lanes
 
 
+cdef char *pack_panels(const fc_kernels *table, const char *b, Py_ssize_t b_row, bint b_transposed, Py_ssize_t depth,
+                       Py_ssize_t columns, char *to) noexcept nogil:
+    """Pack a matrix of depth x columns, which has b_row bytes from row to row (transposed: from column to column),
+    panel after panel; return where the next one goes."""
+    cdef Py_ssize_t size = table.itemsize, width, n = 0
+    cdef int kind
+    while n < columns:
+        panel_shape(table, columns - n, &width, &kind)
+        if b_transposed:
+            table.pack_transposed(depth, min(width, columns - n), width, b + n * b_row, b_row, to)
+        else:
+            table.pack_rows(depth, min(width, columns - n), width, b + n * size, b_row, to)
+        to += width * depth * size
+        n += width
+    return to
+
+
 cdef struct Blocks:
     Py_ssize_t width, depth, rows, columns, across, group
     char *bias
     Py_ssize_t b_bytes, scratch_bytes
-
-
-cdef void pack_b(const Product *p, const Blocks *s, Py_ssize_t k, Py_ssize_t length, Py_ssize_t n, Py_ssize_t end,
-                 char *to) noexcept nogil:
-    """Pack the slab of B from row k on, columns n to end, panel after panel."""
-    cdef Py_ssize_t size = p.table.itemsize, width, columns
-    cdef int kind
-    while n < end:
-        columns = min(end - n, s.width)
-        panel_shape(p.table, columns, &width, &kind)
-        if p.b_transposed:
-            p.table.pack_transposed(length, columns, width, p.b + n * p.b_row + k * size, p.b_row, to)
-        else:
-            p.table.pack_rows(length, columns, width, p.b + k * p.b_row + n * size, p.b_row, to)
-        to += width * length * size
-        n += columns
 
 
 cdef void multiply_rows(const Product *p, const Blocks *s, Py_ssize_t k, Py_ssize_t length, const char *a,
@@ -127,9 +125,11 @@ cdef void multiply_block(const Product *p, const Blocks *s, Py_ssize_t task, cha
     cdef Py_ssize_t m0 = task // s.across * s.rows, m1 = min(p.m, m0 + s.rows)
     cdef Py_ssize_t n0 = task % s.across * s.columns, n1 = min(p.n, n0 + s.columns)
     cdef char *packed_a = scratch + s.b_bytes
+    cdef const char *b
     while True:
         length = min(s.depth, p.k - k)
-        pack_b(p, s, k, length, n0, n1, scratch)
+        b = p.b + (n0 * p.b_row + k * size if p.b_transposed else k * p.b_row + n0 * size)
+        pack_panels(p.table, b, p.b_row, p.b_transposed, length, n1 - n0, scratch)
         m = m0
         while m < m1:
             rows = min(m1 - m, s.group)
@@ -174,6 +174,68 @@ cdef int multiply_blocks(const Product *p, int threads) except -1:
         for i in prange(tasks, schedule="dynamic"):
             multiply_block(p, &s, i, scratch + threadid() * s.scratch_bytes)
     release(s.bias)
+    return 0
+
+
+cdef void panel_in_place(const Product *p, Py_ssize_t n) noexcept nogil:
+    """All rows of C in one panel's columns, from n on.
+
+    A panel that is wider than what is left of B's rows reads on into the next row, into columns that are not stored;
+    only the last rows, behind which B ends, are packed.
+    """
+    cdef Py_ssize_t size = p.table.itemsize, width, columns, beyond, packed_rows, whole, no_offset = 0, m = 0, rows
+    cdef int kind
+    # At most lanes - 1 rows of one vector, where B has one column; and a bias of 4 vectors.
+    cdef char packed[1024]
+    cdef char bias[256]
+    cdef fc_tile t
+    panel_shape(p.table, p.n - n, &width, &kind)
+    columns = min(width, p.n - n)
+    beyond = width - columns
+    packed_rows = min(p.k, ceil_div(beyond, p.n))
+    whole = p.k - packed_rows
+    if packed_rows:
+        p.table.pack_rows(packed_rows, columns, width, p.b + whole * p.b_row + n * size, p.b_row, packed)
+    t.runs = &no_offset
+    t.n_runs = 1
+    t.a_row = p.a_row
+    t.a_step = p.a_step
+    t.c_row = p.c_row
+    t.columns = columns
+    t.bias = NULL
+    if p.bias != NULL:
+        t.bias = p.bias + n * size
+        if beyond:
+            memset(bias, 0, width * size)
+            memcpy(bias, t.bias, columns * size)
+            t.bias = bias
+    while m < p.m:
+        # Equal tiles: 16 rows are better cut 8 + 8 than 14 + 2.
+        rows = ceil_div(p.m - m, ceil_div(p.m - m, p.table.max_rows[kind]))
+        t.a = p.a + m * p.a_row
+        t.c = p.c + m * p.c_row + n * size
+        t.accumulate = False
+        t.relu = p.relu and not packed_rows
+        t.run_length = whole
+        t.b = p.b + n * size
+        t.b_step = p.b_row
+        p.table.tile[kind][rows - 1](&t)
+        if packed_rows:
+            t.accumulate = True
+            t.relu = p.relu
+            t.run_length = packed_rows
+            t.a += whole * p.a_step
+            t.b = packed
+            t.b_step = width * size
+            p.table.tile[kind][rows - 1](&t)
+        m += rows
+
+
+cdef int multiply_in_place(const Product *p, int threads) except -1:
+    cdef Py_ssize_t i, width = p.table.panel_vectors * p.table.lanes
+    with nogil:
+        for i in prange(ceil_div(p.n, width), num_threads=threads, schedule="static"):
+            panel_in_place(p, i * width)
     return 0
 
 
@@ -243,20 +305,40 @@ cdef int product(const Product *p) except -1:
     if p.b_transposed:
         if p.m <= DOT_ROWS and p.k >= 4 * p.table.lanes and p.a_step == p.table.itemsize:
             return multiply_dots(p, threads)
+    elif p.m <= IN_PLACE_ROWS and p.k * p.b_row <= l2_bytes // 2:
+        return multiply_in_place(p, threads)
     elif p.m <= STREAM_ROWS:
         return multiply_stream(p, threads)
     return multiply_blocks(p, threads)
 
 
-def matmul(cnp.ndarray a, cnp.ndarray b, cnp.ndarray out, bint transpose_a, bint transpose_b,
-           cnp.ndarray bias, bint relu):
-    """Write act(op(a) op(b) + bias) to out; all of one element type and C-ordered; bias may be None."""
+def matmul(a, b, bint transpose_a, bint transpose_b, bias, bint relu):
+    """Return act(op(a) op(b) + bias), where bias may be None.
+
+    Returns None, having done nothing, unless these are plain arrays of one element type whose shapes fit: the caller
+    then converts them or says what is wrong. So what is right is checked once, here.
+    """
     cdef Product p
-    cdef Py_ssize_t size = cnp.PyArray_ITEMSIZE(out)
-    p.table = kernels(out)
-    p.m = cnp.PyArray_DIM(out, 0)
-    p.n = cnp.PyArray_DIM(out, 1)
+    cdef cnp.npy_intp shape[2]
+    cdef int kind
+    cdef cnp.ndarray y
+    if not (is_plain(a) and is_plain(b)) or cnp.PyArray_NDIM(a) != 2 or cnp.PyArray_NDIM(b) != 2:
+        return None
+    kind = cnp.PyArray_TYPE(a)
+    p.m = cnp.PyArray_DIM(a, 1 if transpose_a else 0)
     p.k = cnp.PyArray_DIM(a, 0 if transpose_a else 1)
+    p.n = cnp.PyArray_DIM(b, 0 if transpose_b else 1)
+    if cnp.PyArray_TYPE(b) != kind or cnp.PyArray_DIM(b, 1 if transpose_b else 0) != p.k:
+        return None
+    if bias is not None:
+        if not is_plain(bias) or cnp.PyArray_TYPE(bias) != kind:
+            return None
+        if cnp.PyArray_NDIM(bias) != 1 or cnp.PyArray_DIM(bias, 0) != p.n:
+            return None
+    shape[0], shape[1] = p.m, p.n
+    y = cnp.PyArray_EMPTY(2, shape, kind, 0)
+    cdef Py_ssize_t size = cnp.PyArray_ITEMSIZE(y)
+    p.table = kernels(y)
     p.a = cnp.PyArray_BYTES(a)
     p.a_row = size if transpose_a else p.k * size
     p.a_step = p.m * size if transpose_a else size
@@ -264,7 +346,8 @@ def matmul(cnp.ndarray a, cnp.ndarray b, cnp.ndarray out, bint transpose_a, bint
     p.b_row = (p.k if transpose_b else p.n) * size
     p.b_transposed = transpose_b
     p.bias = NULL if bias is None else cnp.PyArray_BYTES(bias)
-    p.c = cnp.PyArray_BYTES(out)
+    p.c = cnp.PyArray_BYTES(y)
     p.c_row = p.n * size
     p.relu = relu
     product(&p)
+    return y

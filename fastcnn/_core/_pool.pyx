@@ -10,7 +10,7 @@ from libc.string cimport memset
 
 cimport numpy as cnp
 
-from ._runtime cimport acquire, fc_kernels, fc_pool, kernels, release, threads_for
+from ._runtime cimport acquire, ceil_div, fc_kernels, fc_pool, kernels, line, release, threads_for
 
 cnp.import_array()
 
@@ -91,7 +91,8 @@ cdef void pool_row(const Pooling *p, Py_ssize_t *taps, Py_ssize_t image, Py_ssiz
     t.x_step = p.stride_w * p.pixel
     t.y_step = p.pixel
     t.channels = p.channels
-    interior = (p.left + p.stride_w - 1) // p.stride_w
+    t.tiled = p.stride_w == p.cols and p.stride_h >= p.rows
+    interior = ceil_div(p.left, p.stride_w)
     end = (p.in_w + p.left - p.cols) // p.stride_w + 1 if p.in_w + p.left >= p.cols else 0
     while col < p.out_w:
         t.pixels = end - col if interior <= col < end else 1
@@ -103,7 +104,7 @@ cdef void backward_band(const Pooling *p, Py_ssize_t *taps, Py_ssize_t task) noe
     cdef Py_ssize_t image = task // p.bands, first = task % p.bands * p.band, last = min(p.in_h, first + p.band)
     cdef Py_ssize_t row = max(0, first + p.top - p.rows + 1)
     memset(p.dx + (image * p.in_h + first) * p.in_w * p.pixel, 0, (last - first) * p.in_w * p.pixel)
-    row = (row + p.stride_h - 1) // p.stride_h
+    row = ceil_div(row, p.stride_h)
     while row < p.out_h and row * p.stride_h - p.top < last:
         pool_row(p, taps, image, row, first, last)
         row += 1
@@ -111,14 +112,14 @@ cdef void backward_band(const Pooling *p, Py_ssize_t *taps, Py_ssize_t task) noe
 
 cdef int run(Pooling *p) except -1:
     # No window holds more taps than the image has pixels.
-    cdef Py_ssize_t i, tap_bytes = (min(p.rows, p.in_h) * min(p.cols, p.in_w) * sizeof(Py_ssize_t) + 63) & ~63, tasks
+    cdef Py_ssize_t i, tap_bytes = line(min(p.rows, p.in_h) * min(p.cols, p.in_w) * sizeof(Py_ssize_t)), tasks
     cdef int threads = threads_for(4.0 * p.images * p.out_h * p.out_w * p.channels * p.rows * p.cols)
     cdef char *taps = acquire(threads * tap_bytes)
     if p.backward:
         # Bands begin where windows do, so that few windows straddle two of them.
         p.bands = max(1, min(4 * threads // max(1, p.images), p.in_h // p.stride_h)) if threads > 1 else 1
-        p.band = ((p.in_h + p.bands - 1) // p.bands + p.stride_h - 1) // p.stride_h * p.stride_h
-        p.bands = (p.in_h + p.band - 1) // p.band
+        p.band = ceil_div(ceil_div(p.in_h, p.bands), p.stride_h) * p.stride_h
+        p.bands = ceil_div(p.in_h, p.band)
     tasks = p.images * (p.bands if p.backward else p.out_h)
     with nogil, parallel(num_threads=threads):
         for i in prange(tasks, schedule="static"):

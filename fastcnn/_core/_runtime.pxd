@@ -43,6 +43,7 @@ cdef extern from "kernels.h" nogil:
         Py_ssize_t y_step, pixels, channels
         char *dx
         double scale
+        int tiled
 
     ctypedef void fc_map(Py_ssize_t n, const void *a, const void *b, void *out, double alpha) noexcept nogil
     ctypedef void fc_row_map(Py_ssize_t n, const void *a, const void *b, void *out) noexcept nogil
@@ -95,6 +96,17 @@ cdef extern from "kernels.h" nogil:
 cdef Py_ssize_t l1_bytes, l2_bytes, l3_bytes
 
 cdef const fc_kernels *kernels(cnp.ndarray x) noexcept
+cdef bint is_plain(object x) noexcept
 cdef int threads_for(double work) noexcept nogil
 cdef char *acquire(size_t size) except NULL
 cdef void release(char *buffer) noexcept
+
+
+cdef inline Py_ssize_t ceil_div(Py_ssize_t a, Py_ssize_t b) noexcept nogil:
+    """Return a / b rounded up, 0 for a negative a."""
+    return (a + b - 1) // b if a > 0 else 0
+
+
+cdef inline Py_ssize_t line(Py_ssize_t nbytes) noexcept nogil:
+    """Round up to whole cache lines."""
+    return (nbytes + 63) & ~63

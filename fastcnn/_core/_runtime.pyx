@@ -211,20 +211,25 @@ def scratch_bytes():
 
 # ---- checks and limits ----
 
+cdef bint is_plain(object x) noexcept:
+    """Whether kernels can read this as it is: an ndarray of float32 or float64, C-ordered, aligned, native."""
+    if not cnp.PyArray_CheckExact(x) or not cnp.PyArray_ISCARRAY_RO(<cnp.ndarray> x):
+        return False
+    return cnp.PyArray_TYPE(<cnp.ndarray> x) in (cnp.NPY_FLOAT32, cnp.NPY_FLOAT64)
+
+
 def are_plain(Py_ssize_t required, *arrays):
-    """Whether kernels can read all of these as they are: ndarrays of one of float32 and float64, C-ordered,
-    aligned, native; behind the first `required` ones None will do."""
+    """Whether kernels can read all of these as they are, and their element type is one; behind the first `required`
+    ones None will do."""
     cdef int kind = -1
     cdef Py_ssize_t i
     for i, x in enumerate(arrays):
         if x is None and i >= required:
             continue
-        if not cnp.PyArray_CheckExact(x) or not cnp.PyArray_ISCARRAY_RO(<cnp.ndarray> x):
+        if not is_plain(x):
             return False
         if kind < 0:
             kind = cnp.PyArray_TYPE(<cnp.ndarray> x)
-            if kind != cnp.NPY_FLOAT32 and kind != cnp.NPY_FLOAT64:
-                return False
         elif cnp.PyArray_TYPE(<cnp.ndarray> x) != kind:
             return False
     return True

@@ -38,10 +38,13 @@ def matmul(a: ArrayLike, b: ArrayLike, transpose_a: bool = False, transpose_b: b
     >>> matmul([[1.0, 2.0]], [[3.0, 4.0]], transpose_b=True).tolist()
     [[11.0]]
     """
-    a, b = floats(("a", "b"), a, b)
-    out = np.empty(_product_shape(a, b, transpose_a, transpose_b), a.dtype)
-    _gemm.matmul(a, b, out, transpose_a, transpose_b, None, False)
-    return out
+    y = _gemm.matmul(a, b, transpose_a, transpose_b, None, False)
+    if y is None:
+        a, b = floats(("a", "b"), a, b)
+        _product_shape(a, b, transpose_a, transpose_b)
+        y = _gemm.matmul(a, b, transpose_a, transpose_b, None, False)
+        assert y is not None
+    return y
 
 
 def _product_shape(a: FloatArray, b: FloatArray, transpose_a: bool, transpose_b: bool) -> tuple[int, int]:
@@ -127,17 +130,16 @@ def dense(x: ArrayLike, kernel: ArrayLike, bias: ArrayLike | None = None, activa
     [[0.0, 2.0]]
     """
     activation = checked_activation(activation)
-    x, kernel, bias = floats(("x", "kernel", "bias"), x, kernel, bias, optional=1)
-    _check(x, kernel)
-    units = kernel.shape[1]
-    if bias is not None:
-        like(bias, (units,), "bias")
-    y = np.empty((*x.shape[:-1], units), x.dtype)
     relu = activation == "relu"
-    if x.ndim == 2:
-        _gemm.matmul(x, kernel, y, False, False, bias, relu)
-    else:
-        _gemm.matmul(_rows(x), kernel, _rows(y), False, False, bias, relu)
+    y = _gemm.matmul(x, kernel, False, False, bias, relu)
+    if y is None:
+        x, kernel, bias = floats(("x", "kernel", "bias"), x, kernel, bias, optional=1)
+        _check(x, kernel)
+        if bias is not None:
+            like(bias, kernel.shape[1:], "bias")
+        y = _gemm.matmul(_rows(x), kernel, False, False, bias, relu)
+        assert y is not None
+        y = y.reshape(*x.shape[:-1], kernel.shape[1])
     return y if relu else apply_in_place(y, activation)
 
 

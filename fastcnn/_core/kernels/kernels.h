@@ -63,6 +63,7 @@ typedef struct {
     ptrdiff_t y_step, pixels, channels;
     char *dx;
     double scale; /* of an average: 1 / number of taps */
+    int tiled;    /* windows lie side by side in a row, without gap or overlap, and rows do not share any */
 } fc_pool;
 
 /* out = f(a, b), element by element; out may be a or b. */

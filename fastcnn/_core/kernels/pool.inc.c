@@ -3,14 +3,19 @@
 /* Runs BODY(load, store, further argument of both, mask of the channels that count) over the channels of each pixel: in
  * whole vectors, then once for the `left` < VL channels that are left.  Those go as a whole vector too while its further
  * elements belong to the next pixels: what is stored there is what was there, or is stored again by their turn.  Only
- * at the end of the row are they put together from parts, which is many times slower. */
+ * at the end of the row are they put together from parts, which is many times slower.
+ *
+ * overwrites: a backward pass need not read what it adds to, as windows do not overlap and every further element is
+ * stored once more after it, by a tap or pixel to the right.  Where a pixel takes several vectors, the last one's further
+ * elements would be stored too late for that. */
 #define FOR_CHANNELS(BODY)                                                            \
     const ptrdiff_t left = t->channels % VL;                                          \
     const ptrdiff_t whole_until = t->pixels - 1 - (VL - left) / t->channels;          \
     const mask all = ~(mask){0};                                                      \
     mask first = {0};                                                                 \
     for (ptrdiff_t j = 0; j < left; j++) first[j] = -1;                               \
-    (void)all, (void)first;                                                           \
+    const int overwrites = t->tiled && (left == 0 || t->channels < VL);               \
+    (void)all, (void)first, (void)overwrites;                                         \
     for (ptrdiff_t i = 0; i < t->pixels; i++) {                                       \
         const char *x = t->x + i * t->x_step;                                         \
         char *dx = t->dx + i * t->x_step;                                             \
@@ -52,7 +57,7 @@
         vec g = LOAD(y + c LEFT);                                                        \
         for (ptrdiff_t k = t->first_tap; k < t->last_tap; k++) {                         \
             mask here = (at == ((FC_INT)k - (mask){0})) & COUNTS;                        \
-            vec sum = LOAD(TAP(dx, k) LEFT);                                             \
+            vec sum = overwrites ? (vec){0} : LOAD(TAP(dx, k) LEFT);                     \
             STORE(TAP(dx, k), blend(here, sum + g, sum) LEFT);                           \
         }                                                                                \
     }
@@ -68,7 +73,7 @@
     {                                                                     \
         vec g = LOAD(y + c LEFT) * (FC_T)t->scale;                        \
         for (ptrdiff_t k = t->first_tap; k < t->last_tap; k++) {          \
-            vec sum = LOAD(TAP(dx, k) LEFT);                              \
+            vec sum = overwrites ? (vec){0} : LOAD(TAP(dx, k) LEFT);      \
             STORE(TAP(dx, k), blend(COUNTS, sum + g, sum) LEFT);          \
         }                                                                 \
     }

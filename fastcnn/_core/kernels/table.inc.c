@@ -4,29 +4,29 @@
 
 #define FC_TILE_ENTRY(ROWS, VECS) FC_NAME(tile_##ROWS##x##VECS)
 #define FC_DOT_ENTRY(ROWS, COLS) FC_NAME(dot_##ROWS##x##COLS)
-#define FC_ROW                                                                                           \
-    {                                                                                                    \
-        .itemsize = sizeof(FC_T), .lanes = FC_VECTOR_BYTES / sizeof(FC_T), .max_rows = FC_TILE_ROWS,     \
-        .panel_vectors = FC_PANEL_VECTORS,                                                                \
-                             .tile = FC_TILES(FC_TILE_ENTRY), .stream = {FC_NAME(stream_1), FC_NAME(stream_2), FC_NAME(stream_3), FC_NAME(stream_4)},                      \
-        .dot = FC_DOTS(FC_DOT_ENTRY), .pack_rows = FC_NAME(pack_rows),  \
-        .pack_transposed = FC_NAME(pack_transposed), .max_pool = FC_NAME(max_pool),                      \
-        .max_pool_backward = FC_NAME(max_pool_backward), .avg_pool = FC_NAME(avg_pool),                  \
-        .avg_pool_backward = FC_NAME(avg_pool_backward),                                                 \
-        .map = {[FC_RELU] = FC_NAME(relu), [FC_RELU_BACKWARD] = FC_NAME(relu_backward),                  \
-                [FC_LEAKY_RELU] = FC_NAME(leaky_relu),                                                   \
-                [FC_LEAKY_RELU_BACKWARD] = FC_NAME(leaky_relu_backward),                                 \
-                [FC_SIGMOID] = FC_NAME(sigmoid), [FC_SIGMOID_BACKWARD] = FC_NAME(sigmoid_backward),      \
-                [FC_TANH] = FC_NAME(tanh), [FC_TANH_BACKWARD] = FC_NAME(tanh_backward)},                 \
-        .row_map = {[FC_SOFTMAX] = FC_NAME(softmax), [FC_LOG_SOFTMAX] = FC_NAME(log_softmax),            \
-                    [FC_SOFTMAX_BACKWARD] = FC_NAME(softmax_backward),                                   \
-                    [FC_LOG_SOFTMAX_BACKWARD] = FC_NAME(log_softmax_backward)},                          \
-        .column_sum = {[FC_SUM] = FC_NAME(sum), [FC_CENTRED_SQUARE] = FC_NAME(centred_square),           \
-                       [FC_CENTRED_DOT] = FC_NAME(centred_dot)},                                         \
-        .bias_add = FC_NAME(bias_add), .normalize = FC_NAME(normalize),                                  \
-        .normalize_backward = FC_NAME(normalize_backward),                                               \
-        .softmax_cross_entropy = FC_NAME(softmax_cross_entropy), .dropout = FC_NAME(dropout),            \
-        .sgd = FC_NAME(sgd), .adam = FC_NAME(adam), .fma_rounds = FC_NAME(fma_rounds),                   \
+#define FC_ROW                                                                                       \
+    {                                                                                                \
+        .itemsize = sizeof(FC_T), .lanes = FC_VECTOR_BYTES / sizeof(FC_T), .max_rows = FC_TILE_ROWS, \
+        .panel_vectors = FC_PANEL_VECTORS, .tile = FC_TILES(FC_TILE_ENTRY),                          \
+        .stream = {FC_NAME(stream_1), FC_NAME(stream_2), FC_NAME(stream_3), FC_NAME(stream_4)},      \
+        .dot = FC_DOTS(FC_DOT_ENTRY), .pack_rows = FC_NAME(pack_rows),                               \
+        .pack_transposed = FC_NAME(pack_transposed), .max_pool = FC_NAME(max_pool),                  \
+        .max_pool_backward = FC_NAME(max_pool_backward), .avg_pool = FC_NAME(avg_pool),              \
+        .avg_pool_backward = FC_NAME(avg_pool_backward),                                             \
+        .map = {[FC_RELU] = FC_NAME(relu), [FC_RELU_BACKWARD] = FC_NAME(relu_backward),              \
+                [FC_LEAKY_RELU] = FC_NAME(leaky_relu),                                               \
+                [FC_LEAKY_RELU_BACKWARD] = FC_NAME(leaky_relu_backward),                             \
+                [FC_SIGMOID] = FC_NAME(sigmoid), [FC_SIGMOID_BACKWARD] = FC_NAME(sigmoid_backward),  \
+                [FC_TANH] = FC_NAME(tanh), [FC_TANH_BACKWARD] = FC_NAME(tanh_backward)},             \
+        .row_map = {[FC_SOFTMAX] = FC_NAME(softmax), [FC_LOG_SOFTMAX] = FC_NAME(log_softmax),        \
+                    [FC_SOFTMAX_BACKWARD] = FC_NAME(softmax_backward),                               \
+                    [FC_LOG_SOFTMAX_BACKWARD] = FC_NAME(log_softmax_backward)},                      \
+        .column_sum = {[FC_SUM] = FC_NAME(sum), [FC_CENTRED_SQUARE] = FC_NAME(centred_square),       \
+                       [FC_CENTRED_DOT] = FC_NAME(centred_dot)},                                     \
+        .bias_add = FC_NAME(bias_add), .normalize = FC_NAME(normalize),                              \
+        .normalize_backward = FC_NAME(normalize_backward),                                           \
+        .softmax_cross_entropy = FC_NAME(softmax_cross_entropy), .dropout = FC_NAME(dropout),        \
+        .sgd = FC_NAME(sgd), .adam = FC_NAME(adam), .fma_rounds = FC_NAME(fma_rounds),               \
     }
 
 #define FC_T float
