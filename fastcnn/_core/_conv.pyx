@@ -37,9 +37,6 @@ cdef inline Py_ssize_t floor_mod(Py_ssize_t a, Py_ssize_t b) noexcept nogil:
 cdef class Geometry:
     """The sizes of one convolution, checked by whoever makes it; every field is an int."""
 
-    cdef readonly Py_ssize_t images, in_h, in_w, channels, rows, cols, filters, out_h, out_w
-    cdef readonly Py_ssize_t stride_h, stride_w, top, left, dilation_h, dilation_w, groups
-
     def __init__(self, input_shape, filters_shape, output_shape, strides, offsets, dilations, groups):
         self.images, self.in_h, self.in_w, self.channels = input_shape
         self.rows, self.cols, _, self.filters = filters_shape

@@ -45,6 +45,14 @@ cdef extern from "kernels.h" nogil:
         double scale
         int tiled
 
+    ctypedef struct fc_winograd:
+        const char *x
+        Py_ssize_t x_row, x_col
+        char *y
+        Py_ssize_t y_row, y_col, point, channels
+        const char *bias
+        int rows, cols, relu
+
     ctypedef void fc_map(Py_ssize_t n, const void *a, const void *b, void *out, double alpha) noexcept nogil
     ctypedef void fc_row_map(Py_ssize_t n, const void *a, const void *b, void *out) noexcept nogil
     ctypedef void fc_column_sum(Py_ssize_t rows, Py_ssize_t columns, const void *x, const void *y,
@@ -61,6 +69,9 @@ cdef extern from "kernels.h" nogil:
                           Py_ssize_t stride, void *dst) noexcept nogil
         void (*pack_transposed)(Py_ssize_t depth, Py_ssize_t columns, Py_ssize_t width, const void *src,
                                 Py_ssize_t stride, void *dst) noexcept nogil
+        void (*winograd_input)(const fc_winograd *) noexcept nogil
+        void (*winograd_filter)(const fc_winograd *) noexcept nogil
+        void (*winograd_output)(const fc_winograd *) noexcept nogil
         void (*max_pool)(const fc_pool *) noexcept nogil
         void (*max_pool_backward)(const fc_pool *) noexcept nogil
         void (*avg_pool)(const fc_pool *) noexcept nogil

@@ -66,6 +66,20 @@ typedef struct {
     int tiled;    /* windows lie side by side in a row, without gap or overlap, and rows do not share any */
 } fc_pool;
 
+/* One tile of Winograd's F(4x4, 3x3): 36 points, from one to the next `point` bytes, each a run of `channels`.
+ * input: the 6 x 6 pixels from x on, x_row and x_col bytes apart, to 36 points at y.  filter: 3 x 3 taps at x, likewise,
+ * to 36 points at y.  output: 36 points at x to the first rows x cols of 4 x 4 pixels at y, y_row and y_col bytes apart,
+ * with bias (NULL: zero) and relu.
+ * Tail rule: pixels and taps are read and written in their channels only, points and bias in whole vectors. */
+typedef struct {
+    const char *x;
+    ptrdiff_t x_row, x_col;
+    char *y;
+    ptrdiff_t y_row, y_col, point, channels;
+    const char *bias;
+    int rows, cols, relu;
+} fc_winograd;
+
 /* out = f(a, b), element by element; out may be a or b. */
 enum {
     FC_RELU,
@@ -109,6 +123,10 @@ typedef struct {
                       void *dst);
     void (*pack_transposed)(ptrdiff_t depth, ptrdiff_t columns, ptrdiff_t width, const void *src,
                             ptrdiff_t stride, void *dst);
+
+    void (*winograd_input)(const fc_winograd *);
+    void (*winograd_filter)(const fc_winograd *);
+    void (*winograd_output)(const fc_winograd *);
 
     void (*max_pool)(const fc_pool *); /* the first NaN, or the maximum */
     void (*max_pool_backward)(const fc_pool *);

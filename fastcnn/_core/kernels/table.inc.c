@@ -13,6 +13,8 @@
         .pack_transposed = FC_NAME(pack_transposed), .max_pool = FC_NAME(max_pool),                  \
         .max_pool_backward = FC_NAME(max_pool_backward), .avg_pool = FC_NAME(avg_pool),              \
         .avg_pool_backward = FC_NAME(avg_pool_backward),                                             \
+        .winograd_input = FC_NAME(winograd_input), .winograd_filter = FC_NAME(winograd_filter),      \
+        .winograd_output = FC_NAME(winograd_output),                                                 \
         .map = {[FC_RELU] = FC_NAME(relu), [FC_RELU_BACKWARD] = FC_NAME(relu_backward),              \
                 [FC_LEAKY_RELU] = FC_NAME(leaky_relu),                                               \
                 [FC_LEAKY_RELU_BACKWARD] = FC_NAME(leaky_relu_backward),                             \
@@ -34,6 +36,7 @@
 #define FC_SUFFIX f32
 #include "simd.h"
 #include "gemm.inc.c"
+#include "winograd.inc.c"
 #include "pool.inc.c"
 #include "elementwise.inc.c"
 static const fc_kernels table_f32 = FC_ROW;
@@ -46,6 +49,7 @@ static const fc_kernels table_f32 = FC_ROW;
 #define FC_SUFFIX f64
 #include "simd.h"
 #include "gemm.inc.c"
+#include "winograd.inc.c"
 #include "pool.inc.c"
 #include "elementwise.inc.c"
 static const fc_kernels table_f64 = FC_ROW;

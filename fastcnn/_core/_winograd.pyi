@@ -1,0 +1,12 @@
+"""Winograd's F(4x4, 3x3): 3x3 convolution at stride 1, and the gradient of its input."""
+
+from typing import Any
+
+from numpy.typing import NDArray
+
+from ._conv import Geometry
+
+def forward(
+    g: Geometry, x: NDArray[Any], w: NDArray[Any], bias: NDArray[Any] | None, relu: bool, y: NDArray[Any]
+) -> None: ...
+def backward_input(g: Geometry, dy: NDArray[Any], w: NDArray[Any], dx: NDArray[Any]) -> None: ...

@@ -1,0 +1,109 @@
+/* Transforms of Winograd's F(4x4, 3x3), each along a contiguous run of channels: see fc_winograd in kernels.h.
+ *
+ * Y = A^T [(G g G^T) . (B^T d B)] A, with the points 0, 1, -1, 2, -2 and infinity; Lavin and Gray, "Fast algorithms
+ * for convolutional neural networks", 2016. */
+
+#define winograd_bt FC_NAME(winograd_bt)
+#define winograd_g FC_NAME(winograd_g)
+#define winograd_at FC_NAME(winograd_at)
+
+/* t = B^T d, one column of it. */
+FC_INLINE void winograd_bt(const vec *d, vec *t) {
+    const vec a = d[4] - 4 * d[2], b = d[3] - 4 * d[1], c = d[4] - d[2], e = 2 * (d[3] - d[1]);
+    t[0] = 4 * d[0] - 5 * d[2] + d[4];
+    t[1] = a + b;
+    t[2] = a - b;
+    t[3] = c + e;
+    t[4] = c - e;
+    t[5] = 4 * d[1] - 5 * d[3] + d[5];
+}
+
+/* t = G g. */
+FC_INLINE void winograd_g(const vec *g, vec *t) {
+    const vec a = (g[0] + g[2]) * (FC_T)(-1.0 / 6), b = g[1] * (FC_T)(-1.0 / 6);
+    const vec c = g[0] * (FC_T)(1.0 / 24) + g[2] * (FC_T)(1.0 / 6), e = g[1] * (FC_T)(1.0 / 12);
+    t[0] = g[0] * (FC_T)0.25;
+    t[1] = a + b;
+    t[2] = a - b;
+    t[3] = c + e;
+    t[4] = c - e;
+    t[5] = g[2];
+}
+
+/* y = A^T m. */
+FC_INLINE void winograd_at(const vec *m, vec *y) {
+    const vec a = m[1] + m[2], b = m[1] - m[2], c = m[3] + m[4], e = m[3] - m[4];
+    y[0] = m[0] + a + c;
+    y[1] = b + 2 * e;
+    y[2] = a + 4 * c;
+    y[3] = b + 8 * e + m[5];
+}
+
+static void FC_NAME(winograd_input)(const fc_winograd *t) {
+    for (ptrdiff_t c = 0; c < t->channels; c += VL) {
+        vec half[6][6]; /* [column][row] */
+        FC_UNROLL for (int j = 0; j < 6; j++) {
+            vec d[6];
+            FC_UNROLL for (int i = 0; i < 6; i++) {
+                const FC_T *x = (const FC_T *)(t->x + i * t->x_row + j * t->x_col) + c;
+                d[i] = t->channels - c >= VL ? load(x) : load_part(x, t->channels - c);
+            }
+            winograd_bt(d, half[j]);
+        }
+        FC_UNROLL for (int i = 0; i < 6; i++) {
+            vec d[6], v[6];
+            FC_UNROLL for (int j = 0; j < 6; j++) d[j] = half[j][i];
+            winograd_bt(d, v);
+            FC_UNROLL for (int j = 0; j < 6; j++) store((FC_T *)(t->y + (6 * i + j) * t->point) + c, v[j]);
+        }
+    }
+}
+
+static void FC_NAME(winograd_filter)(const fc_winograd *t) {
+    for (ptrdiff_t c = 0; c < t->channels; c += VL) {
+        vec half[3][6]; /* [column][row] */
+        FC_UNROLL for (int j = 0; j < 3; j++) {
+            vec g[3];
+            FC_UNROLL for (int i = 0; i < 3; i++) {
+                const FC_T *x = (const FC_T *)(t->x + i * t->x_row + j * t->x_col) + c;
+                g[i] = t->channels - c >= VL ? load(x) : load_part(x, t->channels - c);
+            }
+            winograd_g(g, half[j]);
+        }
+        FC_UNROLL for (int i = 0; i < 6; i++) {
+            vec g[3], u[6];
+            FC_UNROLL for (int j = 0; j < 3; j++) g[j] = half[j][i];
+            winograd_g(g, u);
+            FC_UNROLL for (int j = 0; j < 6; j++) store((FC_T *)(t->y + (6 * i + j) * t->point) + c, u[j]);
+        }
+    }
+}
+
+static void FC_NAME(winograd_output)(const fc_winograd *t) {
+    for (ptrdiff_t c = 0; c < t->channels; c += VL) {
+        const ptrdiff_t left = t->channels - c;
+        const vec bias = t->bias ? load((const FC_T *)t->bias + c) : (vec){0};
+        vec half[6][4]; /* [column][row] */
+        FC_UNROLL for (int j = 0; j < 6; j++) {
+            vec m[6];
+            FC_UNROLL for (int i = 0; i < 6; i++) m[i] = load((const FC_T *)(t->x + (6 * i + j) * t->point) + c);
+            winograd_at(m, half[j]);
+        }
+        FC_UNROLL for (int i = 0; i < 4; i++) {
+            if (i >= t->rows) break;
+            vec m[6], v[4];
+            FC_UNROLL for (int j = 0; j < 6; j++) m[j] = half[j][i];
+            winograd_at(m, v);
+            FC_UNROLL for (int j = 0; j < 4; j++) {
+                if (j >= t->cols) break;
+                FC_T *y = (FC_T *)(t->y + i * t->y_row + j * t->y_col) + c;
+                vec sum = v[j] + bias;
+                if (t->relu) sum = blend(sum < (vec){0}, (vec){0}, sum);
+                if (left >= VL)
+                    store(y, sum);
+                else
+                    store_part(y, sum, left);
+            }
+        }
+    }
+}

@@ -1,0 +1,93 @@
+"""Winograd's algorithm: result and input's gradient against the reference, and when it is chosen."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import reference
+from checks import assert_equal, normals
+
+import fastcnn
+from fastcnn import nn
+
+pytestmark = pytest.mark.usefixtures("isa")
+
+# Images, filters and padding: tiles cut off on either side, single pixels, channels about the vector lengths, more
+# than one panel and more than one block of tiles.
+CASES = [
+    ((1, 4, 4, 3), 5, 1),
+    ((2, 7, 9, 16), 16, 1),
+    ((1, 13, 6, 17), 33, 0),
+    ((2, 14, 14, 70), 66, 1),
+    ((1, 3, 3, 1), 1, 0),
+    ((1, 5, 5, 31), 64, ((0, 2), (3, 1))),
+    ((1, 8, 8, 130), 130, 2),
+    ((1, 1, 1, 5), 5, 1),
+    ((3, 12, 12, 40), 20, 5),
+    ((2, 40, 40, 32), 32, 1),
+]
+
+
+def assert_rms(actual, expected, dtype):
+    """Compare in the root mean square of what is expected, which a few hundred units of rounding stay below."""
+    assert actual.dtype == dtype
+    assert actual.shape == expected.shape
+    error = np.abs(actual - expected) / np.sqrt(np.mean(expected**2))
+    assert error.max() < 1000 * np.finfo(dtype).eps
+    assert np.sqrt(np.mean(error**2)) < 100 * np.finfo(dtype).eps
+
+
+@pytest.mark.parametrize(("shape", "filters", "padding"), CASES)
+def test_result_and_gradient(shape, filters, padding, dtype, threads):
+    x, w, b = normals(*shape), normals(3, 3, shape[3], filters, seed=1), normals(filters, seed=2)
+    x, w, b = x.astype(dtype), w.astype(dtype), b.astype(dtype)
+    pads = ((padding, padding), (padding, padding)) if isinstance(padding, int) else padding
+    wide = x.astype(np.float64), w.astype(np.float64)
+    expected = np.maximum(reference.conv2d(*wide, padding=pads) + b, 0)
+    y = nn.conv2d(x, w, padding=padding, bias=b, activation="relu", algorithm="winograd")
+    assert_rms(y, expected, dtype)
+    grad = normals(*expected.shape, seed=3).astype(dtype)
+    dx = nn.conv2d_backward_input(grad, w, shape, padding=padding, algorithm="winograd")
+    assert_rms(dx, reference.conv2d_backward(grad.astype(np.float64), *wide, padding=pads)[0], dtype)
+
+
+def test_threads_do_not_change_a_bit(dtype):
+    for shape, filters in (((1, 30, 30, 64), 64), ((1, 8, 8, 40), 200), ((9, 12, 12, 33), 70)):
+        x, w = normals(*shape, dtype=dtype), normals(3, 3, shape[3], filters, dtype=dtype, seed=1)
+        grad = normals(*shape[:3], filters, dtype=dtype, seed=2)
+        results = []
+        for threads in (1, 2, 3, 5):
+            with fastcnn.threads(threads):
+                y = nn.conv2d(x, w, padding="same", algorithm="winograd")
+                dx = nn.conv2d_backward_input(grad, w, shape, padding="same", algorithm="winograd")
+            results.append((y.tobytes(), dx.tobytes()))
+        assert len(set(results)) == 1
+
+
+def test_auto_takes_winograd_for_large_float32_layers_alone():
+    w = normals(3, 3, 64, 64, dtype=np.float32)
+    for size, algorithm in ((56, "winograd"), (4, "direct")):
+        x = normals(1, size, size, 64, dtype=np.float32)
+        y = nn.conv2d(x, w, padding="same")
+        assert_equal(y, nn.conv2d(x, w, padding="same", algorithm=algorithm), np.float32)
+        other = "direct" if algorithm == "winograd" else "winograd"
+        assert (y != nn.conv2d(x, w, padding="same", algorithm=other)).any()
+    x, w = normals(1, 56, 56, 64), w.astype(np.float64)
+    direct = nn.conv2d(x, w, padding="same", algorithm="direct")
+    assert_equal(nn.conv2d(x, w, padding="same"), direct, np.float64)
+
+
+@pytest.mark.parametrize(
+    ("size", "options"),
+    [(5, {}), (3, {"strides": 2}), (3, {"dilations": 2}), (3, {"groups": 2})],
+    ids=["5x5", "strides", "dilations", "groups"],
+)
+def test_winograd_is_refused_where_it_does_not_fit(size, options):
+    x, w = np.ones((1, 12, 12, 4)), np.ones((size, size, 4 // options.get("groups", 1), 4))
+    with pytest.raises(ValueError, match=r"^algorithm 'winograd' needs 3x3 filters"):
+        nn.conv2d(x, w, algorithm="winograd", **options)
+
+
+def test_no_images():
+    y = nn.conv2d(np.ones((0, 8, 8, 4)), np.ones((3, 3, 4, 4)), algorithm="winograd")
+    assert y.shape == (0, 6, 6, 4)
