@@ -211,6 +211,14 @@ def cases(dtype: np.dtype, vl: int):
         g = values(n, h, w, k)
         yield nn.conv2d, (x, f), {"padding": "SAME", "bias": values(k)}
         yield nn.conv2d_backward, (g, x, f), {"padding": "SAME"}
+    for c, k in zip(pick.sample(around, len(around)), around, strict=True):
+        n, h, w = pick.choice((1, 2)), pick.randint(3, 11), pick.randint(3, 18)
+        padding = pick.choice(("VALID", "SAME", ((0, 1), (3, 0))))
+        x, f = values(n, h, w, c), values(3, 3, c, k)
+        options = {"padding": padding, "algorithm": "winograd"}
+        y = nn.conv2d(x, f, **options)
+        yield nn.conv2d, (x, f), {**options, "bias": values(k), "activation": "relu"}
+        yield nn.conv2d_backward_input, (values(*y.shape), f, x.shape), options
 
 
 def leaves(result) -> list[bytes]:

@@ -22,7 +22,7 @@ from libc.string cimport memcpy, memset
 
 cimport numpy as cnp
 
-from ._gemm cimport Product, pack_panels, panel_shape, product
+from ._gemm cimport Product, multiply_tiles, pack_panels, pad_bias, panel_shape, product
 from ._runtime cimport (
     acquire, ceil_div, fc_kernels, fc_tile, kernels, l1_bytes, l2_bytes, line, release, threads_for,
 )
@@ -139,7 +139,7 @@ cdef struct Correlation:
 
 cdef void correlate_task(const Correlation *c, Py_ssize_t task, char *copy) noexcept nogil:
     """One band of output rows of one image, for one group of filter panels."""
-    cdef Py_ssize_t size = c.table.itemsize, first_panel = task % c.groups * c.group, panel, row, i, col, count, tiles
+    cdef Py_ssize_t size = c.table.itemsize, first_panel = task % c.groups * c.group, panel, row
     cdef Py_ssize_t band = task // c.groups % c.bands, image = task // c.groups // c.bands, width
     cdef Py_ssize_t first_row = band * c.rows, last_row = min(first_row + c.rows, c.source.out_h)
     cdef const char *x = window(&c.source, image, first_row, last_row - first_row, copy)
@@ -159,15 +159,10 @@ cdef void correlate_task(const Correlation *c, Py_ssize_t task, char *copy) noex
         t.b = c.filters + panel * c.width * c.depth * size
         t.b_step = width * size
         t.bias = c.bias + panel * c.width * size if c.bias != NULL else NULL
-        tiles = ceil_div(c.source.out_w, c.table.max_rows[kind])
         for row in range(first_row, last_row):
-            for i in range(tiles):
-                # Tiles of nearly equal width: 16 pixels go as 8 + 8, not 14 + 2.
-                col = c.source.out_w * i // tiles
-                count = c.source.out_w * (i + 1) // tiles - col
-                t.a = x + (row - first_row) * c.source.row_step * c.source.pitch + col * t.a_row
-                t.c = c.y + image * c.y_image + row * c.y_row + col * c.y_col + panel * c.width * size
-                c.table.tile[kind][count - 1](&t)
+            t.a = x + (row - first_row) * c.source.row_step * c.source.pitch
+            t.c = c.y + image * c.y_image + row * c.y_row + panel * c.width * size
+            multiply_tiles(c.table, kind, &t, c.source.out_w)
 
 
 cdef void cut_correlation(Correlation *c, int threads) noexcept nogil:
@@ -225,11 +220,7 @@ cdef int correlate(Correlation *c, const char *w, Py_ssize_t w_row, bint transpo
     packed = scratch
     c.filters = packed
     scratch += filter_bytes
-    c.bias = NULL
-    if bias != NULL:
-        memset(scratch, 0, c.panels * c.width * size)
-        memcpy(scratch, bias, c.columns * size)
-        c.bias = scratch
+    c.bias = pad_bias(bias, c.columns * size, c.panels * c.width * size, scratch)
     scratch += line(c.panels * c.width * size)
     c.runs = <Py_ssize_t *> scratch
     scratch += line(c.n_runs * sizeof(Py_ssize_t))
@@ -344,7 +335,7 @@ cdef bint scatters(Geometry g, Py_ssize_t lanes) noexcept:
 
 cdef void scatter_row(const Scatter *s, const char *dy, Py_ssize_t r, char *sums) noexcept nogil:
     """Add one row of output gradients, times filter row r, to a copied row of the input's gradient."""
-    cdef Py_ssize_t size = s.table.itemsize, first, panel, count, tiles, i, start, width, no_offset = 0
+    cdef Py_ssize_t size = s.table.itemsize, first, panel, width, no_offset = 0
     cdef int kind
     cdef fc_tile t
     t.runs = &no_offset
@@ -362,13 +353,9 @@ cdef void scatter_row(const Scatter *s, const char *dy, Py_ssize_t r, char *sums
         t.b = s.packed + (r * s.panels + panel) * s.width * s.filters * size
         t.b_step = width * size
         for first in range(min(s.apart, s.out_w)):
-            count = ceil_div(s.out_w - first, s.apart)
-            tiles = ceil_div(count, s.table.max_rows[kind])
-            for i in range(tiles):
-                start = count * i // tiles
-                t.a = dy + first * s.filters * size + start * t.a_row
-                t.c = sums + first * s.stride_w * s.pixel + start * t.c_row + panel * s.width * size
-                s.table.tile[kind][count * (i + 1) // tiles - start - 1](&t)
+            t.a = dy + first * s.filters * size
+            t.c = sums + first * s.stride_w * s.pixel + panel * s.width * size
+            multiply_tiles(s.table, kind, &t, ceil_div(s.out_w - first, s.apart))
 
 
 cdef void scatter_task(const Scatter *s, Py_ssize_t task, char *copy) noexcept nogil:
@@ -517,9 +504,9 @@ cdef void filter_task(const FilterGradient *f, const char *x, Py_ssize_t task) n
 
     In strips of pixels whose gradients stay in L1 while all the part's tiles pass by.
     """
-    cdef Py_ssize_t size = f.table.itemsize, width, i, row, count, tiles
+    cdef Py_ssize_t size = f.table.itemsize, width, tiles, first, last
     cdef Py_ssize_t part = task % f.parts, s = task // f.parts % f.segments, r = task // f.parts // f.segments % f.rows
-    cdef Py_ssize_t panel = task // f.parts // f.segments // f.rows, run = 0, first_tile, last_tile
+    cdef Py_ssize_t panel = task // f.parts // f.segments // f.rows, run = 0
     cdef const char *b
     cdef int kind
     cdef fc_tile t
@@ -538,19 +525,16 @@ cdef void filter_task(const FilterGradient *f, const char *x, Py_ssize_t task) n
     t.c_row = f.dw_row
     t.relu = False
     tiles = ceil_div(f.length, f.table.max_rows[kind])
-    first_tile = tiles * part // f.parts
-    last_tile = tiles * (part + 1) // f.parts
+    first = f.length * (tiles * part // f.parts) // tiles
+    last = f.length * (tiles * (part + 1) // f.parts) // tiles
     while run < f.n_runs:
         t.runs = f.runs + run
         t.n_runs = min(f.strip, f.n_runs - run)
         t.b = b + run * f.run_length * t.b_step
         t.accumulate = f.accumulate or run > 0
-        for i in range(first_tile, last_tile):
-            row = f.length * i // tiles
-            count = f.length * (i + 1) // tiles - row
-            t.a = x + r * f.dilation_h * f.source.pitch + s * f.dilation_w * f.source.pixel + row * size
-            t.c = f.dw + ((r * f.segments + s) * f.length + row) * f.dw_row + panel * f.width * size
-            f.table.tile[kind][count - 1](&t)
+        t.a = x + r * f.dilation_h * f.source.pitch + s * f.dilation_w * f.source.pixel + first * size
+        t.c = f.dw + ((r * f.segments + s) * f.length + first) * f.dw_row + panel * f.width * size
+        multiply_tiles(f.table, kind, &t, last - first)
         run += f.strip
 
 

@@ -1,4 +1,6 @@
-from ._runtime cimport fc_kernels
+from libc.string cimport memcpy, memset
+
+from ._runtime cimport ceil_div, fc_kernels, fc_tile
 
 
 cdef struct Product:
@@ -19,3 +21,24 @@ cdef int product(const Product *p) except -1
 cdef void panel_shape(const fc_kernels *table, Py_ssize_t columns, Py_ssize_t *width, int *kind) noexcept nogil
 cdef char *pack_panels(const fc_kernels *table, const char *b, Py_ssize_t b_row, bint b_transposed, Py_ssize_t depth,
                        Py_ssize_t columns, char *to) noexcept nogil
+
+
+cdef inline void multiply_tiles(const fc_kernels *table, int kind, fc_tile *t, Py_ssize_t rows) noexcept nogil:
+    """Run tiles of one kind down so many rows, from t.a and t.c on, which it moves."""
+    cdef Py_ssize_t count
+    while rows > 0:
+        # Equal tiles: 16 rows are better cut 8 + 8 than 14 + 2.
+        count = ceil_div(rows, ceil_div(rows, table.max_rows[kind]))
+        table.tile[kind][count - 1](t)
+        t.a += count * t.a_row
+        t.c += count * t.c_row
+        rows -= count
+
+
+cdef inline const char *pad_bias(const char *bias, Py_ssize_t nbytes, Py_ssize_t room, char *to) noexcept nogil:
+    """Copy a bias (NULL: none) to where a whole number of vectors can be read; return where it then is."""
+    if bias == NULL:
+        return NULL
+    memcpy(to, bias, nbytes)
+    memset(to + nbytes, 0, room - nbytes)
+    return to

@@ -17,7 +17,6 @@ continue it through C, so neither the threads nor the cut of the work change a b
 """
 
 from cython.parallel cimport parallel, prange, threadid
-from libc.string cimport memcpy, memset
 
 cimport numpy as cnp
 
@@ -73,7 +72,7 @@ cdef char *pack_panels(const fc_kernels *table, const char *b, Py_ssize_t b_row,
 
 cdef struct Blocks:
     Py_ssize_t width, depth, rows, columns, across, group
-    char *bias
+    const char *bias
     Py_ssize_t b_bytes, scratch_bytes
 
 
@@ -85,7 +84,7 @@ cdef void multiply_rows(const Product *p, const Blocks *s, Py_ssize_t k, Py_ssiz
     Meanwhile the next `ahead` rows of A are brought nearer, a part with each panel: their reading would cost as
     much as a panel's arithmetic.
     """
-    cdef Py_ssize_t size = p.table.itemsize, width, no_offset = 0, done, count, tall, part, i
+    cdef Py_ssize_t size = p.table.itemsize, width, no_offset = 0, part, i
     cdef const char *next_rows = a + rows * a_row
     cdef int kind
     cdef fc_tile t
@@ -106,16 +105,10 @@ cdef void multiply_rows(const Product *p, const Blocks *s, Py_ssize_t k, Py_ssiz
         panel_shape(p.table, t.columns, &width, &kind)
         t.b = b
         t.b_step = width * size
-        t.bias = s.bias + n * size if p.bias != NULL else NULL
-        tall = p.table.max_rows[kind]
-        done = 0
-        while done < rows:
-            # Equal tiles: 16 rows are better cut 8 + 8 than 14 + 2.
-            count = ceil_div(rows - done, ceil_div(rows - done, tall))
-            t.a = a + done * a_row
-            t.c = p.c + (m + done) * p.c_row + n * size
-            p.table.tile[kind][count - 1](&t)
-            done += count
+        t.bias = s.bias + n * size if s.bias != NULL else NULL
+        t.a = a
+        t.c = p.c + m * p.c_row + n * size
+        multiply_tiles(p.table, kind, &t, rows)
         b += width * length * size
         n += t.columns
 
@@ -165,15 +158,12 @@ cdef int multiply_blocks(const Product *p, int threads) except -1:
     s.b_bytes = line(s.columns * s.depth * size)
     s.scratch_bytes = s.b_bytes + (0 if p.a_step == size else line(s.group * s.depth * size))
     bias_bytes = line(panels * s.width * size)
-    s.bias = acquire(bias_bytes + threads * s.scratch_bytes)
-    scratch = s.bias + bias_bytes
-    if p.bias != NULL:
-        memset(s.bias, 0, bias_bytes)
-        memcpy(s.bias, p.bias, p.n * size)
+    scratch = acquire(bias_bytes + threads * s.scratch_bytes)
+    s.bias = pad_bias(p.bias, p.n * size, bias_bytes, scratch)
     with nogil, parallel(num_threads=threads):
         for i in prange(tasks, schedule="dynamic"):
-            multiply_block(p, &s, i, scratch + threadid() * s.scratch_bytes)
-    release(s.bias)
+            multiply_block(p, &s, i, scratch + bias_bytes + threadid() * s.scratch_bytes)
+    release(scratch)
     return 0
 
 
@@ -183,7 +173,7 @@ cdef void panel_in_place(const Product *p, Py_ssize_t n) noexcept nogil:
     A panel that is wider than what is left of B's rows reads on into the next row, into columns that are not stored;
     only the last rows, behind which B ends, are packed.
     """
-    cdef Py_ssize_t size = p.table.itemsize, width, columns, beyond, packed_rows, whole, no_offset = 0, m = 0, rows
+    cdef Py_ssize_t size = p.table.itemsize, width, columns, packed_rows, whole, no_offset = 0
     cdef int kind
     # At most lanes - 1 rows of one vector, where B has one column; and a bias of 4 vectors.
     cdef char packed[1024]
@@ -191,8 +181,7 @@ cdef void panel_in_place(const Product *p, Py_ssize_t n) noexcept nogil:
     cdef fc_tile t
     panel_shape(p.table, p.n - n, &width, &kind)
     columns = min(width, p.n - n)
-    beyond = width - columns
-    packed_rows = min(p.k, ceil_div(beyond, p.n))
+    packed_rows = min(p.k, ceil_div(width - columns, p.n))
     whole = p.k - packed_rows
     if packed_rows:
         p.table.pack_rows(packed_rows, columns, width, p.b + whole * p.b_row + n * size, p.b_row, packed)
@@ -202,33 +191,24 @@ cdef void panel_in_place(const Product *p, Py_ssize_t n) noexcept nogil:
     t.a_step = p.a_step
     t.c_row = p.c_row
     t.columns = columns
-    t.bias = NULL
-    if p.bias != NULL:
-        t.bias = p.bias + n * size
-        if beyond:
-            memset(bias, 0, width * size)
-            memcpy(bias, t.bias, columns * size)
-            t.bias = bias
-    while m < p.m:
-        # Equal tiles: 16 rows are better cut 8 + 8 than 14 + 2.
-        rows = ceil_div(p.m - m, ceil_div(p.m - m, p.table.max_rows[kind]))
-        t.a = p.a + m * p.a_row
-        t.c = p.c + m * p.c_row + n * size
-        t.accumulate = False
-        t.relu = p.relu and not packed_rows
-        t.run_length = whole
-        t.b = p.b + n * size
-        t.b_step = p.b_row
-        p.table.tile[kind][rows - 1](&t)
-        if packed_rows:
-            t.accumulate = True
-            t.relu = p.relu
-            t.run_length = packed_rows
-            t.a += whole * p.a_step
-            t.b = packed
-            t.b_step = width * size
-            p.table.tile[kind][rows - 1](&t)
-        m += rows
+    t.bias = pad_bias(p.bias + n * size if p.bias != NULL else NULL, columns * size, width * size, bias)
+    t.a = p.a
+    t.c = p.c + n * size
+    t.accumulate = False
+    t.relu = p.relu and not packed_rows
+    t.run_length = whole
+    t.b = p.b + n * size
+    t.b_step = p.b_row
+    multiply_tiles(p.table, kind, &t, p.m)
+    if packed_rows:
+        t.a = p.a + whole * p.a_step
+        t.c = p.c + n * size
+        t.accumulate = True
+        t.relu = p.relu
+        t.run_length = packed_rows
+        t.b = packed
+        t.b_step = width * size
+        multiply_tiles(p.table, kind, &t, p.m)
 
 
 cdef int multiply_in_place(const Product *p, int threads) except -1:

@@ -17,7 +17,7 @@ from libc.string cimport memcpy, memset
 cimport numpy as cnp
 
 from ._conv cimport Geometry
-from ._gemm cimport panel_shape
+from ._gemm cimport multiply_tiles, pad_bias, panel_shape
 from ._runtime cimport (
     acquire, ceil_div, fc_kernels, fc_tile, fc_winograd, kernels, l2_bytes, line, release, threads_for,
 )
@@ -113,11 +113,10 @@ cdef void transform_tile(const Winograd *g, Py_ssize_t tile, char *to, char *pat
 cdef void multiply_panel(const Winograd *g, Py_ssize_t panel, Py_ssize_t tiles, const char *points,
                          char *products) noexcept nogil:
     """The 36 products of a block of tiles with one panel of filters."""
-    cdef Py_ssize_t size = g.table.itemsize, no_offset = 0, width, i, done, count, tall
+    cdef Py_ssize_t size = g.table.itemsize, no_offset = 0, width, i
     cdef int kind
     cdef fc_tile t
     panel_shape(g.table, min(g.width, g.columns - panel * g.width), &width, &kind)
-    tall = g.table.max_rows[kind]
     t.runs = &no_offset
     t.n_runs = 1
     t.run_length = g.channels
@@ -131,13 +130,9 @@ cdef void multiply_panel(const Winograd *g, Py_ssize_t panel, Py_ssize_t tiles, 
     t.relu = False
     for i in range(POINTS):
         t.b = g.filters + (panel * g.width * POINTS + i * width) * g.channels * size
-        done = 0
-        while done < tiles:
-            count = ceil_div(tiles - done, ceil_div(tiles - done, tall))
-            t.a = points + (i * g.block + done) * g.row
-            t.c = products + (i * g.block + done) * t.c_row
-            g.table.tile[kind][count - 1](&t)
-            done += count
+        t.a = points + i * g.block * g.row
+        t.c = products + i * g.block * t.c_row
+        multiply_tiles(g.table, kind, &t, tiles)
 
 
 cdef void winograd_task(const Winograd *g, Py_ssize_t task, char *scratch) noexcept nogil:
@@ -202,11 +197,7 @@ cdef int convolve(Winograd *g, const char *bias, int threads) except -1:
     thread_bytes = max(slice_bytes, g.input_bytes + g.product_bytes + g.patch_bytes)
     g.filters = acquire(filter_bytes + bias_bytes + threads * thread_bytes)
     scratch = g.filters + filter_bytes
-    g.bias = NULL
-    if bias != NULL:
-        memset(scratch, 0, bias_bytes)
-        memcpy(scratch, bias, g.columns * size)
-        g.bias = scratch
+    g.bias = pad_bias(bias, g.columns * size, bias_bytes, scratch)
     scratch += bias_bytes
     tasks = g.blocks * g.groups
     with nogil, parallel(num_threads=threads):

@@ -6,6 +6,7 @@
 #define winograd_bt FC_NAME(winograd_bt)
 #define winograd_g FC_NAME(winograd_g)
 #define winograd_at FC_NAME(winograd_at)
+#define winograd_points FC_NAME(winograd_points)
 
 /* t = B^T d, one column of it. */
 FC_INLINE void winograd_bt(const vec *d, vec *t) {
@@ -39,45 +40,28 @@ FC_INLINE void winograd_at(const vec *m, vec *y) {
     y[3] = b + 8 * e + m[5];
 }
 
-static void FC_NAME(winograd_input)(const fc_winograd *t) {
+/* T p T^T for taps x taps pixels: input (6, T = B^T) or filter (3, T = G). */
+FC_INLINE void winograd_points(const fc_winograd *t, const int taps) {
     for (ptrdiff_t c = 0; c < t->channels; c += VL) {
-        vec half[6][6]; /* [column][row] */
-        FC_UNROLL for (int j = 0; j < 6; j++) {
-            vec d[6];
-            FC_UNROLL for (int i = 0; i < 6; i++) {
+        vec p[6], half[6][6]; /* [column][row] */
+        FC_UNROLL for (int j = 0; j < taps; j++) {
+            FC_UNROLL for (int i = 0; i < taps; i++) {
                 const FC_T *x = (const FC_T *)(t->x + i * t->x_row + j * t->x_col) + c;
-                d[i] = t->channels - c >= VL ? load(x) : load_part(x, t->channels - c);
+                p[i] = t->channels - c >= VL ? load(x) : load_part(x, t->channels - c);
             }
-            winograd_bt(d, half[j]);
+            taps == 6 ? winograd_bt(p, half[j]) : winograd_g(p, half[j]);
         }
         FC_UNROLL for (int i = 0; i < 6; i++) {
-            vec d[6], v[6];
-            FC_UNROLL for (int j = 0; j < 6; j++) d[j] = half[j][i];
-            winograd_bt(d, v);
-            FC_UNROLL for (int j = 0; j < 6; j++) store((FC_T *)(t->y + (6 * i + j) * t->point) + c, v[j]);
+            vec points[6];
+            FC_UNROLL for (int j = 0; j < taps; j++) p[j] = half[j][i];
+            taps == 6 ? winograd_bt(p, points) : winograd_g(p, points);
+            FC_UNROLL for (int j = 0; j < 6; j++) store((FC_T *)(t->y + (6 * i + j) * t->point) + c, points[j]);
         }
     }
 }
 
-static void FC_NAME(winograd_filter)(const fc_winograd *t) {
-    for (ptrdiff_t c = 0; c < t->channels; c += VL) {
-        vec half[3][6]; /* [column][row] */
-        FC_UNROLL for (int j = 0; j < 3; j++) {
-            vec g[3];
-            FC_UNROLL for (int i = 0; i < 3; i++) {
-                const FC_T *x = (const FC_T *)(t->x + i * t->x_row + j * t->x_col) + c;
-                g[i] = t->channels - c >= VL ? load(x) : load_part(x, t->channels - c);
-            }
-            winograd_g(g, half[j]);
-        }
-        FC_UNROLL for (int i = 0; i < 6; i++) {
-            vec g[3], u[6];
-            FC_UNROLL for (int j = 0; j < 3; j++) g[j] = half[j][i];
-            winograd_g(g, u);
-            FC_UNROLL for (int j = 0; j < 6; j++) store((FC_T *)(t->y + (6 * i + j) * t->point) + c, u[j]);
-        }
-    }
-}
+static void FC_NAME(winograd_input)(const fc_winograd *t) { winograd_points(t, 6); }
+static void FC_NAME(winograd_filter)(const fc_winograd *t) { winograd_points(t, 3); }
 
 static void FC_NAME(winograd_output)(const fc_winograd *t) {
     for (ptrdiff_t c = 0; c < t->channels; c += VL) {
