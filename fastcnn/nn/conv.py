@@ -57,7 +57,6 @@ def _geometry(
 @lru_cache(maxsize=4096)
 def _uses_winograd(geometry: _conv.Geometry, algorithm: str, gradient: bool, is_single: bool) -> bool:
     """Whether to take Winograd's algorithm; float64 is for exactness, so that "auto" does not there."""
-    choice(algorithm, "algorithm", ALGORITHMS)
     if algorithm == "winograd" and not winograd_fits(geometry):
         raise ValueError(
             "algorithm 'winograd' needs 3x3 filters, strides and dilations of 1 and one group, got "
@@ -105,8 +104,8 @@ def conv2d(
         "direct", "winograd", or "auto" for the faster of them (direct for float64). Direct sums R * S * C / groups
         products in one chain of fused multiply-adds: its error is at most about that number times half an ulp of the
         sum of their magnitudes. Winograd, F(4x4, 3x3), is for 3x3 filters at stride 1: a quarter of the
-        multiplications, an error some ten times that of direct (Lavin and Gray, 2016), and a NaN or infinity spreads
-        over the 4 x 4 pixels computed with it.
+        multiplications (Lavin and Gray, 2016), a few times direct's error, and a NaN or infinity spreads over the
+        4 x 4 pixels computed with it.
 
     Returns
     -------
