@@ -44,6 +44,7 @@ class build_ext(_build_ext):
             extension.extra_link_args += openmp
             if extension.name.endswith("._runtime"):
                 extension.extra_objects += self.kernel_objects()
+                extension.depends += [str(path) for path in KERNELS.iterdir()]
         super().build_extensions()
 
     def kernel_objects(self):

@@ -167,19 +167,21 @@ cdef int multiply_blocks(const Product *p, int threads) except -1:
     return 0
 
 
-cdef void panel_in_place(const Product *p, Py_ssize_t n) noexcept nogil:
-    """All rows of C in one panel's columns, from n on.
+cdef void panel_in_place(const Product *p, Py_ssize_t n, Py_ssize_t vectors) noexcept nogil:
+    """All rows of C in the columns of at most so many vectors, from n on.
 
     A panel that is wider than what is left of B's rows reads on into the next row, into columns that are not stored;
     only the last rows, behind which B ends, are packed.
     """
     cdef Py_ssize_t size = p.table.itemsize, width, columns, packed_rows, whole, no_offset = 0
     cdef int kind
-    # At most lanes - 1 rows of one vector, where B has one column; and a bias of 4 vectors.
+    # At most lanes - 1 rows of one vector, where B has one column; and a bias of 8 vectors.
     cdef char packed[1024]
-    cdef char bias[256]
+    cdef char bias[512]
     cdef fc_tile t
-    panel_shape(p.table, p.n - n, &width, &kind)
+    vectors = min(vectors, ceil_div(p.n - n, p.table.lanes))
+    kind = <int> vectors - 1
+    width = vectors * p.table.lanes
     columns = min(width, p.n - n)
     packed_rows = min(p.k, ceil_div(width - columns, p.n))
     whole = p.k - packed_rows
@@ -212,10 +214,11 @@ cdef void panel_in_place(const Product *p, Py_ssize_t n) noexcept nogil:
 
 
 cdef int multiply_in_place(const Product *p, int threads) except -1:
-    cdef Py_ssize_t i, width = p.table.panel_vectors * p.table.lanes
+    cdef Py_ssize_t i, vectors = p.table.row_vectors if p.m == 1 else p.table.panel_vectors
+    cdef Py_ssize_t width = vectors * p.table.lanes
     with nogil:
         for i in prange(ceil_div(p.n, width), num_threads=threads, schedule="static"):
-            panel_in_place(p, i * width)
+            panel_in_place(p, i * width, vectors)
     return 0
 
 

@@ -60,9 +60,10 @@ cdef extern from "kernels.h" nogil:
 
     ctypedef struct fc_kernels:
         Py_ssize_t itemsize, lanes
-        Py_ssize_t max_rows[4]
+        Py_ssize_t max_rows[8]
         Py_ssize_t panel_vectors
-        void (*tile[4][14])(const fc_tile *) noexcept nogil
+        Py_ssize_t row_vectors
+        void (*tile[8][14])(const fc_tile *) noexcept nogil
         void (*stream[4])(const fc_tile *) noexcept nogil
         void (*dot[4][4])(const fc_dot *) noexcept nogil
         void (*pack_rows)(Py_ssize_t depth, Py_ssize_t columns, Py_ssize_t width, const void *src,

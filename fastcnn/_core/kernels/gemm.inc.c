@@ -62,32 +62,39 @@ FC_INLINE void tile_finish(const fc_tile *t, ptrdiff_t m, ptrdiff_t j, vec v) {
             FC_UNROLL for (int j = 0; j < VECS; j++) tile_finish(t, m, j, acc[m][j]);                  \
     }
 
-/* The tallest tile of each width: what leaves a register for each vector of B's row and one for A. */
+/* The tallest tile of each width: what leaves a register for each vector of B's row and one for A; and wider ones of
+ * one row, which read long runs of B where it is. */
 #if FC_REGISTERS >= 32
-#define FC_TILE_ROWS {14, 14, 9, 6}
+#define FC_TILE_ROWS {14, 14, 9, 6, 1, 1, 1, 1}
 #define FC_PANEL_VECTORS 4
+#define FC_ROW_VECTORS 8
 #define FC_TILES(X)                                                                       \
     {{X(1, 1), X(2, 1), X(3, 1), X(4, 1), X(5, 1), X(6, 1), X(7, 1), X(8, 1), X(9, 1),    \
       X(10, 1), X(11, 1), X(12, 1), X(13, 1), X(14, 1)},                                  \
      {X(1, 2), X(2, 2), X(3, 2), X(4, 2), X(5, 2), X(6, 2), X(7, 2), X(8, 2), X(9, 2),    \
       X(10, 2), X(11, 2), X(12, 2), X(13, 2), X(14, 2)},                                  \
      {X(1, 3), X(2, 3), X(3, 3), X(4, 3), X(5, 3), X(6, 3), X(7, 3), X(8, 3), X(9, 3)},   \
-     {X(1, 4), X(2, 4), X(3, 4), X(4, 4), X(5, 4), X(6, 4)}}
+     {X(1, 4), X(2, 4), X(3, 4), X(4, 4), X(5, 4), X(6, 4)},                              \
+     {X(1, 5)}, {X(1, 6)}, {X(1, 7)}, {X(1, 8)}}
 #else
-#define FC_TILE_ROWS {6, 6}
+#define FC_TILE_ROWS {6, 6, 1, 1, 1, 1}
 #define FC_PANEL_VECTORS 2
+#define FC_ROW_VECTORS 6
 #define FC_TILES(X)                                              \
     {{X(1, 1), X(2, 1), X(3, 1), X(4, 1), X(5, 1), X(6, 1)},     \
-     {X(1, 2), X(2, 2), X(3, 2), X(4, 2), X(5, 2), X(6, 2)}}
+     {X(1, 2), X(2, 2), X(3, 2), X(4, 2), X(5, 2), X(6, 2)},     \
+     {X(1, 3)}, {X(1, 4)}, {X(1, 5)}, {X(1, 6)}}
 #endif
 
 TILE(1, 1) TILE(2, 1) TILE(3, 1) TILE(4, 1) TILE(5, 1) TILE(6, 1)
 TILE(1, 2) TILE(2, 2) TILE(3, 2) TILE(4, 2) TILE(5, 2) TILE(6, 2)
+TILE(1, 3) TILE(1, 4) TILE(1, 5) TILE(1, 6)
 #if FC_REGISTERS >= 32
 TILE(7, 1) TILE(8, 1) TILE(9, 1) TILE(10, 1) TILE(11, 1) TILE(12, 1) TILE(13, 1) TILE(14, 1)
 TILE(7, 2) TILE(8, 2) TILE(9, 2) TILE(10, 2) TILE(11, 2) TILE(12, 2) TILE(13, 2) TILE(14, 2)
-TILE(1, 3) TILE(2, 3) TILE(3, 3) TILE(4, 3) TILE(5, 3) TILE(6, 3) TILE(7, 3) TILE(8, 3) TILE(9, 3)
-TILE(1, 4) TILE(2, 4) TILE(3, 4) TILE(4, 4) TILE(5, 4) TILE(6, 4)
+TILE(1, 7) TILE(1, 8)
+TILE(2, 3) TILE(3, 3) TILE(4, 3) TILE(5, 3) TILE(6, 3) TILE(7, 3) TILE(8, 3) TILE(9, 3)
+TILE(2, 4) TILE(3, 4) TILE(4, 4) TILE(5, 4) TILE(6, 4)
 #endif
 
 /* `depth` rows of B, from row k on, are added to whole runs of `rows` rows of C in one pass, so that every load
@@ -163,12 +170,20 @@ static void FC_NAME(stream_4)(const fc_tile *t) { FC_NAME(add_passes)(t, 4, 4); 
                 FC_UNROLL for (int m = 0; m < ROWS; m++) acc[m][n] += am[m] * bn;                      \
             }                                                                                          \
         }                                                                                              \
-        for (int m = 0; m < ROWS; m++)                                                                 \
-            for (int n = 0; n < COLS; n++) {                                                           \
-                const FC_T *a = (const FC_T *)(t->a + m * t->a_row);                                   \
-                const FC_T *b = (const FC_T *)(t->b + n * t->b_row);                                   \
+        if (k < t->length) { /* the last vector again, without what is counted already */              \
+            const mask rest = last_lanes(t->length - k);                                               \
+            k = t->length - VL;                                                                        \
+            vec am[ROWS];                                                                              \
+            FC_UNROLL for (int m = 0; m < ROWS; m++)                                                   \
+                am[m] = blend(rest, load((const FC_T *)(t->a + m * t->a_row) + k), (vec){0});          \
+            FC_UNROLL for (int n = 0; n < COLS; n++) {                                                 \
+                vec bn = blend(rest, load((const FC_T *)(t->b + n * t->b_row) + k), (vec){0});         \
+                FC_UNROLL for (int m = 0; m < ROWS; m++) acc[m][n] += am[m] * bn;                      \
+            }                                                                                          \
+        }                                                                                              \
+        FC_UNROLL for (int m = 0; m < ROWS; m++)                                                       \
+            FC_UNROLL for (int n = 0; n < COLS; n++) {                                                 \
                 FC_T sum = sum_lanes(acc[m][n]);                                                       \
-                for (ptrdiff_t i = k; i < t->length; i++) sum += a[i] * b[i];                          \
                 if (t->bias) sum += ((const FC_T *)t->bias)[n];                                        \
                 if (t->relu && sum < 0) sum = 0;                                                       \
                 ((FC_T *)(t->c + m * t->c_row))[n] = sum;                                              \

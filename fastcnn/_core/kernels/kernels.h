@@ -13,7 +13,7 @@
 #include <stdint.h>
 
 #define FC_MAX_ROWS 14 /* rows of the tallest register tile of any ISA */
-#define FC_WIDTHS 4    /* register tiles are 1, 2, 3 or 4 vectors wide */
+#define FC_WIDTHS 8    /* vectors of the widest register tile */
 #define FC_STREAM_ROWS 4
 #define FC_DOT_ROWS 4  /* a dot tile is at most 4 x 4 */
 
@@ -38,7 +38,7 @@ typedef struct {
 } fc_tile;
 
 /* C[m, n] = act(start[n] + sum_k A[m, k] B[n, k]), k contiguous in both, for up to 4 x 4 elements.
- * Sums VL partial sums, then their tree, then the k-tail.  Tail rule: reads only k < length. */
+ * Sums VL partial sums, then their tree.  Tail rule: reads only k < length, which is at least VL. */
 typedef struct {
     const char *a;
     ptrdiff_t a_row;
@@ -112,6 +112,7 @@ typedef struct {
     ptrdiff_t itemsize, lanes;
     ptrdiff_t max_rows[FC_WIDTHS]; /* tallest tile of each width in vectors; 0 where there is none of that width */
     ptrdiff_t panel_vectors;       /* the width that runs fastest, for which panels of B are packed */
+    ptrdiff_t row_vectors;         /* the widest tile of one row */
     void (*tile[FC_WIDTHS][FC_MAX_ROWS])(const fc_tile *); /* [vectors - 1][rows - 1] */
     /* A few rows of C of any width, reduced over one run, by streaming through rows of B; as fc_tile, but the tail rule:
      * reads and writes the first `columns` columns only.  [rows - 1] */

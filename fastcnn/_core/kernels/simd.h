@@ -44,6 +44,7 @@
 #define copy_part FC_NAME(copy_part)
 #define load_part FC_NAME(load_part)
 #define store_part FC_NAME(store_part)
+#define last_lanes FC_NAME(last_lanes)
 #define sum_lanes FC_NAME(sum_lanes)
 
 #endif
@@ -76,10 +77,21 @@ FC_INLINE vec load_part(const FC_T *p, ptrdiff_t n) {
 }
 FC_INLINE void store_part(FC_T *p, vec v, ptrdiff_t n) { copy_part(p, (const FC_T *)&v, n); }
 
+/* The last n lanes. */
+FC_INLINE mask last_lanes(ptrdiff_t n) {
+    mask lane;
+    for (ptrdiff_t i = 0; i < VL; i++) lane[i] = (FC_INT)i;
+    return lane >= (FC_INT)(VL - n);
+}
+
 FC_INLINE FC_T sum_lanes(vec v) {
-    FC_T lanes[FC_VECTOR_BYTES / sizeof(FC_T)];
-    memcpy(lanes, &v, sizeof v);
-    for (ptrdiff_t half = VL / 2; half > 0; half /= 2)
-        for (ptrdiff_t i = 0; i < half; i++) lanes[i] += lanes[i + half];
-    return lanes[0];
+#define FC_ADD_HALF(LANES)                                                    \
+    if (LANES < VL) {                                                         \
+        vec other;                                                            \
+        FC_UNROLL for (int i = 0; i < VL; i++) other[i] = v[i ^ LANES];       \
+        v += other;                                                           \
+    }
+    FC_ADD_HALF(8) FC_ADD_HALF(4) FC_ADD_HALF(2) FC_ADD_HALF(1)
+#undef FC_ADD_HALF
+    return v[0];
 }

@@ -7,7 +7,8 @@
 #define FC_ROW                                                                                       \
     {                                                                                                \
         .itemsize = sizeof(FC_T), .lanes = FC_VECTOR_BYTES / sizeof(FC_T), .max_rows = FC_TILE_ROWS, \
-        .panel_vectors = FC_PANEL_VECTORS, .tile = FC_TILES(FC_TILE_ENTRY),                          \
+        .panel_vectors = FC_PANEL_VECTORS, .row_vectors = FC_ROW_VECTORS,                            \
+        .tile = FC_TILES(FC_TILE_ENTRY),                                                             \
         .stream = {FC_NAME(stream_1), FC_NAME(stream_2), FC_NAME(stream_3), FC_NAME(stream_4)},      \
         .dot = FC_DOTS(FC_DOT_ENTRY), .pack_rows = FC_NAME(pack_rows),                               \
         .pack_transposed = FC_NAME(pack_transposed), .max_pool = FC_NAME(max_pool),                  \
