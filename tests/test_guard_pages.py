@@ -218,7 +218,9 @@ def cases(dtype: np.dtype, vl: int):
         options = {"padding": padding, "algorithm": "winograd"}
         y = nn.conv2d(x, f, **options)
         yield nn.conv2d, (x, f), {**options, "bias": values(k), "activation": "relu"}
-        yield nn.conv2d_backward_input, (values(*y.shape), f, x.shape), options
+        g = values(*y.shape)
+        yield nn.conv2d_backward_input, (g, f, x.shape), options
+        yield nn.conv2d_backward_filters, (g, x, f.shape), options
 
 
 def leaves(result) -> list[bytes]:

@@ -1,4 +1,4 @@
-"""Winograd's algorithm: result and input's gradient against the reference, and when it is chosen."""
+"""Winograd's algorithm: result and gradients against the reference, and when it is chosen."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def assert_rms(actual, expected, dtype):
 
 
 @pytest.mark.parametrize(("shape", "filters", "padding"), CASES)
-def test_result_and_gradient(shape, filters, padding, dtype, threads):
+def test_result_and_gradients(shape, filters, padding, dtype, threads):
     x, w, b = normals(*shape), normals(3, 3, shape[3], filters, seed=1), normals(filters, seed=2)
     x, w, b = x.astype(dtype), w.astype(dtype), b.astype(dtype)
     pads = ((padding, padding), (padding, padding)) if isinstance(padding, int) else padding
@@ -47,8 +47,10 @@ def test_result_and_gradient(shape, filters, padding, dtype, threads):
     y = nn.conv2d(x, w, padding=padding, bias=b, activation="relu", algorithm="winograd")
     assert_rms(y, expected, dtype)
     grad = normals(*expected.shape, seed=3).astype(dtype)
-    dx = nn.conv2d_backward_input(grad, w, shape, padding=padding, algorithm="winograd")
-    assert_rms(dx, reference.conv2d_backward(grad.astype(np.float64), *wide, padding=pads)[0], dtype)
+    actual = nn.conv2d_backward(grad, x, w, padding=padding, algorithm="winograd", bias_grad=False)
+    expected = reference.conv2d_backward(grad.astype(np.float64), *wide, padding=pads)
+    for dvalue, dexpected in zip(actual[:2], expected, strict=False):
+        assert_rms(dvalue, dexpected, dtype)
 
 
 def test_threads_do_not_change_a_bit(dtype):
@@ -59,8 +61,8 @@ def test_threads_do_not_change_a_bit(dtype):
         for threads in (1, 2, 3, 5):
             with fastcnn.threads(threads):
                 y = nn.conv2d(x, w, padding="same", algorithm="winograd")
-                dx = nn.conv2d_backward_input(grad, w, shape, padding="same", algorithm="winograd")
-            results.append((y.tobytes(), dx.tobytes()))
+                dx, dw, _ = nn.conv2d_backward(grad, x, w, padding="same", algorithm="winograd")
+            results.append((y.tobytes(), dx.tobytes(), dw.tobytes()))
         assert len(set(results)) == 1
 
 
@@ -68,10 +70,14 @@ def test_auto_takes_winograd_for_large_float32_layers_alone():
     w = normals(3, 3, 64, 64, dtype=np.float32)
     for size, algorithm in ((56, "winograd"), (4, "direct")):
         x = normals(1, size, size, 64, dtype=np.float32)
-        y = nn.conv2d(x, w, padding="same")
-        assert_equal(y, nn.conv2d(x, w, padding="same", algorithm=algorithm), np.float32)
         other = "direct" if algorithm == "winograd" else "winograd"
-        assert (y != nn.conv2d(x, w, padding="same", algorithm=other)).any()
+        for op in (
+            lambda x=x, **options: nn.conv2d(x, w, padding="same", **options),
+            lambda x=x, **options: nn.conv2d_backward_input(x, w, x.shape, padding="same", **options),
+            lambda x=x, **options: nn.conv2d_backward_filters(x, x, w.shape, padding="same", **options),
+        ):
+            assert_equal(op(), op(algorithm=algorithm), np.float32)
+            assert (op() != op(algorithm=other)).any()
     x, w = normals(1, 56, 56, 64), w.astype(np.float64)
     direct = nn.conv2d(x, w, padding="same", algorithm="direct")
     assert_equal(nn.conv2d(x, w, padding="same"), direct, np.float64)

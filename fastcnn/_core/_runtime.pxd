@@ -73,6 +73,8 @@ cdef extern from "kernels.h" nogil:
         void (*winograd_input)(const fc_winograd *) noexcept nogil
         void (*winograd_filter)(const fc_winograd *) noexcept nogil
         void (*winograd_output)(const fc_winograd *) noexcept nogil
+        void (*winograd_output_backward)(const fc_winograd *) noexcept nogil
+        void (*winograd_filter_backward)(const fc_winograd *) noexcept nogil
         void (*max_pool)(const fc_pool *) noexcept nogil
         void (*max_pool_backward)(const fc_pool *) noexcept nogil
         void (*avg_pool)(const fc_pool *) noexcept nogil

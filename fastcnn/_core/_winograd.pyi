@@ -1,4 +1,4 @@
-"""Winograd's F(4x4, 3x3): 3x3 convolution at stride 1, and the gradient of its input."""
+"""Winograd's F(4x4, 3x3): 3x3 convolution at stride 1, and its gradients."""
 
 from typing import Any
 
@@ -10,3 +10,4 @@ def forward(
     g: Geometry, x: NDArray[Any], w: NDArray[Any], bias: NDArray[Any] | None, relu: bool, y: NDArray[Any]
 ) -> None: ...
 def backward_input(g: Geometry, dy: NDArray[Any], w: NDArray[Any], dx: NDArray[Any]) -> None: ...
+def backward_filters(g: Geometry, dy: NDArray[Any], x: NDArray[Any], dw: NDArray[Any]) -> None: ...

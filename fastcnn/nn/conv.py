@@ -55,15 +55,17 @@ def _geometry(
 
 
 @lru_cache(maxsize=4096)
-def _uses_winograd(geometry: _conv.Geometry, algorithm: str, gradient: bool, is_single: bool) -> bool:
-    """Whether to take Winograd's algorithm; float64 is for exactness, so that "auto" does not there."""
+def _engine(geometry: _conv.Geometry, algorithm: str, result: str, is_single: bool) -> Any:
+    """Return the compiled module to compute a result with; float64 is for exactness, so that "auto" is direct there."""
     if algorithm == "winograd" and not winograd_fits(geometry):
         raise ValueError(
             "algorithm 'winograd' needs 3x3 filters, strides and dilations of 1 and one group, got "
             f"{geometry.rows}x{geometry.cols} filters, strides {(geometry.stride_h, geometry.stride_w)}, dilations "
             f"{(geometry.dilation_h, geometry.dilation_w)} and {geometry.groups} groups"
         )
-    return algorithm == "winograd" or (algorithm == "auto" and is_single and winograd_pays(geometry, gradient))
+    if algorithm == "winograd" or (algorithm == "auto" and is_single and winograd_pays(geometry, result)):
+        return _winograd
+    return _conv
 
 
 def conv2d(
@@ -131,9 +133,9 @@ def conv2d(
         like(bias, shape[3:], "bias")
     y = np.empty(shape, input.dtype)
     relu = activation == "relu"
-    winograd = _uses_winograd(geometry, algorithm, False, input.itemsize == 4)
+    engine = _engine(geometry, algorithm, "forward", input.itemsize == 4)
     if y.size:
-        (_winograd if winograd else _conv).forward(geometry, input, filters, bias, relu, y)
+        engine.forward(geometry, input, filters, bias, relu, y)
     return y if relu else apply_in_place(y, activation)
 
 
@@ -184,9 +186,9 @@ def conv2d_backward_input(
     geometry, shape = _geometry(input_shape, filters.shape, strides, padding, dilations, groups)
     like(grad, shape)
     dinput = np.empty(input_shape, grad.dtype)
-    winograd = _uses_winograd(geometry, algorithm, True, grad.itemsize == 4)
+    engine = _engine(geometry, algorithm, "input", grad.itemsize == 4)
     if grad.size:
-        (_winograd if winograd else _conv).backward_input(geometry, grad, filters, dinput)
+        engine.backward_input(geometry, grad, filters, dinput)
     return dinput
 
 
@@ -198,6 +200,7 @@ def conv2d_backward_filters(
     padding: Any = "VALID",
     dilations: Any = 1,
     groups: int = 1,
+    algorithm: str = "auto",
 ) -> FloatArray:
     """Return the gradient of a convolution's filters.
 
@@ -211,6 +214,8 @@ def conv2d_backward_filters(
         (R, S, C / groups, K).
     strides, padding, dilations, groups
         As given to :func:`conv2d`.
+    algorithm
+        As in :func:`conv2d`.
 
     Returns
     -------
@@ -228,13 +233,15 @@ def conv2d_backward_filters(
     >>> conv2d_backward_filters(np.ones((1, 2, 2, 1)), np.ones((1, 4, 4, 1)), (3, 3, 1, 1))[0, 0, 0].tolist()
     [4.0]
     """
+    choice(algorithm, "algorithm", ALGORITHMS)
     grad, input = floats(("grad", "input"), grad, input)
     filters_shape = shapes.known_shape(filters_shape, "filters_shape")
     geometry, shape = _geometry(input.shape, filters_shape, strides, padding, dilations, groups)
     like(grad, shape)
     dfilters = (np.empty if grad.size else np.zeros)(filters_shape, grad.dtype)
+    engine = _engine(geometry, algorithm, "filters", grad.itemsize == 4)
     if grad.size:
-        _conv.backward_filters(geometry, grad, input, dfilters)
+        engine.backward_filters(geometry, grad, input, dfilters)
     return dfilters
 
 
@@ -246,6 +253,7 @@ def conv2d_backward(
     padding: Any = "VALID",
     dilations: Any = 1,
     groups: int = 1,
+    algorithm: str = "auto",
     *,
     input_grad: bool = True,
     bias_grad: bool = True,
@@ -262,6 +270,8 @@ def conv2d_backward(
         (R, S, C / groups, K).
     strides, padding, dilations, groups
         As given to :func:`conv2d`.
+    algorithm
+        As in :func:`conv2d`.
     input_grad
         Whether the input's gradient is wanted; the first layer of a network does not need it.
     bias_grad
@@ -290,7 +300,7 @@ def conv2d_backward(
     ((1, 4, 4, 1), (3, 3, 1, 1), [4.0])
     """
     grad, input, filters = floats(("grad", "input", "filters"), grad, input, filters)
-    options = strides, padding, dilations, groups
+    options = strides, padding, dilations, groups, algorithm
     dfilters = conv2d_backward_filters(grad, input, filters.shape, *options)
     dinput = conv2d_backward_input(grad, filters, input.shape, *options) if input_grad else None
     return dinput, dfilters, bias_add_backward(grad) if bias_grad else None

@@ -69,7 +69,8 @@ typedef struct {
 /* One tile of Winograd's F(4x4, 3x3): 36 points, from one to the next `point` bytes, each a run of `channels`.
  * input: the 6 x 6 pixels from x on, x_row and x_col bytes apart, to 36 points at y.  filter: 3 x 3 taps at x, likewise,
  * to 36 points at y.  output: 36 points at x to the first rows x cols of 4 x 4 pixels at y, y_row and y_col bytes apart,
- * with bias (NULL: zero) and relu.
+ * with bias (NULL: zero) and relu.  Their transposes, for the filters' gradient: output_backward takes 4 x 4 pixels at x
+ * to 36 points at y; filter_backward takes 36 points at x to 3 x 3 taps at y.
  * Tail rule: pixels and taps are read and written in their channels only, points and bias in whole vectors. */
 typedef struct {
     const char *x;
@@ -128,6 +129,8 @@ typedef struct {
     void (*winograd_input)(const fc_winograd *);
     void (*winograd_filter)(const fc_winograd *);
     void (*winograd_output)(const fc_winograd *);
+    void (*winograd_output_backward)(const fc_winograd *);
+    void (*winograd_filter_backward)(const fc_winograd *);
 
     void (*max_pool)(const fc_pool *); /* the first NaN, or the maximum */
     void (*max_pool_backward)(const fc_pool *);

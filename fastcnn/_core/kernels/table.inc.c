@@ -16,6 +16,8 @@
         .avg_pool_backward = FC_NAME(avg_pool_backward),                                             \
         .winograd_input = FC_NAME(winograd_input), .winograd_filter = FC_NAME(winograd_filter),      \
         .winograd_output = FC_NAME(winograd_output),                                                 \
+        .winograd_output_backward = FC_NAME(winograd_output_backward),                               \
+        .winograd_filter_backward = FC_NAME(winograd_filter_backward),                               \
         .map = {[FC_RELU] = FC_NAME(relu), [FC_RELU_BACKWARD] = FC_NAME(relu_backward),              \
                 [FC_LEAKY_RELU] = FC_NAME(leaky_relu),                                               \
                 [FC_LEAKY_RELU_BACKWARD] = FC_NAME(leaky_relu_backward),                             \

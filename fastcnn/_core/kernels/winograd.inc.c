@@ -6,7 +6,10 @@
 #define winograd_bt FC_NAME(winograd_bt)
 #define winograd_g FC_NAME(winograd_g)
 #define winograd_at FC_NAME(winograd_at)
+#define winograd_a FC_NAME(winograd_a)
+#define winograd_gt FC_NAME(winograd_gt)
 #define winograd_points FC_NAME(winograd_points)
+#define winograd_pixels FC_NAME(winograd_pixels)
 
 /* t = B^T d, one column of it. */
 FC_INLINE void winograd_bt(const vec *d, vec *t) {
@@ -40,7 +43,26 @@ FC_INLINE void winograd_at(const vec *m, vec *y) {
     y[3] = b + 8 * e + m[5];
 }
 
-/* T p T^T for taps x taps pixels: input (6, T = B^T) or filter (3, T = G). */
+/* t = A y. */
+FC_INLINE void winograd_a(const vec *y, vec *t) {
+    const vec a = y[0] + y[2], b = y[1] + y[3], c = y[0] + 4 * y[2], e = 2 * y[1] + 8 * y[3];
+    t[0] = y[0];
+    t[1] = a + b;
+    t[2] = a - b;
+    t[3] = c + e;
+    t[4] = c - e;
+    t[5] = y[3];
+}
+
+/* g = G^T m. */
+FC_INLINE void winograd_gt(const vec *m, vec *g) {
+    const vec a = (m[1] + m[2]) * (FC_T)(-1.0 / 6), b = m[3] + m[4];
+    g[0] = m[0] * (FC_T)0.25 + a + b * (FC_T)(1.0 / 24);
+    g[1] = (m[2] - m[1]) * (FC_T)(1.0 / 6) + (m[3] - m[4]) * (FC_T)(1.0 / 12);
+    g[2] = a + b * (FC_T)(1.0 / 6) + m[5];
+}
+
+/* T p T^T for taps x taps pixels: input (6, T = B^T), output's gradient (4, T = A) or filter (3, T = G). */
 FC_INLINE void winograd_points(const fc_winograd *t, const int taps) {
     for (ptrdiff_t c = 0; c < t->channels; c += VL) {
         vec p[6], half[6][6]; /* [column][row] */
@@ -49,12 +71,12 @@ FC_INLINE void winograd_points(const fc_winograd *t, const int taps) {
                 const FC_T *x = (const FC_T *)(t->x + i * t->x_row + j * t->x_col) + c;
                 p[i] = t->channels - c >= VL ? load(x) : load_part(x, t->channels - c);
             }
-            taps == 6 ? winograd_bt(p, half[j]) : winograd_g(p, half[j]);
+            taps == 6 ? winograd_bt(p, half[j]) : taps == 4 ? winograd_a(p, half[j]) : winograd_g(p, half[j]);
         }
         FC_UNROLL for (int i = 0; i < 6; i++) {
             vec points[6];
             FC_UNROLL for (int j = 0; j < taps; j++) p[j] = half[j][i];
-            taps == 6 ? winograd_bt(p, points) : winograd_g(p, points);
+            taps == 6 ? winograd_bt(p, points) : taps == 4 ? winograd_a(p, points) : winograd_g(p, points);
             FC_UNROLL for (int j = 0; j < 6; j++) store((FC_T *)(t->y + (6 * i + j) * t->point) + c, points[j]);
         }
     }
@@ -62,27 +84,30 @@ FC_INLINE void winograd_points(const fc_winograd *t, const int taps) {
 
 static void FC_NAME(winograd_input)(const fc_winograd *t) { winograd_points(t, 6); }
 static void FC_NAME(winograd_filter)(const fc_winograd *t) { winograd_points(t, 3); }
+static void FC_NAME(winograd_output_backward)(const fc_winograd *t) { winograd_points(t, 4); }
 
-static void FC_NAME(winograd_output)(const fc_winograd *t) {
+/* T m T^T, the first rows x cols of taps x taps pixels: output (4, T = A^T) or filter's gradient (3, T = G^T). */
+FC_INLINE void winograd_pixels(const fc_winograd *t, const int taps, ptrdiff_t rows, ptrdiff_t cols, const char *bias,
+                               int relu) {
     for (ptrdiff_t c = 0; c < t->channels; c += VL) {
         const ptrdiff_t left = t->channels - c;
-        const vec bias = t->bias ? load((const FC_T *)t->bias + c) : (vec){0};
+        const vec start = bias ? load((const FC_T *)bias + c) : (vec){0};
         vec half[6][4]; /* [column][row] */
         FC_UNROLL for (int j = 0; j < 6; j++) {
             vec m[6];
             FC_UNROLL for (int i = 0; i < 6; i++) m[i] = load((const FC_T *)(t->x + (6 * i + j) * t->point) + c);
-            winograd_at(m, half[j]);
+            taps == 4 ? winograd_at(m, half[j]) : winograd_gt(m, half[j]);
         }
-        FC_UNROLL for (int i = 0; i < 4; i++) {
-            if (i >= t->rows) break;
+        FC_UNROLL for (int i = 0; i < taps; i++) {
+            if (i >= rows) break;
             vec m[6], v[4];
             FC_UNROLL for (int j = 0; j < 6; j++) m[j] = half[j][i];
-            winograd_at(m, v);
-            FC_UNROLL for (int j = 0; j < 4; j++) {
-                if (j >= t->cols) break;
+            taps == 4 ? winograd_at(m, v) : winograd_gt(m, v);
+            FC_UNROLL for (int j = 0; j < taps; j++) {
+                if (j >= cols) break;
                 FC_T *y = (FC_T *)(t->y + i * t->y_row + j * t->y_col) + c;
-                vec sum = v[j] + bias;
-                if (t->relu) sum = blend(sum < (vec){0}, (vec){0}, sum);
+                vec sum = v[j] + start;
+                if (relu) sum = blend(sum < (vec){0}, (vec){0}, sum);
                 if (left >= VL)
                     store(y, sum);
                 else
@@ -91,3 +116,8 @@ static void FC_NAME(winograd_output)(const fc_winograd *t) {
         }
     }
 }
+
+static void FC_NAME(winograd_output)(const fc_winograd *t) {
+    winograd_pixels(t, 4, t->rows, t->cols, t->bias, t->relu);
+}
+static void FC_NAME(winograd_filter_backward)(const fc_winograd *t) { winograd_pixels(t, 3, 3, 3, NULL, 0); }
