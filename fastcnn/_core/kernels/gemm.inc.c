@@ -24,20 +24,22 @@ FC_INLINE void tile_finish(const fc_tile *t, ptrdiff_t m, ptrdiff_t j, vec v) {
 
 /* Rows are addressed from every third one, at +0, +1 and +2 row strides: x86 forms these in the load itself,
  * so that 14 rows need five pointers, not 14.  The loops over m and j must unroll fully, or the accumulators
- * go to memory. */
-#define TILE_STEP(ROWS, VECS)                                                            \
-    {                                                                                    \
-        vec bk[VECS];                                                                    \
-        FC_UNROLL for (int j = 0; j < VECS; j++) {                                       \
-            bk[j] = load((const FC_T *)b + j * VL);                                      \
-            FC_KEEP(bk[j]);                                                              \
-        }                                                                                \
-        FC_UNROLL for (int m = 0; m < ROWS; m++) {                                       \
-            vec am = splat(*(const FC_T *)(a[m / 3] + m % 3 * row));                     \
-            FC_UNROLL for (int j = 0; j < VECS; j++) acc[m][j] += am * bk[j];            \
-        }                                                                                \
-        FC_UNROLL for (int i = 0; i < (ROWS + 2) / 3; i++) a[i] += a_step;               \
-        b += b_step;                                                                     \
+ * go to memory.  Tiles wider than a panel read B where it is, each row too far from the last for the hardware's
+ * prefetchers. */
+#define TILE_STEP(ROWS, VECS)                                                                      \
+    {                                                                                              \
+        vec bk[VECS];                                                                              \
+        FC_UNROLL for (int j = 0; j < VECS; j++) {                                                 \
+            bk[j] = load((const FC_T *)b + j * VL);                                                \
+            if (VECS > FC_PANEL_VECTORS) __builtin_prefetch(b + 8 * b_step + j * FC_VECTOR_BYTES); \
+            FC_KEEP(bk[j]);                                                                        \
+        }                                                                                          \
+        FC_UNROLL for (int m = 0; m < ROWS; m++) {                                                 \
+            vec am = splat(*(const FC_T *)(a[m / 3] + m % 3 * row));                               \
+            FC_UNROLL for (int j = 0; j < VECS; j++) acc[m][j] += am * bk[j];                      \
+        }                                                                                          \
+        FC_UNROLL for (int i = 0; i < (ROWS + 2) / 3; i++) a[i] += a_step;                         \
+        b += b_step;                                                                               \
     }
 
 /* Two steps a round: with 14 x 2 vectors of AVX-512, 95 % of the peak instead of 88 % with one. */
