@@ -42,7 +42,7 @@ def arrays(case: Case) -> tuple[Array, ...]:
     grid = case.batch, case.output_size, case.output_size
     if isinstance(case, Pool):
         return images, normal(*grid, case.channels)
-    filters = normal(case.kernel, case.kernel, case.channels, case.filters)
+    filters = normal(case.kernel, case.kernel, case.channels // case.groups, case.filters)
     return images, filters, normal(*grid, case.filters)
 
 

@@ -30,7 +30,7 @@ class FastcnnEngine(Engine):
 
     def conv(self, case: Conv, what: str, configuration: str) -> Prepared:
         x, w, g = arrays(case)
-        options = case.stride, case.padding
+        options = case.stride, case.padding, 1, case.groups
         if what == "forward":
             return Prepared(lambda: nn.conv2d(x, w, *options), _same)
         if what == "data":

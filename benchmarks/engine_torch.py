@@ -54,9 +54,9 @@ class TorchEngine(Engine):
         dilation = 2 if configuration == "channels_last, oneDNN" else 1
         places = [case.stride] * 2, [case.padding] * 2, [dilation] * 2
         if what == "forward":
-            return _prepared(lambda: torch.conv2d(x, w, None, *places), _nhwc)
+            return _prepared(lambda: torch.conv2d(x, w, None, *places, case.groups), _nhwc)
         mask = [what == "data", what == "filter", False]
-        options = None, *places, False, [0, 0], 1, mask
+        options = None, *places, False, [0, 0], case.groups, mask
         backward = torch.ops.aten.convolution_backward
         if what == "data":
             return _prepared(lambda: backward(g, x, w, *options)[0], _nhwc)

@@ -41,7 +41,10 @@ class Case:
 
 @dataclass(frozen=True)
 class Conv(Case):
-    """A square convolution without bias on square images; padding in pixels on every side."""
+    """A square convolution without bias on square images; padding in pixels on every side.
+
+    A depthwise one has as many filters as channels, each of which sees its own channel alone.
+    """
 
     network: str
     kernel: int
@@ -51,17 +54,18 @@ class Conv(Case):
     padding: int
     stride: int = 1
     batch: int = 1
+    depthwise: bool = False
     passes = ("forward", "data", "filter")
 
     @property
     def name(self) -> str:
-        return (
-            f"{self.network} {_window(self.kernel, self.stride)} {self.channels}-{self.filters} "
-            f"{self.size}x{self.size} n{self.batch}"
-        )
+        channels = f"{self.channels} depthwise" if self.depthwise else f"{self.channels}-{self.filters}"
+        return f"{self.network} {_window(self.kernel, self.stride)} {channels} {self.size}x{self.size} n{self.batch}"
 
     @property
     def group(self) -> str:
+        if self.depthwise:
+            return "depthwise"
         if self.kernel == 1:
             return "1x1"
         if self.kernel == 3 and self.stride == 1 and self.channels >= 32:
@@ -72,10 +76,21 @@ class Conv(Case):
     def output_size(self) -> int:
         return (self.size + 2 * self.padding - self.kernel) // self.stride + 1
 
-    def flops(self) -> float:
+    @property
+    def groups(self) -> int:
+        return self.channels if self.depthwise else 1
+
+    def flops(self) -> float | None:
+        if self.depthwise:
+            return None
         # The same for all three passes, and always those of the direct method.
         outputs = self.batch * self.output_size**2 * self.filters
         return 2.0 * outputs * self.kernel**2 * self.channels
+
+    def bytes(self, what: str) -> float | None:
+        if not self.depthwise:
+            return None
+        return float(FLOAT_BYTES * self.batch * self.channels * (self.size**2 + self.output_size**2))
 
 
 @dataclass(frozen=True)
@@ -200,7 +215,30 @@ def _resnet50() -> Iterator[Conv]:
         yield conv(*shape, batch=16)
 
 
-CONVS = (*_lenet(), *_cifar(), *_vgg16(), *_resnet50())
+def _mobilenet_v2() -> Iterator[Conv]:
+    """The depthwise layers of both strides, and the products before and after some of them."""
+
+    def depthwise(channels: int, size: int, stride: int, batch: int) -> Conv:
+        return Conv("mobilenet2", 3, channels, channels, size, 1, stride, batch, depthwise=True)
+
+    layers = (
+        (32, 112, 1),
+        (96, 112, 2),
+        (144, 56, 1),
+        (144, 56, 2),
+        (192, 28, 1),
+        (384, 14, 1),
+        (576, 14, 2),
+        (960, 7, 1),
+    )
+    for batch in (1, 16):
+        for channels, size, stride in layers:
+            yield depthwise(channels, size, stride, batch)
+    for channels, filters, size in ((96, 24, 56), (144, 32, 28), (64, 384, 14), (160, 960, 7)):
+        yield Conv("mobilenet2", 1, channels, filters, size, 0)
+
+
+CONVS = (*_lenet(), *_cifar(), *_vgg16(), *_resnet50(), *_mobilenet_v2())
 
 POOLS = (
     Pool("lenet5", "max", 2, 6, 28, stride=2, batch=64),

@@ -136,6 +136,23 @@ def test_groups_and_depthwise_filters(case, dtype):
     check(case, dtype)
 
 
+@pytest.mark.parametrize("channels", [2, 3, 4, 5, 8, 9, 15, 16, 17, 33])
+@pytest.mark.parametrize(
+    ("window", "strides", "padding", "dilations"),
+    [
+        ((3, 3), (1, 1), "same", (1, 1)),
+        ((3, 3), (2, 2), "same", (1, 1)),
+        ((5, 5), (2, 1), ((1, 4), (0, 3)), (1, 1)),
+        ((2, 4), (3, 4), "same", (1, 1)),
+        ((3, 2), (1, 2), "same", (3, 2)),
+        ((1, 1), (2, 3), "valid", (1, 1)),
+        ((7, 9), (1, 1), 8, (1, 1)),
+    ],
+)
+def test_depthwise(channels, window, strides, padding, dilations, dtype):
+    check(Case((2, 9, 13, channels), (*window, 1, channels), strides, padding, dilations, channels), dtype)
+
+
 @pytest.mark.parametrize("window", [(1, 1), (3, 3)])
 @pytest.mark.parametrize("filters", [1, 3, 4, 5, 7, 8, 9, 15, 16, 17, 31, 32, 33, 48, 63, 65])
 def test_channels_and_filters_around_vector_lengths(filters, window, dtype):

@@ -45,6 +45,19 @@ cdef extern from "kernels.h" nogil:
         double scale
         int tiled
 
+    ctypedef struct fc_depthwise:
+        const char *x
+        Py_ssize_t x_step
+        const Py_ssize_t *taps
+        const char *w
+        char *dw
+        const Py_ssize_t *filter_taps
+        Py_ssize_t n_taps
+        const char *bias
+        char *y
+        Py_ssize_t y_step, pixels, channels
+        int relu
+
     ctypedef struct fc_winograd:
         const char *x
         Py_ssize_t x_row, x_col
@@ -75,6 +88,8 @@ cdef extern from "kernels.h" nogil:
         void (*winograd_output)(const fc_winograd *) noexcept nogil
         void (*winograd_output_backward)(const fc_winograd *) noexcept nogil
         void (*winograd_filter_backward)(const fc_winograd *) noexcept nogil
+        void (*depthwise)(const fc_depthwise *) noexcept nogil
+        void (*depthwise_filter_backward)(const fc_depthwise *) noexcept nogil
         void (*max_pool)(const fc_pool *) noexcept nogil
         void (*max_pool_backward)(const fc_pool *) noexcept nogil
         void (*avg_pool)(const fc_pool *) noexcept nogil

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from .. import shapes
-from .._core import _conv, _winograd
+from .._core import _conv, _depthwise, _winograd
 from ..arguments import choice
 from ._algorithms import winograd_fits, winograd_pays
 from ._arrays import FloatArray, floats, frozen, like
@@ -63,6 +63,8 @@ def _engine(geometry: _conv.Geometry, algorithm: str, result: str, is_single: bo
             f"{geometry.rows}x{geometry.cols} filters, strides {(geometry.stride_h, geometry.stride_w)}, dilations "
             f"{(geometry.dilation_h, geometry.dilation_w)} and {geometry.groups} groups"
         )
+    if geometry.groups == geometry.channels == geometry.filters > 1:
+        return _depthwise
     if algorithm == "winograd" or (algorithm == "auto" and is_single and winograd_pays(geometry, result)):
         return _winograd
     return _conv

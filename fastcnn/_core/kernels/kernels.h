@@ -66,6 +66,24 @@ typedef struct {
     int tiled;    /* windows lie side by side in a row, without gap or overlap, and rows do not share any */
 } fc_pool;
 
+/* `pixels` output pixels of one row, each channel c with a filter of its own:
+ * y[i, c] = act(bias[c] + sum_t x[i, t, c] w[t, c]), and dw[t, c] += sum_i x[i, t, c] y[i, c] in the backward leaf.
+ * Tap t of pixel i lies at x + i * x_step + taps[t], its filter at w (dw) + filter_taps[t].
+ * Tail rule: reads and writes these pixels, taps and filters in their channels only. */
+typedef struct {
+    const char *x;
+    ptrdiff_t x_step;
+    const ptrdiff_t *taps;
+    const char *w;
+    char *dw;
+    const ptrdiff_t *filter_taps;
+    ptrdiff_t n_taps;
+    const char *bias; /* NULL: zero */
+    char *y;
+    ptrdiff_t y_step, pixels, channels;
+    int relu;
+} fc_depthwise;
+
 /* One tile of Winograd's F(4x4, 3x3): 36 points, from one to the next `point` bytes, each a run of `channels`.
  * input: the 6 x 6 pixels from x on, x_row and x_col bytes apart, to 36 points at y.  filter: 3 x 3 taps at x, likewise,
  * to 36 points at y.  output: 36 points at x to the first rows x cols of 4 x 4 pixels at y, y_row and y_col bytes apart,
@@ -131,6 +149,9 @@ typedef struct {
     void (*winograd_output)(const fc_winograd *);
     void (*winograd_output_backward)(const fc_winograd *);
     void (*winograd_filter_backward)(const fc_winograd *);
+
+    void (*depthwise)(const fc_depthwise *);
+    void (*depthwise_filter_backward)(const fc_depthwise *);
 
     void (*max_pool)(const fc_pool *); /* the first NaN, or the maximum */
     void (*max_pool_backward)(const fc_pool *);

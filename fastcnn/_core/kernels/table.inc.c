@@ -18,6 +18,8 @@
         .winograd_output = FC_NAME(winograd_output),                                                 \
         .winograd_output_backward = FC_NAME(winograd_output_backward),                               \
         .winograd_filter_backward = FC_NAME(winograd_filter_backward),                               \
+        .depthwise = FC_NAME(depthwise),                                                             \
+        .depthwise_filter_backward = FC_NAME(depthwise_filter_backward),                             \
         .map = {[FC_RELU] = FC_NAME(relu), [FC_RELU_BACKWARD] = FC_NAME(relu_backward),              \
                 [FC_LEAKY_RELU] = FC_NAME(leaky_relu),                                               \
                 [FC_LEAKY_RELU_BACKWARD] = FC_NAME(leaky_relu_backward),                             \
@@ -40,6 +42,7 @@
 #include "simd.h"
 #include "gemm.inc.c"
 #include "winograd.inc.c"
+#include "depthwise.inc.c"
 #include "pool.inc.c"
 #include "elementwise.inc.c"
 static const fc_kernels table_f32 = FC_ROW;
@@ -53,6 +56,7 @@ static const fc_kernels table_f32 = FC_ROW;
 #include "simd.h"
 #include "gemm.inc.c"
 #include "winograd.inc.c"
+#include "depthwise.inc.c"
 #include "pool.inc.c"
 #include "elementwise.inc.c"
 static const fc_kernels table_f64 = FC_ROW;

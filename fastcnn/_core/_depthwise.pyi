@@ -1,0 +1,13 @@
+"""Depthwise convolution: every channel has its own filter."""
+
+from typing import Any
+
+from numpy.typing import NDArray
+
+from ._conv import Geometry
+
+def forward(
+    g: Geometry, x: NDArray[Any], w: NDArray[Any], bias: NDArray[Any] | None, relu: bool, y: NDArray[Any]
+) -> None: ...
+def backward_input(g: Geometry, dy: NDArray[Any], w: NDArray[Any], dx: NDArray[Any]) -> None: ...
+def backward_filters(g: Geometry, dy: NDArray[Any], x: NDArray[Any], dw: NDArray[Any]) -> None: ...
