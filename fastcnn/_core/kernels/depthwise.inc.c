@@ -9,40 +9,49 @@
 #define LOAD(p) (left < VL ? load_part(p, left) : load(p))
 #define STORE(p, v) (left < VL ? store_part(p, v, left) : store(p, v))
 
-/* One vector of channels of `count` pixels from i on, whose sums stay in registers. */
+/* One vector of channels of `count` pixels from i on, whose sums stay in registers.  What is used in the loop over taps
+ * is copied first: it could be what is stored to, as far as the compiler knows.  Pixels are addressed as rows of a
+ * matrix product's tile are. */
 FC_INLINE void depthwise_pixels(const fc_depthwise *t, ptrdiff_t c, ptrdiff_t left, ptrdiff_t i, const int count) {
     const vec start = t->bias ? LOAD(AT(t->bias, 0)) : (vec){0};
+    const ptrdiff_t *taps = t->taps, *filter_taps = t->filter_taps;
+    const ptrdiff_t n_taps = t->n_taps, step = t->x_step, y_step = t->y_step;
+    const char *w = (const char *)AT(t->w, 0), *x[3];
+    const int relu = t->relu;
+    char *y = (char *)AT(t->y, i * y_step);
     vec sum[8];
+    FC_UNROLL for (int j = 0; j < 3; j++) x[j] = (const char *)AT(t->x, (i + 3 * j) * step);
     FC_UNROLL for (int j = 0; j < count; j++) sum[j] = start;
-    for (ptrdiff_t k = 0; k < t->n_taps; k++) {
-        const vec w = LOAD(AT(t->w, t->filter_taps[k]));
-        const char *x = t->x + i * t->x_step + t->taps[k];
-        FC_UNROLL for (int j = 0; j < count; j++) sum[j] += LOAD(AT(x, j * t->x_step)) * w;
+    for (ptrdiff_t k = 0; k < n_taps; k++) {
+        const vec wk = LOAD((const FC_T *)(w + filter_taps[k]));
+        const char *xk[3];
+        FC_UNROLL for (int j = 0; j < 3; j++) xk[j] = x[j] + taps[k];
+        FC_UNROLL for (int j = 0; j < count; j++) sum[j] += LOAD((const FC_T *)(xk[j / 3] + j % 3 * step)) * wk;
     }
     FC_UNROLL for (int j = 0; j < count; j++) {
-        if (t->relu) sum[j] = blend(sum[j] < (vec){0}, (vec){0}, sum[j]);
-        STORE(AT(t->y, (i + j) * t->y_step), sum[j]);
+        if (relu) sum[j] = blend(sum[j] < (vec){0}, (vec){0}, sum[j]);
+        STORE((FC_T *)(y + j * y_step), sum[j]);
     }
 }
 
-FC_INLINE void depthwise_run(const fc_depthwise *t, ptrdiff_t c, ptrdiff_t left) {
-    ptrdiff_t i = 0;
-    for (; i + 8 <= t->pixels; i += 8) depthwise_pixels(t, c, left, i, 8);
-    switch (t->pixels - i) {
-    case 7: depthwise_pixels(t, c, left, i, 7); break;
-    case 6: depthwise_pixels(t, c, left, i, 6); break;
-    case 5: depthwise_pixels(t, c, left, i, 5); break;
-    case 4: depthwise_pixels(t, c, left, i, 4); break;
-    case 3: depthwise_pixels(t, c, left, i, 3); break;
-    case 2: depthwise_pixels(t, c, left, i, 2); break;
-    case 1: depthwise_pixels(t, c, left, i, 1); break;
-    }
+FC_INLINE void depthwise_run(const fc_depthwise *t, ptrdiff_t i, const int count) {
+    ptrdiff_t c = 0;
+    for (; c + VL <= t->channels; c += VL) depthwise_pixels(t, c, VL, i, count);
+    if (c < t->channels) depthwise_pixels(t, c, t->channels - c, i, count);
 }
 
 static void FC_NAME(depthwise)(const fc_depthwise *t) {
-    ptrdiff_t c = 0;
-    for (; c + VL <= t->channels; c += VL) depthwise_run(t, c, VL);
-    if (c < t->channels) depthwise_run(t, c, t->channels - c);
+    ptrdiff_t i = 0;
+    for (; i + 8 <= t->pixels; i += 8) depthwise_run(t, i, 8);
+    switch (t->pixels - i) {
+    case 7: depthwise_run(t, i, 7); break;
+    case 6: depthwise_run(t, i, 6); break;
+    case 5: depthwise_run(t, i, 5); break;
+    case 4: depthwise_run(t, i, 4); break;
+    case 3: depthwise_run(t, i, 3); break;
+    case 2: depthwise_run(t, i, 2); break;
+    case 1: depthwise_run(t, i, 1); break;
+    }
 }
 
 /* One vector of channels of the gradients of `count` taps from k on, which stay in registers. */
