@@ -1,8 +1,8 @@
 """Depthwise convolution: every channel has its own filter.
 
-What limits it is memory, so that no operand is copied or padded. A task is a row of output pixels. Where all of
-its pixels see the same taps of the filter, which is everywhere but at the edges, the leaf takes them in one call; a
-*span* is such a run of pixels. Pixels at the edges see fewer taps, and are spans of their own.
+There is little arithmetic for each element, so that no operand is copied or padded. A task is a row of output
+pixels. Where all of its pixels see the same taps of the filter, which is everywhere but at the edges, the leaf takes
+them in one call; a *span* is such a run of pixels. Pixels at the edges see fewer taps, and are spans of their own.
 
 The gradient of the input is the same with the taps that a pixel of the input is seen by; with strides, spans are every
 stride-th pixel. The gradient of the filters is reduced over pixels: rows are added up in parts whose number does not

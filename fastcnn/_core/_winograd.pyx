@@ -126,7 +126,7 @@ cdef void multiply_panel(const Winograd *g, Py_ssize_t panel, Py_ssize_t tiles, 
     cdef Py_ssize_t size = g.table.itemsize, no_offset = 0, width, i
     cdef int kind
     cdef fc_tile t
-    panel_shape(g.table, min(g.width, g.columns - panel * g.width), &width, &kind)
+    panel_shape(g.table, g.columns - panel * g.width, &width, &kind)
     t.runs = &no_offset
     t.n_runs = 1
     t.run_length = g.channels
@@ -264,123 +264,131 @@ def backward_input(Geometry g, cnp.ndarray dy, cnp.ndarray w, cnp.ndarray dx):
 
 # ---- gradient of the filters ----
 
+ctypedef void (*transform)(const fc_winograd *) noexcept nogil
+
+
+cdef struct Operand:
+    # One side of the products: images whose channels go in parts of `width`. Part after part its points of a block of
+    # tiles: 36 of them, `point` bytes from one to the next, each tiles x width.
+    Source source
+    Py_ssize_t channels, width, parts, point
+    char *points
+
+
 cdef struct FilterGradient:
     const fc_kernels *table
-    Source x, dy
-    # Rows and columns of a point's product, groups of the ones and panels of the others.
-    Py_ssize_t channels, group, groups
-    Py_ssize_t filters, width, panels
-    # Tiles in all and of a block; the block at work.
-    Py_ssize_t tiles, block, first, count
-    # Points of the block, group after group and panel after panel; each has tiles x group or tiles x width of them.
-    char *inputs
-    char *gradients
-    Py_ssize_t input_point, gradient_point
-    # The products' sums: panel after panel, 36 points of channels x width.
+    # Rows of a point's product are channels of the input, its columns channels of the output's gradient.
+    Operand x, dy
+    # Tiles in all; the block at work.
+    Py_ssize_t tiles, first, count
+    # The products' sums: part after part of the columns, 36 points of channels x width.
     char *sums
     char *dw
 
 
-cdef void transform_pair(const FilterGradient *g, Py_ssize_t i, char *patch) noexcept nogil:
-    """Transform what a block's tile i sees of the input, and its pixels of the output's gradient."""
-    cdef Py_ssize_t size = g.table.itemsize, n
+cdef void cut_operand(Operand *o, Py_ssize_t channels, Py_ssize_t width, Py_ssize_t block,
+                      Py_ssize_t size) noexcept nogil:
+    o.channels = channels
+    o.width = width
+    o.parts = ceil_div(channels, width)
+    # An odd number of lines, so that a tile's points do not meet in the same cache sets.
+    o.point = line(block * width * size) | 64
+
+
+cdef inline Py_ssize_t columns(const Operand *o, Py_ssize_t part) noexcept nogil:
+    return min(o.width, o.channels - part * o.width)
+
+
+cdef void transform_tile(const Operand *o, Py_ssize_t size, Py_ssize_t tile, Py_ssize_t place, transform leaf,
+                         char *patch) noexcept nogil:
+    """Transform what a tile sees to its place in the block."""
+    cdef Py_ssize_t part
     cdef const char *x
     cdef fc_winograd t
-    look(&g.x, g.first + i, patch, &t)
+    look(&o.source, tile, patch, &t)
     x = t.x
-    t.point = g.input_point
-    for n in range(g.groups):
-        t.x = x + n * g.group * size
-        t.channels = min(g.group, g.channels - n * g.group)
-        t.y = g.inputs + n * POINTS * t.point + i * g.group * size
-        g.table.winograd_input(&t)
-    look(&g.dy, g.first + i, patch, &t)
-    x = t.x
-    t.point = g.gradient_point
-    for n in range(g.panels):
-        t.x = x + n * g.width * size
-        t.channels = min(g.width, g.filters - n * g.width)
-        t.y = g.gradients + n * POINTS * t.point + i * g.width * size
-        g.table.winograd_output_backward(&t)
+    t.point = o.point
+    for part in range(o.parts):
+        t.x = x + part * o.width * size
+        t.channels = columns(o, part)
+        t.y = o.points + part * POINTS * o.point + place * o.width * size
+        leaf(&t)
 
 
 cdef void add_products(const FilterGradient *g, Py_ssize_t task) noexcept nogil:
-    """Add the block's products of one point, for one group of channels and one panel of filters."""
-    cdef Py_ssize_t size = g.table.itemsize, no_offset = 0, width
-    cdef Py_ssize_t point = task // (g.groups * g.panels), panel = task // g.groups % g.panels, group = task % g.groups
+    """Add the block's products of one point, for one part of the rows and one of the columns."""
+    cdef Py_ssize_t size = g.table.itemsize, no_offset = 0, width, row = task % g.x.parts
+    cdef Py_ssize_t panel = task // g.x.parts % g.dy.parts, point = task // (g.x.parts * g.dy.parts)
     cdef int kind
     cdef fc_tile t
-    panel_shape(g.table, min(g.width, g.filters - panel * g.width), &width, &kind)
+    panel_shape(g.table, columns(&g.dy, panel), &width, &kind)
     t.runs = &no_offset
     t.n_runs = 1
+    t.run_length = g.count
     t.a_row = size
-    t.a_step = g.group * size
-    t.b_step = g.width * size
+    t.a_step = g.x.width * size
+    t.b_step = g.dy.width * size
     t.bias = NULL
-    t.c_row = g.width * size
+    t.c_row = g.dy.width * size
     t.columns = width
     t.relu = False
-    t.run_length = g.count
-    t.a = g.inputs + (group * POINTS + point) * g.input_point
-    t.b = g.gradients + (panel * POINTS + point) * g.gradient_point
-    t.c = g.sums + ((panel * POINTS + point) * g.channels + group * g.group) * t.c_row
+    t.a = g.x.points + (row * POINTS + point) * g.x.point
+    t.b = g.dy.points + (panel * POINTS + point) * g.dy.point
+    t.c = g.sums + ((panel * POINTS + point) * g.x.channels + row * g.x.width) * t.c_row
     t.accumulate = g.first > 0
-    multiply_tiles(g.table, kind, &t, min(g.group, g.channels - group * g.group))
+    multiply_tiles(g.table, kind, &t, columns(&g.x, row))
 
 
 cdef void transform_sums(const FilterGradient *g, Py_ssize_t channel) noexcept nogil:
     """Transform one channel's sums to the gradient of its filters."""
-    cdef Py_ssize_t size = g.table.itemsize, n
+    cdef Py_ssize_t size = g.table.itemsize, panel
     cdef fc_winograd t
-    t.point = g.channels * g.width * size
-    t.y_col = g.channels * g.filters * size
+    t.point = g.x.channels * g.dy.width * size
+    t.y_col = g.x.channels * g.dy.channels * size
     t.y_row = 3 * t.y_col
-    for n in range(g.panels):
-        t.x = g.sums + n * POINTS * t.point + channel * g.width * size
-        t.channels = min(g.width, g.filters - n * g.width)
-        t.y = g.dw + (channel * g.filters + n * g.width) * size
+    for panel in range(g.dy.parts):
+        t.x = g.sums + panel * POINTS * t.point + channel * g.dy.width * size
+        t.channels = columns(&g.dy, panel)
+        t.y = g.dw + (channel * g.dy.channels + panel * g.dy.width) * size
         g.table.winograd_filter_backward(&t)
 
 
 def backward_filters(Geometry g, cnp.ndarray dy, cnp.ndarray x, cnp.ndarray dw):
     """Write the gradient of the filters to dw, for 3x3 filters at stride 1 in one group."""
-    cdef Py_ssize_t size = cnp.PyArray_ITEMSIZE(x), i, sum_bytes, input_bytes, gradient_bytes, patch_bytes
+    cdef Py_ssize_t size = cnp.PyArray_ITEMSIZE(x), i, block, sum_bytes, input_bytes, gradient_bytes, patch_bytes
+    cdef Py_ssize_t tiles_h = ceil_div(g.out_h, 4), tiles_w = ceil_div(g.out_w, 4)
     cdef int threads = threads_for(g.flops() / 4)
     cdef char *scratch
     cdef FilterGradient f
     f.table = kernels(x)
-    f.x = Source(cnp.PyArray_BYTES(x), g.in_h, g.in_w, g.channels * size, -g.top, -g.left, 6,
-                 ceil_div(g.out_h, 4), ceil_div(g.out_w, 4))
-    f.dy = Source(cnp.PyArray_BYTES(dy), g.out_h, g.out_w, g.filters * size, 0, 0, 4, f.x.tiles_h, f.x.tiles_w)
     f.dw = cnp.PyArray_BYTES(dw)
-    f.channels, f.filters = g.channels, g.filters
-    f.group = min(3, ceil_div(g.channels, f.table.lanes)) * f.table.lanes
-    f.groups = ceil_div(g.channels, f.group)
-    f.width = f.table.panel_vectors * f.table.lanes
-    f.panels = ceil_div(g.filters, f.width)
-    f.tiles = g.images * f.x.tiles_h * f.x.tiles_w
-    f.block = ceil_div(f.tiles, ceil_div(f.tiles, GRADIENT_TILES))
-    # An odd number of lines, so that a tile's points do not meet in the same cache sets.
-    f.input_point = line(f.block * f.group * size) | 64
-    f.gradient_point = line(f.block * f.width * size) | 64
-    sum_bytes = line(f.panels * f.width * POINTS * f.channels * size)
-    input_bytes = f.groups * POINTS * f.input_point
-    gradient_bytes = f.panels * POINTS * f.gradient_point
-    patch_bytes = line(36 * max(f.x.pixel, f.dy.pixel))
+    f.tiles = g.images * tiles_h * tiles_w
+    block = ceil_div(f.tiles, ceil_div(f.tiles, GRADIENT_TILES))
+    f.x.source = Source(cnp.PyArray_BYTES(x), g.in_h, g.in_w, g.channels * size, -g.top, -g.left, 6, tiles_h, tiles_w)
+    f.dy.source = Source(cnp.PyArray_BYTES(dy), g.out_h, g.out_w, g.filters * size, 0, 0, 4, tiles_h, tiles_w)
+    cut_operand(&f.x, g.channels, min(3, ceil_div(g.channels, f.table.lanes)) * f.table.lanes, block, size)
+    cut_operand(&f.dy, g.filters, f.table.panel_vectors * f.table.lanes, block, size)
+    sum_bytes = line(f.dy.parts * f.dy.width * POINTS * g.channels * size)
+    input_bytes = f.x.parts * POINTS * f.x.point
+    gradient_bytes = f.dy.parts * POINTS * f.dy.point
+    patch_bytes = line(36 * max(f.x.source.pixel, f.dy.source.pixel))
     f.sums = acquire(sum_bytes + input_bytes + gradient_bytes + threads * patch_bytes)
-    f.inputs = f.sums + sum_bytes
-    f.gradients = f.inputs + input_bytes
-    scratch = f.gradients + gradient_bytes
+    f.x.points = f.sums + sum_bytes
+    f.dy.points = f.x.points + input_bytes
+    scratch = f.dy.points + gradient_bytes
     f.first = 0
     with nogil:
         while f.first < f.tiles:
-            f.count = min(f.block, f.tiles - f.first)
+            f.count = min(block, f.tiles - f.first)
             with parallel(num_threads=threads):
                 for i in prange(f.count, schedule="static"):
-                    transform_pair(&f, i, scratch + threadid() * patch_bytes)
-                for i in prange(POINTS * f.panels * f.groups, schedule="dynamic"):
+                    transform_tile(&f.x, size, f.first + i, i, f.table.winograd_input,
+                                   scratch + threadid() * patch_bytes)
+                    transform_tile(&f.dy, size, f.first + i, i, f.table.winograd_output_backward,
+                                   scratch + threadid() * patch_bytes)
+                for i in prange(POINTS * f.x.parts * f.dy.parts, schedule="dynamic"):
                     add_products(&f, i)
             f.first += f.count
-        for i in prange(f.channels, num_threads=threads, schedule="static"):
+        for i in prange(g.channels, num_threads=threads, schedule="static"):
             transform_sums(&f, i)
     release(f.sums)
