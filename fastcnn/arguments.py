@@ -1,11 +1,15 @@
-"""What arguments that are numbers or words go through: checks whose errors name the argument and echo the value."""
+"""What arguments go through: checks whose errors name the argument and echo the value."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Sequence
 from operator import index
+from reprlib import Repr
 from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 #: No array can have more elements: their bytes would not fit into the 47-bit address space of today's CPUs. Products
 #: with an element's size and a number of threads then fit into the kernels' 64-bit offsets.
@@ -122,6 +126,63 @@ def choice(value: Any, name: str, allowed: Sequence[str]) -> str:
     if not isinstance(value, str) or value not in allowed:
         raise ValueError(f"{name} must be one of {', '.join(allowed)}, got {value!r}")
     return value
+
+
+def flag(value: Any, name: str) -> bool:
+    """Return value as a bool.
+
+    Raises
+    ------
+    TypeError
+        If it is anything but True, False, or NumPy's.
+
+    Examples
+    --------
+    >>> flag(True, "use_bias")
+    True
+    """
+    if not _is_bool(value):
+        raise TypeError(f"{name} must be True or False, got {brief(value)}")
+    return bool(value)
+
+
+def real_array(value: Any, name: str) -> NDArray[Any]:
+    """Return value as an array of real numbers of at most 64 bits, of any kind.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If it is none.
+
+    Examples
+    --------
+    >>> real_array([[1, 2]], "x").shape
+    (1, 2)
+    """
+    try:
+        array = np.asarray(value)
+    except (ValueError, TypeError, OverflowError) as error:
+        raise ValueError(f"{name} must be an array of numbers, got {brief(value)}: {error}") from None
+    if array.dtype.kind not in "fiub" or array.dtype.itemsize > 8:
+        raise TypeError(
+            f"{name} must hold real numbers of at most 64 bits, got {brief(value)}, an array of dtype {array.dtype}"
+        )
+    return array
+
+
+def brief(value: Any) -> str:
+    """Return a text that shows value in one line, cut short where it is long.
+
+    Examples
+    --------
+    >>> brief("word"), brief([1, 2, 3, 4, 5, 6, 7, 8])
+    ("'word'", '[1, 2, 3, 4, 5, 6, ...]')
+    """
+    return " ".join(_brief.repr(value).split())
+
+
+_brief = Repr()
+_brief.maxother = _brief.maxstring = 60
 
 
 def _is_bool(value: Any) -> bool:

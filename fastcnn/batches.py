@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sized
+from collections.abc import Iterable, Iterator, Mapping, Sized
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from .arguments import integer
+from .arguments import brief, integer, real_array
 
 Array = NDArray[Any]
 Batch = tuple[Any, Any]
@@ -54,7 +54,9 @@ class ArrayBatches(Batches):
             yield self.x[chosen], None if self.y is None else self.y[chosen]
 
 
-def batches(x: Any, y: Any = None, batch_size: int | None = None, labelled: bool = True) -> Batches:
+def batches(
+    x: Any, y: Any = None, batch_size: int | None = None, labelled: bool = True, names: tuple[str, str] = ("x", "y")
+) -> Batches:
     """Return x and y as batches.
 
     Parameters
@@ -67,25 +69,29 @@ def batches(x: Any, y: Any = None, batch_size: int | None = None, labelled: bool
         Samples a batch, 32 by default; iterables come in batches already.
     labelled
         Whether there must be a y.
+    names
+        What to call x and y in errors.
 
     Raises
     ------
     TypeError, ValueError
         If they do not go together.
     """
+    x_name, y_name = names
+    if isinstance(x, (str, bytes, Mapping)) or not (_is_array(x) or isinstance(x, Iterable)):
+        raise TypeError(f"{x_name} must be an array or an iterable of batches (x, y), got {brief(x)}")
     if _is_array(x):
-        array = _array(x, "x")
+        array = _array(x, x_name)
         size = DEFAULT_BATCH_SIZE if batch_size is None else integer(batch_size, "batch_size")
         if labelled and y is None:
-            raise ValueError("y must be given where x is an array, got None")
-        targets = None if y is None else _array(y, "y")
+            raise ValueError(f"{y_name} must be given where {x_name} is an array, got None")
+        targets = None if y is None else _array(y, y_name)
         if targets is not None and len(targets) != len(array):
-            raise ValueError(f"y must have as many samples as x, {len(array)}, got {len(targets)}")
+            raise ValueError(f"{y_name} must have as many samples as {x_name}, {len(array)}, got {len(targets)}")
         return ArrayBatches(None, -(-len(array) // size), array, targets, size)
-    if y is not None or batch_size is not None:
-        raise ValueError("y and batch_size must be None where x is an iterable of batches")
-    if not isinstance(x, Iterable):
-        raise TypeError(f"x must be an array or an iterable of batches, got {x!r}")
+    for name, value in ((y_name, y), ("batch_size", batch_size)):
+        if value is not None:
+            raise ValueError(f"{name} must be None where {x_name} is an iterable of batches, got {brief(value)}")
     return Batches(x, len(x) if isinstance(x, Sized) else None)
 
 
@@ -114,12 +120,7 @@ def _is_array(x: Any) -> bool:
 
 
 def _array(value: Any, name: str) -> Array:
-    try:
-        array = np.asarray(value)
-    except ValueError as error:
-        raise ValueError(f"{name} is no array of numbers: {error}") from None
-    if array.dtype.kind not in "fiub":
-        raise TypeError(f"{name} must hold real numbers, got dtype {array.dtype}")
+    array = real_array(value, name)
     if array.ndim < 1:
         raise ValueError(f"{name} must have a batch axis, got shape {array.shape}")
     return array

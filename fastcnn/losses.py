@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from . import nn
-from .arguments import number
+from . import labels, nn
+from .arguments import flag, number, real_array
 from .registry import Configurable, lookup, register
 
 Array = NDArray[Any]
@@ -52,7 +52,8 @@ class Loss(Configurable):
 
     def __call__(self, y_true: ArrayLike, y_pred: ArrayLike) -> float:
         """Return the mean loss of a batch."""
-        return self.value_and_gradient(y_true, np.asarray(y_pred, np.result_type(np.float32, np.asarray(y_pred))))[0]
+        predicted = real_array(y_pred, "y_pred")
+        return self.value_and_gradient(y_true, predicted.astype(np.result_type(np.float32, predicted), copy=False))[0]
 
     def of_logits(self) -> Loss:
         """Return the same loss for predictions that are logits."""
@@ -73,11 +74,11 @@ class _CrossEntropy(Loss):
 
     def value_and_gradient(self, y_true: ArrayLike, y_pred: Array) -> tuple[float, Array]:
         """Return the mean loss of a batch and its gradient by y_pred."""
-        labels = self.labels(y_true, y_pred)
+        wanted = self.labels(y_true, y_pred)
         if self.from_logits:
-            losses, gradient = nn.softmax_cross_entropy(labels, y_pred, self.label_smoothing)
+            losses, gradient = nn.softmax_cross_entropy(wanted, y_pred, self.label_smoothing)
         else:
-            targets = nn.class_probabilities(labels, y_pred, self.label_smoothing)
+            targets = nn.class_probabilities(wanted, y_pred, self.label_smoothing)
             clipped = np.clip(y_pred, _EPSILON, 1 - _EPSILON)
             losses = -(targets * np.log(clipped)).sum(axis=-1, dtype=np.float64)
             gradient = np.where(clipped == y_pred, -targets / clipped, y_pred.dtype.type(0))
@@ -106,24 +107,12 @@ class SparseCategoricalCrossentropy(_CrossEntropy):
     """
 
     def __init__(self, from_logits: bool = False, label_smoothing: float = 0.0) -> None:
-        self.from_logits = bool(from_logits)
+        self.from_logits = flag(from_logits, "from_logits")
         self.label_smoothing = number(label_smoothing, "label_smoothing", 0.0, 1.0)
 
     def labels(self, y_true: ArrayLike, y_pred: Array) -> Array:
         """Return class numbers as integers of shape (N, ...)."""
-        labels = np.asarray(y_true)
-        if labels.ndim == y_pred.ndim and labels.shape[-1] == 1:
-            labels = labels[..., 0]
-        if labels.dtype.kind == "f":
-            wrong = labels[(labels != np.rint(labels)) | ~(np.abs(labels) < 2**31)]
-            if wrong.size:
-                raise ValueError(f"y must hold class numbers, got {wrong[0]}")
-            labels = labels.astype(np.int64)
-        if labels.shape != y_pred.shape[:-1]:
-            raise ValueError(
-                f"y must have shape {y_pred.shape[:-1]} for predictions {y_pred.shape}, got {labels.shape}"
-            )
-        return labels
+        return labels.class_numbers(y_true, y_pred)
 
 
 @register
@@ -145,12 +134,12 @@ class CategoricalCrossentropy(_CrossEntropy):
     """
 
     def __init__(self, from_logits: bool = False, label_smoothing: float = 0.0) -> None:
-        self.from_logits = bool(from_logits)
+        self.from_logits = flag(from_logits, "from_logits")
         self.label_smoothing = number(label_smoothing, "label_smoothing", 0.0, 1.0)
 
     def labels(self, y_true: ArrayLike, y_pred: Array) -> Array:
         """Return probabilities of the shape and element type of y_pred."""
-        return _like(y_true, y_pred)
+        return labels.probabilities(y_true, y_pred)
 
 
 @register
@@ -174,12 +163,12 @@ class BinaryCrossentropy(Loss):
     activation = "sigmoid"
 
     def __init__(self, from_logits: bool = False, label_smoothing: float = 0.0) -> None:
-        self.from_logits = bool(from_logits)
+        self.from_logits = flag(from_logits, "from_logits")
         self.label_smoothing = number(label_smoothing, "label_smoothing", 0.0, 1.0)
 
     def value_and_gradient(self, y_true: ArrayLike, y_pred: Array) -> tuple[float, Array]:
         """Return the mean loss of a batch and its gradient by y_pred."""
-        t = _like(y_true, y_pred)
+        t = labels.probabilities(y_true, y_pred)
         t = t * t.dtype.type(1 - self.label_smoothing) + t.dtype.type(self.label_smoothing / 2)
         if self.from_logits:
             # log(1 + exp(z)) - t z without overflow.
@@ -204,25 +193,13 @@ class MeanSquaredError(Loss):
 
     def value_and_gradient(self, y_true: ArrayLike, y_pred: Array) -> tuple[float, Array]:
         """Return the mean loss of a batch and its gradient by y_pred."""
-        difference = y_pred - _like(y_true, y_pred)
+        difference = y_pred - labels.values(y_true, y_pred)
         return _mean(difference * difference, 2 * difference)
 
 
 def _mean(losses: Array, gradient: Array) -> tuple[float, Array]:
     count = max(1, losses.size)
     return float(losses.sum(dtype=np.float64)) / count, gradient * gradient.dtype.type(1 / count)
-
-
-def _like(y_true: ArrayLike, y_pred: Array) -> Array:
-    """Return what is wanted in the shape and element type of what was predicted."""
-    target = np.asarray(y_true)
-    if target.dtype.kind not in "fiub":
-        raise TypeError(f"y must hold real numbers, got dtype {target.dtype}")
-    if target.ndim == y_pred.ndim - 1 and y_pred.shape[-1] == 1:
-        target = target[..., np.newaxis]
-    if target.shape != y_pred.shape:
-        raise ValueError(f"y must have the shape of the predictions, {y_pred.shape}, got {target.shape}")
-    return target.astype(y_pred.dtype, copy=False)
 
 
 _NAMED = {

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from .arguments import integer, number
+from . import labels
+from .arguments import integer, number, real_array
 from .registry import Configurable, lookup, register
 
 Array = NDArray[Any]
@@ -58,7 +59,7 @@ class Accuracy(Metric):
 
     def __call__(self, y_true: ArrayLike, y_pred: ArrayLike) -> Array:
         """Return 1 for every right answer, else 0; the mean where a sample has several."""
-        predicted = np.asarray(y_pred)
+        predicted = _predictions(y_pred)
         if predicted.shape[-1] == 1:
             return BinaryAccuracy()(y_true, predicted)
         return _per_sample(predicted.argmax(axis=-1) == _class_numbers(y_true, predicted))
@@ -87,12 +88,9 @@ class BinaryAccuracy(Metric):
 
     def __call__(self, y_true: ArrayLike, y_pred: ArrayLike) -> Array:
         """Return each sample's share of right answers."""
-        predicted = np.asarray(y_pred)
-        wanted = np.asarray(y_true)
-        if wanted.ndim == predicted.ndim - 1 and predicted.shape[-1] == 1:
-            wanted = wanted[..., np.newaxis]
-        if wanted.shape != predicted.shape:
-            raise ValueError(f"y must have the shape of the predictions, {predicted.shape}, got {wanted.shape}")
+        predicted = real_array(y_pred, "y_pred").astype(np.float64, copy=False)
+        wanted = labels.values(y_true, predicted)
+        _must_not_be_nan(wanted)
         return _per_sample((predicted > self.threshold) == (wanted > 0.5))
 
 
@@ -119,22 +117,31 @@ class TopKCategoricalAccuracy(Metric):
 
     def __call__(self, y_true: ArrayLike, y_pred: ArrayLike) -> Array:
         """Return 1 where fewer than k classes have a larger prediction than the true one, else 0."""
-        predicted = np.asarray(y_pred)
-        labels = _class_numbers(y_true, predicted)
-        of_truth = np.take_along_axis(predicted, labels[..., np.newaxis], axis=-1)
+        predicted = _predictions(y_pred)
+        of_truth = np.take_along_axis(predicted, _class_numbers(y_true, predicted)[..., np.newaxis], axis=-1)
         # Counts what is not known to be smaller or equal, so that a NaN is never right.
         return _per_sample(np.count_nonzero(~(predicted <= of_truth), axis=-1) < self.k)
 
 
+def _predictions(y_pred: ArrayLike) -> Array:
+    predicted = real_array(y_pred, "y_pred")
+    if predicted.ndim < 2 or not predicted.shape[-1]:
+        raise ValueError(f"y_pred must have shape (N, ..., C), got {predicted.shape}")
+    return predicted
+
+
 def _class_numbers(y_true: ArrayLike, predicted: Array) -> Array:
-    labels = np.asarray(y_true)
-    if labels.shape == predicted.shape:
-        labels = labels.argmax(axis=-1)
-    if labels.ndim == predicted.ndim and labels.shape[-1] == 1:
-        labels = labels[..., 0]
-    if labels.shape != predicted.shape[:-1]:
-        raise ValueError(f"y must have shape {predicted.shape[:-1]} or {predicted.shape}, got {labels.shape}")
-    return labels.astype(np.int64, copy=False)
+    wanted = real_array(y_true, "y")
+    if wanted.shape != predicted.shape:
+        return labels.class_numbers(wanted, predicted)
+    _must_not_be_nan(wanted)
+    numbers: Array = wanted.argmax(axis=-1)
+    return numbers
+
+
+def _must_not_be_nan(wanted: Array) -> None:
+    if np.isnan(wanted).any():
+        raise ValueError("y must hold numbers, got nan")
 
 
 def _per_sample(right: Array) -> Array:

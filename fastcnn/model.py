@@ -8,6 +8,7 @@ file goes on exactly where it stopped.
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -15,7 +16,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from . import io, losses, metrics, nn, optimizers
-from .arguments import choice, fresh_seed, integer, number
+from .arguments import brief, choice, flag, fresh_seed, integer, number, real_array
 from .arguments import seed as checked_seed
 from .batches import ArrayBatches, Batches, batches, split
 from .initializers import Initializer
@@ -150,9 +151,7 @@ class Model(Configurable):
 
     def _prepared(self, x: ArrayLike) -> Array:
         """Return a batch in the model's element type, after building the model for it."""
-        array = np.asarray(x)
-        if array.dtype.kind not in "fiub":
-            raise TypeError(f"x must hold real numbers, got dtype {array.dtype}")
+        array = real_array(x, "x")
         shape = array.shape
         if self.input_shape is None or shape[1:] != self.input_shape[1:]:
             self._build((None, *shape[1:]), self._draw)
@@ -255,7 +254,8 @@ class Model(Configurable):
         initial_epoch
             Number of the first epoch, for a training that goes on.
         steps_per_epoch
-            Steps after which an epoch ends; an iterator is then gone on with, not begun anew.
+            Steps after which an epoch ends; an iterator is then gone on with, not begun anew. Where it runs out of
+            batches, a warning says so and training ends.
         seed
             Determines order and dropout, together with the optimiser's number of steps; None for the model's seed.
 
@@ -286,14 +286,13 @@ class Model(Configurable):
         first, last = integer(initial_epoch, "initial_epoch", 0), integer(epochs, "epochs", 0)
         share = number(validation_split, "validation_split", 0.0, 1.0, open_end=True)
         key = self.seed if seed is None else checked_seed(seed)
+        shuffle = flag(shuffle, "shuffle")
         if share:
             if validation_data is not None:
                 raise ValueError("validation_split and validation_data can't both be given")
             (x, y), validation_data = split(x, y, share)
-        data = batches(x, y, batch_size)
+        data = _with_samples(batches(x, y, batch_size), "x")
         held_out = None if validation_data is None else _validation(validation_data, batch_size)
-        if isinstance(data, ArrayBatches) and data.length == 0:
-            raise ValueError(f"x must hold samples, got shape {data.x.shape}")
         steps = None if steps_per_epoch is None else integer(steps_per_epoch, "steps_per_epoch")
 
         history = History()
@@ -304,15 +303,25 @@ class Model(Configurable):
             total = steps or data.length
             with Progress(f"Epoch {epoch + 1:{len(str(last))}}/{last}", total, verbose) as progress:
                 means = self._train_epoch(stream, steps, key, progress)
-                if not means.count:
+                if not means.batches:
                     raise ValueError(
                         f"x gave no batches in epoch {epoch + 1}: an iterator can be gone through only once"
                     )
+                if not means.count:
+                    raise ValueError(f"x gave batches without samples alone in epoch {epoch + 1}")
                 figures = means.figures()
                 if held_out is not None:
-                    figures |= {f"val_{name}": value for name, value in self._evaluate(held_out).figures().items()}
+                    found = self._evaluate(held_out, name="validation_data").figures()
+                    figures |= {f"val_{name}": value for name, value in found.items()}
                 progress.finish(figures)
             history.append(epoch, figures)
+            if steps and means.batches < steps:
+                warnings.warn(
+                    f"x ran out of batches in epoch {epoch + 1}, after {means.batches} of steps_per_epoch={steps}: "
+                    "training ends",
+                    stacklevel=2,
+                )
+                break
         return history
 
     def _train_epoch(self, stream: Iterator[Any], steps: int | None, key: int, progress: Progress) -> _Means:
@@ -405,6 +414,7 @@ class Model(Configurable):
             By parameter, ``"layer/weight"``, in the order of ``trainable_weights``.
         """
         self._must_be_compiled()
+        training = flag(training, "training")
         value, gradients, _, _ = self._loss_and_gradients(self._prepared(x), y, training, self.seed)
         return value, dict(zip(self.trainable_weights, gradients, strict=True))
 
@@ -435,20 +445,21 @@ class Model(Configurable):
             Naming the argument that does not fit.
         """
         self._must_be_compiled()
-        data = batches(x, y, batch_size)
+        return_dict = flag(return_dict, "return_dict")
+        data = _with_samples(batches(x, y, batch_size), "x")
         with Progress("Evaluation", data.length, verbosity(verbose)) as progress:
             means = self._evaluate(data, progress)
-            if not means.count:
-                raise ValueError("x must hold samples, got none")
             progress.finish(means.figures())
         return means.figures() if return_dict else _alone_or_list(list(means.figures().values()))
 
-    def _evaluate(self, data: Batches, progress: Progress | None = None) -> _Means:
+    def _evaluate(self, data: Batches, progress: Progress | None = None, name: str = "x") -> _Means:
         means = _Means(self._figure_names())
         for x, y in data.epoch():
             means.add(*self._test_batch(x, y))
             if progress is not None:
                 progress.advance(means.figures())
+        if not means.count:
+            raise ValueError(f"{name} must hold samples, got none")
         return means
 
     def _test_batch(self, x: ArrayLike, y: ArrayLike) -> tuple[int, list[float]]:
@@ -516,7 +527,7 @@ class Model(Configurable):
 
     def __call__(self, x: ArrayLike, training: bool = False) -> Array:
         """Return the result for one batch; in training mode with the random masks of the step that would come next."""
-        if not training:
+        if not flag(training, "training"):
             return self.predict_on_batch(x)
         iterations = self.optimizer.iterations if self.compiled else 0
         return self._forward(self._prepared(x), True, (self.seed + _ODD * (iterations << 16)) % 2**64, False)[0]
@@ -554,17 +565,19 @@ class Model(Configurable):
 
         Raises
         ------
-        ValueError
-            If there are more or fewer, or one has another shape; the message names it.
+        TypeError, ValueError
+            If there are more or fewer, or one has another shape or holds no numbers; the message names it.
         """
         self._must_be_built()
+        if not isinstance(weights, (list, tuple)):
+            raise TypeError(f"weights must be a list of arrays, got {brief(weights)}")
         if len(weights) != len(self.weights):
             raise ValueError(f"weights must be {len(self.weights)} arrays, got {len(weights)}")
         given = []
         for (name, old), new in zip(self.weights.items(), weights, strict=True):
-            array = np.asarray(new)
-            if array.shape != old.shape or array.dtype.kind not in "fiub":
-                raise ValueError(f"weights for {name} must have shape {old.shape}, got {array.shape} of {array.dtype}")
+            array = real_array(new, f"weights for {name}")
+            if array.shape != old.shape:
+                raise ValueError(f"weights for {name} must have shape {old.shape}, got {array.shape}")
             given.append(array)
         for old, new in zip(self.weights.values(), given, strict=True):
             old[...] = new
@@ -616,6 +629,7 @@ class Model(Configurable):
             If the model is not built yet.
         """
         self._must_be_built()
+        include_optimizer = flag(include_optimizer, "include_optimizer")
         assert self.input_shape is not None
         about: dict[str, Any] = {"format": FORMAT, "model": describe(self), "input_shape": list(self.input_shape)}
         arrays = dict(self.weights)
@@ -747,9 +761,20 @@ def _metric(metric: Any) -> Metric:
 
 
 def _validation(data: Any, batch_size: int | None) -> Batches:
-    if isinstance(data, (tuple, list)) and len(data) == 2 and not isinstance(data[0], tuple):
-        return batches(data[0], data[1], batch_size)
-    return batches(data)
+    name = "validation_data"
+    if isinstance(data, (tuple, list)) and data and not isinstance(data[0], tuple):
+        if len(data) != 2:
+            raise ValueError(f"{name} must be (x, y) or an iterable of batches, got {len(data)} values")
+        x, y = data
+        return _with_samples(batches(x, y, batch_size, names=(f"{name}'s x", f"{name}'s y")), name)
+    return batches(data, names=(name, "y"))
+
+
+def _with_samples(data: Batches, name: str) -> Batches:
+    """Return data, unless it is known to be empty."""
+    if isinstance(data, ArrayBatches) and data.length == 0:
+        raise ValueError(f"{name} must hold samples, got an array of shape {data.x.shape}")
+    return data
 
 
 def _endless(data: Batches, key: int, shuffle: bool, iterations: Callable[[], int]) -> Iterator[Any]:

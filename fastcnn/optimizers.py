@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import nn
-from .arguments import number
+from .arguments import flag, number
 from .registry import Configurable, lookup, register
 
 Array = NDArray[Any]
@@ -113,7 +113,7 @@ class SGD(Optimizer):
     ) -> None:
         self.learning_rate = number(learning_rate, "learning_rate", 0.0, np.inf)
         self.momentum = number(momentum, "momentum", 0.0, 1.0)
-        self.nesterov = bool(nesterov)
+        self.nesterov = flag(nesterov, "nesterov")
         self.weight_decay = _decay(weight_decay)
         if not self.momentum:
             self.slot_names = ()

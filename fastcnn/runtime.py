@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from ._core import _runtime
-from .arguments import integer
+from .arguments import integer, number
 
 MAX_THREADS = 1024
 
@@ -112,11 +112,11 @@ def set_num_threads(n: int) -> None:
     _reason = "set_num_threads"
 
 
-def _checked(n: Any) -> int:
-    number = integer(n, "n")
-    if number > MAX_THREADS:
-        raise ValueError(f"n must be at most {MAX_THREADS} threads, got {number}")
-    return number
+def _checked(n: Any, name: str = "n") -> int:
+    count = integer(n, name)
+    if count > MAX_THREADS:
+        raise ValueError(f"{name} must be at most {MAX_THREADS} threads, got {count}")
+    return count
 
 
 def get_num_threads() -> int:
@@ -193,7 +193,7 @@ def fma_peak(dtype: Any = "float32", threads: int = 1, seconds: float = 0.2) -> 
     threads
         How many run at once.
     seconds
-        How long to measure.
+        How long to measure, from 0.001 to 60.
 
     Returns
     -------
@@ -210,10 +210,13 @@ def fma_peak(dtype: Any = "float32", threads: int = 1, seconds: float = 0.2) -> 
     >>> fma_peak(seconds=0.01) > 0
     True
     """
-    dtype = np.dtype(dtype)
-    if dtype not in (np.float32, np.float64):
-        raise TypeError(f"dtype must be float32 or float64, got {dtype}")
-    return _runtime.fma_rate(dtype, _checked(threads), seconds) / 1e9
+    try:
+        kind = np.dtype(dtype)
+    except (TypeError, ValueError):
+        kind = None
+    if kind not in (np.float32, np.float64):
+        raise TypeError(f"dtype must be float32 or float64, got {dtype!r}")
+    return _runtime.fma_rate(kind, _checked(threads, "threads"), number(seconds, "seconds", 0.001, 60.0)) / 1e9
 
 
 @dataclass(frozen=True)
@@ -279,7 +282,7 @@ def info() -> Info:
         active_isa(),
         available_isas(),
         get_num_threads(),
-        _reason,
+        _reason if _runtime.openmp_version() else "a serial build",
         _openmp(),
         *_runtime.cache_bytes(),
     )

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from .layers.base import Activated, Input, Layer, Shape
+from .layers.base import Activated, Input, Layer, Shape, returned_pair
 from .model import Array, Model, Tape
 from .registry import register
 
@@ -47,6 +47,8 @@ class Sequential(Model):
         super().__init__(seed, dtype)
         self.layers: list[Layer] = []
         self._input: Input | None = None
+        if isinstance(layers, (str, bytes)) or not isinstance(layers, Iterable):
+            raise TypeError(f"layers must be a list of layers, got {layers!r}")
         for layer in layers:
             self._append(layer)
         if self._input is not None and self.layers:
@@ -96,7 +98,7 @@ class Sequential(Model):
 
     def _infer(self, x: Array) -> Array:
         for layer in self.layers:
-            x, _ = layer.forward(x)
+            x, _ = returned_pair(layer, layer.forward(x), "forward")
         return x
 
     def _forward(self, x: Array, training: bool, seed: int, logits: bool) -> tuple[Array, Tape]:
@@ -106,9 +108,10 @@ class Sequential(Model):
             if layer is last:
                 x, cache = layer.logits(x)  # type: ignore[attr-defined]  # _last_activation has seen to it
             elif training and layer.uses_seed:
-                x, cache = layer.forward(x, True, seed=(seed + index) % 2**64)  # type: ignore[call-arg]
+                given = layer.forward(x, True, seed=(seed + index) % 2**64)  # type: ignore[call-arg]
+                x, cache = returned_pair(layer, given, "forward")
             else:
-                x, cache = layer.forward(x, training)
+                x, cache = returned_pair(layer, layer.forward(x, training), "forward")
             tape.append(cache)
         return x, tape
 
@@ -117,7 +120,7 @@ class Sequential(Model):
         for index in range(len(self.layers) - 1, -1, -1):
             layer = self.layers[index]
             if index:
-                grad, gradients = layer.backward(grad, tape[index])
+                grad, gradients = returned_pair(layer, layer.backward(grad, tape[index]), "backward")
             else:
                 gradients = layer.backward_weights(grad, tape[index])
             if weights := layer.trainable_weights:

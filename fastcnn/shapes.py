@@ -276,7 +276,7 @@ def conv2d(
 
 
 def pool(
-    input_shape: Sequence[int | None], ksize: Any, strides: Any = None, padding: Any = "valid"
+    input_shape: Sequence[int | None], ksize: Any, strides: Any = None, padding: Any = "valid", name: str = "ksize"
 ) -> tuple[Shape, Pair, Pair, Pads]:
     """Work out a 2-D pooling.
 
@@ -286,6 +286,8 @@ def pool(
         (N, H, W, C); N may be None.
     ksize, strides, padding
         As in :func:`fastcnn.nn.max_pool`; strides of None mean ksize.
+    name
+        What to call ksize in errors.
 
     Returns
     -------
@@ -305,12 +307,12 @@ def pool(
     (8, 16, 16, 3)
     """
     batch, h, w, c = _image_shape(input_shape, "input")
-    window = pair(ksize, "ksize")
+    window = pair(ksize, name)
     step = window if strides is None else pair(strides, "strides")
     around = pads(padding, (h, w), window, step)
     if max(around[0]) >= window[0] or max(around[1]) >= window[1]:
         raise ValueError(
-            f"padding must be smaller than ksize={ksize!r}, or windows would hold nothing, got {padding!r}"
+            f"padding must be smaller than {name}={ksize!r}, or windows would hold nothing, got {padding!r}"
         )
     output = (
         batch,
@@ -319,7 +321,9 @@ def pool(
         c,
     )
     if not (output[1] and output[2]):
-        raise ValueError(f"ksize={ksize!r} is larger than input of shape {tuple(input_shape)} with padding={padding!r}")
+        raise ValueError(
+            f"{name}={ksize!r} is larger than input of shape {tuple(input_shape)} with padding={padding!r}"
+        )
     elements(output, "output")
     return output, window, step, around
 

@@ -168,6 +168,7 @@ ACTIVATIONS: dict[str | None, Callable] = {
     None: np.copy,
     "linear": np.copy,
     "relu": relu,
+    "relu6": lambda x: np.clip(x, 0.0, 6.0),
     "leaky_relu": leaky_relu,
     "sigmoid": sigmoid,
     "tanh": tanh,

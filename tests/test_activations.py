@@ -11,7 +11,7 @@ from fastcnn import nn
 
 pytestmark = pytest.mark.usefixtures("isa", "threads")
 
-ELEMENTWISE = ["relu", "leaky_relu", "sigmoid", "tanh"]
+ELEMENTWISE = ["relu", "relu6", "leaky_relu", "sigmoid", "tanh"]
 ROWWISE = ["softmax", "log_softmax"]
 LENGTHS = [0, 1, 2, 3, 4, 5, 7, 8, 9, 15, 16, 17, 31, 33, 63, 65]
 EXTREMES = [0.0, -0.0, 1e-45, -1e-45, 1e-38, -1e-38, 88.7, -88.7, 89.0, -89.0, 745.0, -746.0, 3e38, -3e38]
@@ -42,6 +42,8 @@ def test_tanh_is_accurate_to_a_few_ulps(dtype):
 def test_relus_are_exact(dtype):
     x = sweep(dtype)
     assert_equal(nn.relu(x), np.maximum(x, 0), dtype)
+    assert_equal(nn.relu(x, 6), np.clip(x, 0, 6), dtype)
+    assert_equal(nn.relu(x, 0.5), np.clip(x, 0, dtype(0.5)), dtype)
     assert_equal(nn.leaky_relu(x, 0.25), np.where(x < 0, x * dtype(0.25), x), dtype)
     assert_equal(nn.leaky_relu(x, -2), np.where(x < 0, x * dtype(-2), x), dtype)
 
@@ -59,7 +61,13 @@ def test_extreme_values(name, dtype):
 @pytest.mark.parametrize("name", ELEMENTWISE)
 @pytest.mark.parametrize("length", [3, 40])
 def test_nan_and_infinity(name, length, dtype):
-    limits = {"relu": (0, np.inf), "leaky_relu": (-np.inf, np.inf), "sigmoid": (0, 1), "tanh": (-1, 1)}[name]
+    limits = {
+        "relu": (0, np.inf),
+        "relu6": (0, 6),
+        "leaky_relu": (-np.inf, np.inf),
+        "sigmoid": (0, 1),
+        "tanh": (-1, 1),
+    }[name]
     x = np.resize(np.array([np.nan, -np.inf, np.inf], dtype), length)
     assert_equal(nn.activate(x, name), np.resize([np.nan, *limits], length), dtype)
 
@@ -77,6 +85,7 @@ def backward(name, grad, y):
     y, grad = y.astype(np.float64), grad.astype(np.float64)
     return {
         "relu": lambda: np.where(y > 0, grad, 0),
+        "relu6": lambda: np.where((y > 0) & (y < 6), grad, 0),
         "leaky_relu": lambda: np.where(y < 0, grad * 0.2, grad),
         "sigmoid": lambda: grad * y * (1 - y),
         "tanh": lambda: grad * (1 - y**2),
@@ -174,13 +183,16 @@ def test_gradients_agree_with_differences(name):
 
 def test_functions_are_those_that_activate_knows_by_name(dtype):
     x, grad = normals(3, 50, dtype=dtype), normals(3, 50, dtype=dtype, seed=1)
-    for name in [*ELEMENTWISE, *ROWWISE]:
+    for name in {*ELEMENTWISE, *ROWWISE} - {"relu6"}:
         y = getattr(nn, name)(x)
         assert_equal(nn.activate(x, name), y, dtype)
         assert_equal(getattr(nn, f"{name}_backward")(grad, y), nn.activate_backward(grad, y, name), dtype)
     for name in (None, "linear"):
         assert_equal(nn.activate(x, name), x, dtype)
         assert_equal(nn.activate_backward(grad, x, name), grad, dtype)
+    y = nn.relu(10 * x, max_value=6)
+    assert_equal(nn.activate(10 * x, "relu6"), y, dtype)
+    assert_equal(nn.relu_backward(grad, y, 6), nn.activate_backward(grad, y, "relu6"), dtype)
 
 
 def test_leaky_relu_backward_has_the_slope_it_is_given(dtype):
@@ -209,6 +221,10 @@ def test_the_identity_returns_a_copy(name, dtype):
         (lambda: nn.sigmoid([1j]), TypeError, "^x .*complex"),
         (lambda: nn.relu([[1.0], [1.0, 2.0]]), ValueError, "^x "),
         (lambda: nn.tanh_backward([1.0], [1.0, 2.0]), ValueError, r"^grad .*\(1,\)"),
+        (lambda: nn.relu([1.0], 0), ValueError, "^max_value .*0"),
+        (lambda: nn.relu([1.0], np.nan), ValueError, "^max_value .*nan"),
+        (lambda: nn.relu_backward([1.0], [1.0], "a"), TypeError, "^max_value .*'a'"),
+        (lambda: nn.relu_backward([1.0], [[1.0]], 6.0), ValueError, r"^grad .*\(1,\)"),
         (lambda: nn.leaky_relu([1.0], np.nan), ValueError, "^alpha .*nan"),
         (lambda: nn.leaky_relu([1.0], "a"), TypeError, "^alpha .*'a'"),
         (lambda: nn.leaky_relu_backward([1.0], [1.0], np.inf), ValueError, "^alpha .*inf"),

@@ -104,6 +104,12 @@ def test_a_missing_file_is_named_and_nothing_is_downloaded(tmp_path, monkeypatch
     assert str(tmp_path) in str(caught.value)
 
 
+@pytest.mark.parametrize("load", [datasets.load_mnist, datasets.load_fashion_mnist])
+def test_a_path_is_a_path(load):
+    with pytest.raises(TypeError, match="path must be a folder's path or None, got 3"):
+        load(3)
+
+
 @pytest.mark.parametrize("keep", [0, 3, 4, 10, 15, 16, 1000, -1])
 @pytest.mark.parametrize("packed", [False, True])
 def test_a_cut_off_file_is_refused_by_name(tmp_path, keep, packed):

@@ -131,8 +131,8 @@ RIGHT = {
         "padding": "VALID",
     },
     "moments": {"x": ones(2, 3)},
-    "relu": {"x": ones(2, 3)},
-    "relu_backward": {"grad": ones(2, 3), "y": ones(2, 3)},
+    "relu": {"x": ones(2, 3), "max_value": 6.0},
+    "relu_backward": {"grad": ones(2, 3), "y": ones(2, 3), "max_value": 6.0},
     "sgd_step": {
         "params": [ones(2, 3)],
         "grads": [ones(2, 3)],
@@ -171,6 +171,7 @@ LISTS = with_argument(lambda name, value: isinstance(value, list))
 STEPS = with_argument(lambda name, value: name in ("strides", "dilations", "ksize"))
 PADDINGS = with_argument(lambda name, value: name == "padding")
 GROUPS = with_argument(lambda name, value: name == "groups")
+FLAGS = with_argument(lambda name, value: isinstance(value, bool))
 AXES = with_argument(lambda name, value: name == "axis")
 SHAPES = with_argument(lambda name, value: name in ("input_shape", "filters_shape"))
 ACTIVATIONS = with_argument(lambda name, value: name == "activation")
@@ -520,6 +521,8 @@ def test_none_is_no_algorithm():
 )
 @pytest.mark.parametrize(("op", "name"), NUMBERS)
 def test_numbers_are_finite_real_numbers(op, name, bad, error):
+    if name == "max_value" and bad is None:
+        pytest.skip("no maximum")
     refused(op, name, bad, error, repr(bad)[:20])
 
 
@@ -763,6 +766,38 @@ def test_extreme_geometry_neither_crashes_nor_hangs(call):
     assert_survives(
         f"import signal\nsignal.alarm({SECONDS_PER_CALL})\n"
         f"try:\n    {call}\nexcept (ValueError, MemoryError) as error:\n    assert str(error)\n"
+    )
+
+
+@pytest.mark.parametrize("bad", ["yes", 1, 0, None, 1.0, np.array([True, False])], ids=repr)
+@pytest.mark.parametrize(("op", "name"), FLAGS)
+def test_flags_are_true_or_false(op, name, bad):
+    refused(op, name, bad, TypeError, "array" if isinstance(bad, np.ndarray) else repr(bad))
+
+
+@pytest.mark.parametrize("bad", [-0.25, 1.5, float("nan"), float("inf")])
+@pytest.mark.parametrize("op", ["softmax_cross_entropy", "class_probabilities"])
+def test_probabilities_of_labels_are_in_0_1(op, bad):
+    refused(op, "labels", np.array([[0.5, 0.5, 0], [0, bad, 0]]), ValueError, str(bad))
+
+
+@pytest.mark.parametrize(
+    ("call", "names"),
+    [
+        ("nn.conv2d(I, F, padding=2**20)", ["padding=1048576", "(1, 2097153, 2097153, 1)"]),
+        ("nn.max_pool(np.broadcast_to(I, (2**45, 1, 1, 1)), 1)", ["input", "35184372088832"]),
+        ("nn.conv2d_backward_input(nn.conv2d(I, F), F, (1, 2**22, 2**23, 1), (2**22, 2**23))", ["input_shape"]),
+        ("nn.avg_pool_backward(I, (1, 2**22, 2**23, 1), (2**22, 2**23))", ["input_shape", "4194304"]),
+        ("fastcnn.layers.Conv2D(2**40, 3)(I4)", ["kernel", "1099511627776"]),
+        ("fastcnn.layers.ZeroPadding2D(2**21)(I)", ["padding", "2097152"]),
+    ],
+)
+def test_a_result_that_finds_no_memory_names_the_argument(call, names):
+    assert_survives(
+        "import fastcnn, fastcnn.layers\n"
+        "I, F, I4 = np.ones((1, 1, 1, 1), 'f4'), np.ones((1, 1, 1, 1), 'f4'), np.ones((1, 4, 4, 1), 'f4')\n"
+        f"try:\n    {call}\nexcept (ValueError, MemoryError) as error:\n    text = str(error)\n"
+        f"assert all(name in text for name in {names}), text\n"
     )
 
 

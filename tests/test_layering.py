@@ -20,6 +20,7 @@ FLOORS = [
     {"shapes", "registry"},
     {"runtime"},
     {"nn"},
+    {"labels"},
     {"initializers", "losses", "metrics", "optimizers"},
     {"layers"},
     {"io", "batches", "progress"},

@@ -80,6 +80,7 @@ TABLE = {
     "batch norm, bare": (lambda: BatchNormalization(center=False, scale=False, epsilon=0.1), ROW, ROW),
     "activation": (lambda: Activation("sigmoid"), IMAGE, IMAGE),
     "relu": (lambda: ReLU(), IMAGE, IMAGE),
+    "relu, clipped": (lambda: ReLU(max_value=1), IMAGE, IMAGE),
     "leaky relu": (lambda: LeakyReLU(0.1), IMAGE, IMAGE),
     "softmax": (lambda: Softmax(), ROW, ROW),
     "softmax over rows": (lambda: Softmax(axis=1), IMAGE, IMAGE),
@@ -307,6 +308,17 @@ def test_a_build_that_fails_leaves_nothing_behind():
         (lambda: Reshape((7,))(np.zeros((2, 8))), ValueError, "target_shape"),
         (lambda: Softmax(axis=2)(np.zeros((2, 8))), ValueError, "axis"),
         (lambda: Dense(3)(["a"]), TypeError, "x"),
+        (lambda: Dense(3)([[1], [1, 2]]), ValueError, r"^x must be an array of numbers, got \[\[1\], \[1, 2\]\]"),
+        (lambda: Dense(3)(np.zeros((1, 2)), training="x"), TypeError, "training"),
+        (lambda: Dense(3, use_bias="no"), TypeError, "use_bias must be True or False, got 'no'"),
+        (lambda: Conv2D(3, 3, use_bias=0), TypeError, "use_bias"),
+        (lambda: DepthwiseConv2D(3, use_bias=None), TypeError, "use_bias"),
+        (lambda: GlobalMaxPool2D(keepdims="x"), TypeError, "keepdims"),
+        (lambda: BatchNormalization(center="x"), TypeError, "center"),
+        (lambda: BatchNormalization(scale="x"), TypeError, "scale"),
+        (lambda: MaxPool2D(2, padding=2)(np.zeros((1, 4, 4, 1))), ValueError, "padding must be .*pool_size"),
+        (lambda: AveragePooling2D(20)(np.zeros((1, 4, 4, 1))), ValueError, "pool_size=.20, 20. is larger"),
+        (lambda: ReLU(max_value=-1), ValueError, "max_value .*-1"),
         (lambda: Dense(3)(1.0), ValueError, "x"),
         (lambda: Dropout(0.5)(np.zeros((1, 3)), training=True), ValueError, "seed"),
     ],
@@ -314,6 +326,36 @@ def test_a_build_that_fails_leaves_nothing_behind():
 def test_mistakes_are_named(make, error, complaint):
     with pytest.raises(error, match=complaint):
         make()
+
+
+def test_a_weight_takes_real_numbers_alone():
+    layer = Dense(2)
+    layer(np.zeros((1, 3)))
+    with pytest.raises(TypeError, match=r"bias must hold real numbers .*complex"):
+        layer.bias = np.zeros(2, complex)
+    with pytest.raises(ValueError, match=r"bias must have shape \(2,\), got \(3,\)"):
+        layer.bias = [1, 2, 3]
+    assert layer.bias.tolist() == [0, 0]
+
+
+@pytest.mark.parametrize("method", ["forward", "backward"])
+def test_a_layer_of_ones_own_that_returns_one_value_is_told_so(method):
+    class Half(Layer):
+        def forward(self, x, training=False):
+            return x if method == "forward" else (x, None)
+
+        def backward(self, grad, cache):
+            return grad if method == "backward" else (grad, {})
+
+        def compute_output_shape(self, input_shape):
+            return input_shape
+
+    x = np.zeros((2, 3))
+    model = fastcnn.Sequential([Dense(3), Half(), Dense(1)])
+    model.compile("sgd", "mse")
+    for act in [lambda: model.train_on_batch(x, np.zeros((2, 1)))] + [lambda: model.predict(x)] * (method == "forward"):
+        with pytest.raises(TypeError, match=f"{method} of layer half must return two values"):
+            act()
 
 
 def test_a_users_layer_may_not_take_the_name_of_ours():

@@ -105,11 +105,17 @@ def test_one_value_a_sample_needs_no_axis_of_its_own():
         (SparseCategoricalCrossentropy(), [0, 1, 2, 3, 4], ValueError, r"\[0, 4\), got 4"),
         (SparseCategoricalCrossentropy(), [0, 1, 2, 3, -1], ValueError, "got -1"),
         (SparseCategoricalCrossentropy(), [0, 1], ValueError, r"shape \(5,\).*got \(2,\)"),
-        (SparseCategoricalCrossentropy(), [0.5] * 5, ValueError, r"class numbers, got 0\.5"),
-        (SparseCategoricalCrossentropy(), [float("nan")] * 5, ValueError, "class numbers, got nan"),
+        (SparseCategoricalCrossentropy(), [0.5] * 5, ValueError, r"class numbers, .*got 0\.5"),
+        (SparseCategoricalCrossentropy(), [float("nan")] * 5, ValueError, "class numbers, .*got nan"),
         (SparseCategoricalCrossentropy(), ONE_HOT, ValueError, "shape"),
         (CategoricalCrossentropy(), CLASSES, ValueError, r"\(5, 4\), got \(5,\)"),
         (CategoricalCrossentropy(), ONE_HOT.astype(complex), TypeError, "complex"),
+        (CategoricalCrossentropy(), -ONE_HOT, ValueError, r"y must hold probabilities in \[0, 1\], got -1"),
+        (BinaryCrossentropy(), 2 * YES_NO, ValueError, r"y must hold probabilities in \[0, 1\], got 2"),
+        (BinaryCrossentropy(), YES_NO * np.nan, ValueError, "got nan"),
+        (MeanSquaredError(), YES_NO + 1j, TypeError, "complex"),
+        (SparseCategoricalCrossentropy(), ["a"] * 5, TypeError, "^y must hold real numbers"),
+        (SparseCategoricalCrossentropy(), [[1], [1, 2]], ValueError, "^y must be an array of numbers"),
         (BinaryCrossentropy(), YES_NO[:, :1], ValueError, r"\(5, 4\), got \(5, 1\)"),
         (MeanSquaredError(), YES_NO.T, ValueError, r"\(5, 4\), got \(4, 5\)"),
     ],
@@ -117,6 +123,11 @@ def test_one_value_a_sample_needs_no_axis_of_its_own():
 def test_labels_that_do_not_fit_are_refused(loss, y, error, complaint):
     with pytest.raises(error, match=complaint):
         loss(y, nn.softmax(LOGITS))
+
+
+def test_predictions_are_real_numbers():
+    with pytest.raises(TypeError, match=r"^y_pred must hold real numbers .*1j"):
+        MeanSquaredError()([1.0], [1j])
 
 
 def test_names_are_those_of_keras():
@@ -144,6 +155,38 @@ def test_top_k_counts_the_k_largest_and_never_a_nan():
     scores = np.array([[0.4, 0.3, 0.2, 0.1]] * 4 + [[np.nan] * 4])
     assert TopKCategoricalAccuracy(k=2)([0, 1, 2, 3, 0], scores).tolist() == [1, 1, 0, 0, 0]
     assert TopKCategoricalAccuracy(k=9)([0, 1, 2, 3], scores[:4]).tolist() == [1, 1, 1, 1]
+
+
+@pytest.mark.parametrize("metric", [Accuracy(), TopKCategoricalAccuracy(k=1)])
+@pytest.mark.parametrize(
+    ("y", "error", "complaint"),
+    [
+        ([-1], ValueError, r"y must hold class numbers, .*\[0, 2\), got -1"),
+        ([7], ValueError, "got 7"),
+        ([0.5], ValueError, r"got 0\.5"),
+        ([np.nan], ValueError, "got nan"),
+        ([[0.0, np.nan]], ValueError, "got nan"),
+        (["a"], TypeError, "y must hold real numbers"),
+        ([0, 1], ValueError, r"y must have shape \(1,\).*got \(2,\)"),
+    ],
+)
+def test_metrics_refuse_labels_that_do_not_fit(metric, y, error, complaint):
+    with pytest.raises(error, match=complaint):
+        metric(y, [[0.1, 0.9]])
+
+
+@pytest.mark.parametrize("metric", [Accuracy(), BinaryAccuracy(), TopKCategoricalAccuracy()])
+def test_metrics_refuse_predictions_that_are_none(metric):
+    for bad, error in ((["a"], TypeError), ([1j], TypeError), (None, TypeError)):
+        with pytest.raises(error, match=r"^y_pred"):
+            metric([1], bad)
+    if not isinstance(metric, BinaryAccuracy):
+        with pytest.raises(ValueError, match=r"^y_pred .*got \(\)"):
+            metric([1], 0.5)
+
+
+def test_integer_predictions_do_not_round_the_labels():
+    assert BinaryAccuracy()([0.9, 0.2], [1, 0]).tolist() == [1, 1]
 
 
 def test_several_answers_a_sample_are_averaged():

@@ -367,11 +367,16 @@ def test_the_peak_refuses_other_types():
     for dtype in ("int32", "float16", "complex64"):
         with pytest.raises(TypeError, match="dtype"):
             runtime.fma_peak(dtype)
+    with pytest.raises(TypeError, match=r"dtype must be .*'foo'"):
+        runtime.fma_peak("foo")
     for threads in (0, -1, 2**31):
-        with pytest.raises(ValueError):
+        with pytest.raises(ValueError, match="threads"):
             runtime.fma_peak(threads=threads)
-    with pytest.raises(TypeError):
+    with pytest.raises(TypeError, match="threads"):
         runtime.fma_peak(threads=1.5)
+    for seconds, error in ((-1, ValueError), (0, ValueError), (1e9, ValueError), ("a", TypeError)):
+        with pytest.raises(error, match="seconds"):
+            runtime.fma_peak(seconds=seconds)
 
 
 # ---- forks ----

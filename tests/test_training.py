@@ -287,6 +287,13 @@ def test_an_iterator_that_has_ended_is_told():
         classifier().fit(iter([points(8)]), epochs=2, verbose=0)
 
 
+def test_an_iterator_that_ends_in_an_epoch_ends_training_with_a_warning():
+    batches = iter([points(8)] * 5)
+    with pytest.warns(UserWarning, match="x ran out of batches in epoch 2, after 2 of steps_per_epoch=3"):
+        history = classifier().fit(batches, epochs=4, steps_per_epoch=3, verbose=0)
+    assert history.epoch == [0, 1]
+
+
 def test_initial_epoch_counts_on():
     x, y = points(32)
     assert classifier().fit(x, y, epochs=5, initial_epoch=3, verbose=0).epoch == [3, 4]
@@ -462,6 +469,7 @@ def test_one_optimiser_trains_one_model():
     ("act", "error", "complaint"),
     [
         (lambda m: fastcnn.Sequential([3]), TypeError, "layers must be layers, got 3"),
+        (lambda m: fastcnn.Sequential(3), TypeError, "layers must be a list of layers, got 3"),
         (lambda m: fastcnn.Sequential(m.layers[:1] * 2), ValueError, "twice"),
         (lambda m: fastcnn.Sequential([Dense(1, name="a"), Dense(1, name="a")]), ValueError, "'a' twice"),
         (lambda m: fastcnn.Sequential([Dense(1), Input((3,))]), ValueError, "first place"),
@@ -472,12 +480,44 @@ def test_one_optimiser_trains_one_model():
         (lambda m: m.predict(np.zeros((1, 5))), ValueError, r"\(None, 4\).*got \(None, 5\)"),
         (lambda m: m.predict(np.zeros((1, 4), complex)), TypeError, "complex"),
         (lambda m: m.predict(np.float32(1)), ValueError, "x"),
-        (lambda m: m.predict(3), TypeError, "x must be an array or an iterable of batches, got 3"),
+        (lambda m: m.predict(3), TypeError, "x must be an array or an iterable of batches .*got 3"),
+        (lambda m: m.fit("abc", np.zeros(3)), TypeError, "x must be an array .*'abc'"),
+        (lambda m: m.fit({"a": np.zeros((3, 4))}, np.zeros(3)), TypeError, "x must be an array .*'a'"),
+        (
+            lambda m: m.fit([[1, 2], [3]], np.zeros(2)),
+            ValueError,
+            r"x must be an array of numbers, got \[\[1, 2\], \[3\]\]",
+        ),
+        (lambda m: m.fit([(np.zeros((0, 4)), np.zeros(0))], verbose=0), ValueError, "x gave batches without samples"),
+        (
+            lambda m: m.fit(*points(8), verbose=0, validation_data=(np.zeros((0, 4)), np.zeros(0))),
+            ValueError,
+            "validation_data must hold samples",
+        ),
+        (
+            lambda m: m.fit(*points(8), verbose=0, validation_data=[(np.zeros((0, 4)), np.zeros(0))]),
+            ValueError,
+            "validation_data must hold samples",
+        ),
+        (lambda m: m.fit(*points(8), validation_data=3), TypeError, "validation_data must be .*got 3"),
+        (
+            lambda m: m.fit(*points(8), validation_data=(*points(8), 3)),
+            ValueError,
+            "validation_data must be .*3 values",
+        ),
+        (lambda m: m.fit(*points(8), validation_data=(points(8)[0], None)), ValueError, "validation_data's y must be"),
+        (lambda m: m.fit(*points(8), shuffle="batch"), TypeError, "shuffle must be True or False, got 'batch'"),
+        (lambda m: m.evaluate(*points(8), return_dict="x"), TypeError, "return_dict"),
+        (lambda m: m.loss_and_gradients(*points(8), training="x"), TypeError, "training"),
+        (lambda m: m(points(8)[0], training="x"), TypeError, "training"),
+        (lambda m: m.save("never", include_optimizer="x"), TypeError, "include_optimizer"),
+        (lambda m: m.set_weights(None), TypeError, "weights must be a list of arrays, got None"),
+        (lambda m: m.set_weights([[[1], [1, 2]], 0, 0, 0]), ValueError, "weights for dense/kernel must be an array"),
         (lambda m: m.predict(np.zeros((3, 4)), batch_size=0), ValueError, "batch_size"),
         (lambda m: m.fit(np.zeros((3, 4))), ValueError, "y must be given"),
         (lambda m: m.fit(np.zeros((3, 4)), np.zeros(2)), ValueError, "as many samples as x, 3, got 2"),
         (lambda m: m.fit(np.zeros((0, 4)), np.zeros(0)), ValueError, "must hold samples"),
-        (lambda m: m.fit(np.zeros((3, 4)), [0, 1, 2]), ValueError, r"labels must be in \[0, 2\), got 2"),
+        (lambda m: m.fit(np.zeros((3, 4)), [0, 1, 2]), ValueError, r"y must hold class numbers.* \[0, 2\), got 2"),
         (lambda m: m.fit([(np.zeros((3, 4)),)]), ValueError, "pairs"),
         (lambda m: m.fit([points(8)], batch_size=4), ValueError, "batch_size"),
         (lambda m: m.fit(*points(8), epochs=-1), ValueError, "epochs"),

@@ -7,6 +7,8 @@ from numpy.typing import NDArray
 
 RELU: Final[int]
 RELU_BACKWARD: Final[int]
+CLIPPED_RELU: Final[int]
+CLIPPED_RELU_BACKWARD: Final[int]
 LEAKY_RELU: Final[int]
 LEAKY_RELU_BACKWARD: Final[int]
 SIGMOID: Final[int]

@@ -86,6 +86,8 @@ def load_mnist(path: str | os.PathLike[str] | None = None) -> tuple[Split, Split
         `path` lacks one of the files.
     ConnectionError
         A file could be downloaded from none of its servers.
+    TypeError
+        `path` is no path.
     ValueError
         A file is damaged or holds something else.
 
@@ -129,6 +131,8 @@ def load_fashion_mnist(path: str | os.PathLike[str] | None = None) -> tuple[Spli
         `path` lacks one of the files.
     ConnectionError
         A file could be downloaded from none of its servers.
+    TypeError
+        `path` is no path.
     ValueError
         A file is damaged or holds something else.
 
@@ -148,6 +152,8 @@ def load_fashion_mnist(path: str | os.PathLike[str] | None = None) -> tuple[Spli
 
 
 def _load(source: _Source, path: str | os.PathLike[str] | None) -> tuple[Split, Split]:
+    if not (path is None or isinstance(path, (str, os.PathLike))):
+        raise TypeError(f"path must be a folder's path or None, got {path!r}")
     folder = _filled_folder(source) if path is None else Path(path).expanduser()
     return _read_split(source, folder, "train"), _read_split(source, folder, "t10k")
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from .. import nn
 from ..arguments import integer, number
-from ..nn.activations import checked_activation
+from ..nn.activations import checked_activation, checked_max_value
 from ..registry import register
 from .base import Activated, Array, Gradients, Layer, Shape
 
@@ -53,22 +53,43 @@ class Activation(Activated):
 
 
 @register
-class ReLU(Activation):
-    """max(x, 0).
+class ReLU(Layer):
+    """max(x, 0), or min(max(x, 0), max_value); see :func:`fastcnn.nn.relu`.
 
     Parameters
     ----------
+    max_value
+        Where the result is cut off, positive; None for nowhere.
     name, dtype
         As in :class:`Layer`.
 
+    Raises
+    ------
+    TypeError, ValueError
+        If max_value is no positive number.
+
     Examples
     --------
-    >>> ReLU()([[-1.0, 2.0]]).tolist()
-    [[0.0, 2.0]]
+    >>> ReLU()([[-1.0, 8.0]]).tolist(), ReLU(max_value=6)([[-1.0, 8.0]]).tolist()
+    ([[0.0, 8.0]], [[0.0, 6.0]])
     """
 
-    def __init__(self, name: str | None = None, dtype: str | None = None) -> None:
-        super().__init__("relu", name=name, dtype=dtype)
+    def __init__(self, max_value: float | None = None, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.max_value = None if max_value is None else checked_max_value(max_value)
+
+    def compute_output_shape(self, input_shape: Shape) -> Shape:
+        """Return the input's shape."""
+        return input_shape
+
+    def forward(self, x: Array, training: bool = False) -> tuple[Array, Any]:
+        """Return the activated input."""
+        y = nn.relu(x, self.max_value)
+        return y, y
+
+    def backward(self, grad: Array, cache: Any) -> tuple[Array, Gradients]:
+        """Return the gradient of the input."""
+        return nn.relu_backward(grad, cache, self.max_value), {}
 
 
 @register

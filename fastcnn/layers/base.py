@@ -10,9 +10,10 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from .. import initializers, nn
-from ..arguments import choice, integer
+from ..arguments import brief, choice, flag, integer, real_array
 from ..initializers import Initializer
 from ..registry import Configurable
+from ..shapes import elements
 
 Array = NDArray[Any]
 Shape = tuple[int | None, ...]
@@ -93,7 +94,7 @@ class Layer(Configurable):
     def compute_output_shape(self, input_shape: Shape) -> Shape:
         """Return the result's shape, (None, ...): unless a subclass knows better, that of one sample of zeros."""
         x = np.zeros((1, *(n or 0 for n in input_shape[1:])), self.dtype or "float32")
-        return (None, *self.forward(x)[0].shape[1:])
+        return (None, *returned_pair(self, self.forward(x), "forward")[0].shape[1:])
 
     def backward_weights(self, grad: Array, cache: Any) -> Gradients:
         """Return the gradients of the weights alone, as the first layer of a network wants them."""
@@ -139,8 +140,12 @@ class Layer(Configurable):
         if name in self.weights or hasattr(self, name):
             raise ValueError(f"name of a weight must be new to the layer, got {name!r}")
         sizes = tuple([integer(n, f"shape of {name}", 1, shape) for n in shape])
+        elements(sizes, name)
         source = vars(self).get("_source") or self._draw
-        array = source(name, sizes, initializers.get(initializer))
+        try:
+            array = source(name, sizes, initializers.get(initializer))
+        except MemoryError:
+            raise MemoryError(f"there is no memory for {name} of shape {sizes}") from None
         vars(self)[name] = self.weights[name] = array
         if trainable:
             vars(self).setdefault("_trainable", []).append(name)
@@ -166,7 +171,7 @@ class Layer(Configurable):
         if weight is None:
             super().__setattr__(name, value)
         elif value is not weight:
-            array = np.asarray(value)
+            array = real_array(value, name)
             if array.shape != weight.shape:
                 raise ValueError(f"{name} must have shape {weight.shape}, got {array.shape}")
             weight[...] = array
@@ -228,13 +233,30 @@ class Layer(Configurable):
         training
             As in ``forward``; ``seed=`` goes with it where the layer uses one.
         """
-        array = np.asarray(x)
-        if array.dtype.kind not in "fiub":
-            raise TypeError(f"x must hold real numbers, got dtype {array.dtype}")
+        array, training = real_array(x, "x"), flag(training, "training")
         if array.ndim < 1:
             raise ValueError(f"x must have a batch axis, got shape {array.shape}")
         self.build_once((None, *array.shape[1:]))
-        return self.forward(np.require(array, self.dtype or "float32", ["C", "A"]), training, **options)[0]
+        array = np.require(array, self.dtype or "float32", ["C", "A"])
+        result: Array = returned_pair(self, self.forward(array, training, **options), "forward")[0]
+        return result
+
+
+def returned_pair(layer: Layer, returned: Any, method: str) -> tuple[Any, Any]:
+    """Return what a layer's forward or backward returned, if it is a pair.
+
+    Raises
+    ------
+    TypeError
+        If it is anything else, as a method of one's own may return.
+    """
+    if type(returned) is not tuple or len(returned) != 2:
+        second = "what backward needs" if method == "forward" else "the gradients of the weights by name"
+        raise TypeError(
+            f"{method} of layer {layer.name or type(layer).__name__} must return two values, the second "
+            f"{second}, got {brief(returned)}"
+        )
+    return returned
 
 
 class Activated(Layer):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from .. import initializers, nn, shapes
-from ..arguments import integer
+from ..arguments import flag, integer
 from ..nn.activations import checked_activation
 from ..registry import register
 from .base import Activated, Array, Gradients, Shape
@@ -139,7 +139,7 @@ class Conv2D(_Convolution):
         if self.filters % self.groups:
             raise ValueError(f"groups must divide filters={filters}, got {groups!r}")
         self.activation = checked_activation(activation)
-        self.use_bias = bool(use_bias)
+        self.use_bias = flag(use_bias, "use_bias")
         self.kernel_initializer = initializers.get(kernel_initializer, "kernel_initializer")
         self.bias_initializer = initializers.get(bias_initializer, "bias_initializer")
 
@@ -220,7 +220,7 @@ class DepthwiseConv2D(_Convolution):
         self.depth_multiplier = integer(depth_multiplier, "depth_multiplier")
         self.dilation_rate = shapes.pair(dilation_rate, "dilation_rate")
         self.activation = checked_activation(activation)
-        self.use_bias = bool(use_bias)
+        self.use_bias = flag(use_bias, "use_bias")
         self.depthwise_initializer = initializers.get(depthwise_initializer, "depthwise_initializer")
         self.bias_initializer = initializers.get(bias_initializer, "bias_initializer")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from .. import initializers, nn
-from ..arguments import integer
+from ..arguments import flag, integer
 from ..nn.activations import checked_activation
 from ..registry import register
 from .base import Activated, Array, Gradients, Shape
@@ -59,7 +59,7 @@ class Dense(Activated):
         super().__init__(**kwargs)
         self.units = integer(units, "units")
         self.activation = checked_activation(activation)
-        self.use_bias = bool(use_bias)
+        self.use_bias = flag(use_bias, "use_bias")
         self.kernel_initializer = initializers.get(kernel_initializer, "kernel_initializer")
         self.bias_initializer = initializers.get(bias_initializer, "bias_initializer")
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from .. import initializers, nn
-from ..arguments import number
+from ..arguments import flag, number
 from ..registry import register
 from .base import Array, Gradients, Layer, Shape
 
@@ -79,8 +79,8 @@ class BatchNormalization(Layer):
         self.axis = -1
         self.momentum = number(momentum, "momentum", 0.0, 1.0)
         self.epsilon = number(epsilon, "epsilon", float(np.finfo(np.float32).tiny), np.inf)
-        self.center = bool(center)
-        self.scale = bool(scale)
+        self.center = flag(center, "center")
+        self.scale = flag(scale, "scale")
         self.beta_initializer = initializers.get(beta_initializer, "beta_initializer")
         self.gamma_initializer = initializers.get(gamma_initializer, "gamma_initializer")
         self.moving_mean_initializer = initializers.get(moving_mean_initializer, "moving_mean_initializer")

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from .. import nn, shapes
+from ..arguments import flag
 from ..registry import register
 from .base import Array, Gradients, Layer, Shape
 
@@ -22,7 +23,7 @@ class _Pooling(Layer):
 
     def compute_output_shape(self, input_shape: Shape) -> Shape:
         """Return (None, H', W', C)."""
-        return shapes.pool_output_shape(input_shape, self.pool_size, self.strides, self.padding)
+        return shapes.pool(input_shape, self.pool_size, self.strides, self.padding, "pool_size")[0]
 
 
 @register
@@ -110,7 +111,7 @@ class _GlobalPooling(Layer):
 
     def __init__(self, keepdims: bool = False, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.keepdims = bool(keepdims)
+        self.keepdims = flag(keepdims, "keepdims")
 
     def compute_output_shape(self, input_shape: Shape) -> Shape:
         """Return (None, C), or (None, 1, 1, C) with keepdims."""

@@ -132,7 +132,10 @@ class ZeroPadding2D(Layer):
 
     def forward(self, x: Array, training: bool = False) -> tuple[Array, Any]:
         """Return the padded images."""
-        return np.pad(x, ((0, 0), *self.padding, (0, 0))), x.shape
+        try:
+            return np.pad(x, ((0, 0), *self.padding, (0, 0))), x.shape
+        except MemoryError:
+            raise MemoryError(f"there is no memory for images of shape {x.shape} with padding={self.padding}") from None
 
     def backward(self, grad: Array, cache: Any) -> tuple[Array, Gradients]:
         """Return the gradient of the images."""

@@ -8,11 +8,12 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from .. import arguments
 from .._core import _runtime
-from ..arguments import number
+from ..arguments import flag, number
 from ..shapes import elements
 
-__all__ = ["FloatArray", "floats", "frozen", "like", "number", "real_array"]
+__all__ = ["FloatArray", "flag", "floats", "frozen", "like", "no_memory", "number", "real_array"]
 
 FloatArray: TypeAlias = NDArray[Any]
 
@@ -36,24 +37,26 @@ def floats(names: tuple[str, ...], *values: Any, optional: int = 0) -> Sequence[
     arrays: list[Any] = [v if v is None and i >= required else real_array(names[i], v) for i, v in enumerate(values)]
     native = [a.dtype.newbyteorder("=") for a in arrays if a is not None]
     dtype = np.float64 if np.float64 in native else np.float32
-    result: list[Any] = [None if a is None else np.require(a, dtype, ["C", "A"]) for a in arrays]
-    return result
+    plain: list[Any] = [None if a is None else _plain(names[i], a, dtype) for i, a in enumerate(arrays)]
+    return plain
+
+
+def _plain(name: str, array: FloatArray, dtype: type) -> FloatArray:
+    try:
+        return np.require(array, dtype, ["C", "A"])
+    except MemoryError:
+        raise MemoryError(f"there is no memory for a copy of {name}, got an array of shape {array.shape}") from None
 
 
 def real_array(name: str, value: Any) -> FloatArray:
-    """Return value as an array of real numbers of any kind.
+    """Return value as an array of real numbers of any kind, of a size that the kernels can count.
 
     Raises
     ------
     TypeError, ValueError
         If it is none.
     """
-    try:
-        array = np.asarray(value)
-    except (ValueError, TypeError, OverflowError) as error:
-        raise ValueError(f"{name} is no array of numbers: {error}") from None
-    if array.dtype.kind not in "fiub" or array.dtype.itemsize > 8:
-        raise TypeError(f"{name} must hold real numbers of at most 64 bits, got dtype {array.dtype}")
+    array = arguments.real_array(value, name)
     elements(array.shape, name)
     return array
 
@@ -62,6 +65,12 @@ def like(grad: FloatArray, shape: tuple[int | None, ...], name: str = "grad") ->
     """Raise ValueError unless the array called name has the given shape."""
     if grad.shape != shape:
         raise ValueError(f"{name} must have shape {shape}, got {grad.shape}")
+
+
+def no_memory(shape: tuple[int, ...], **got: Any) -> MemoryError:
+    """Return the error to raise where a result can't be allocated, with the arguments that asked for it."""
+    asked = ", ".join(f"{name}={value!r}" for name, value in got.items())
+    return MemoryError(f"there is no memory for a result of shape {shape}, got {asked}")
 
 
 def frozen(value: Any, name: str, depth: int = 0) -> Any:

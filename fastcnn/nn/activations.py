@@ -11,19 +11,25 @@ from .._core import _elementwise as _kernels
 from ._arrays import FloatArray, floats, like, number
 
 #: Names that `activation=` arguments accept; None means "linear".
-ACTIVATIONS = ("linear", "relu", "leaky_relu", "sigmoid", "tanh", "softmax", "log_softmax")
+ACTIVATIONS = ("linear", "relu", "relu6", "leaky_relu", "sigmoid", "tanh", "softmax", "log_softmax")
 
 #: Slope of leaky_relu below zero where it is given by name, as in tf.nn.leaky_relu.
 LEAKY_SLOPE = 0.2
 
+_PARAMETER = {"leaky_relu": LEAKY_SLOPE, "relu6": 6.0}
+
+_TINY = float(np.finfo(np.float32).tiny)
+
 _ELEMENTWISE = {
     "relu": _kernels.RELU,
+    "relu6": _kernels.CLIPPED_RELU,
     "leaky_relu": _kernels.LEAKY_RELU,
     "sigmoid": _kernels.SIGMOID,
     "tanh": _kernels.TANH,
 }
 _ELEMENTWISE_BACKWARD = {
     "relu": _kernels.RELU_BACKWARD,
+    "relu6": _kernels.CLIPPED_RELU_BACKWARD,
     "leaky_relu": _kernels.LEAKY_RELU_BACKWARD,
     "sigmoid": _kernels.SIGMOID_BACKWARD,
     "tanh": _kernels.TANH_BACKWARD,
@@ -57,7 +63,7 @@ def apply_in_place(y: FloatArray, activation: str | None) -> FloatArray:
     if activation in _ROWWISE:
         _kernels.rowwise(_ROWWISE[activation], y, y, y)
     else:
-        _kernels.elementwise(_ELEMENTWISE[activation], y, y, LEAKY_SLOPE, y)
+        _kernels.elementwise(_ELEMENTWISE[activation], y, y, _PARAMETER.get(activation, 0.0), y)
     return y
 
 
@@ -92,7 +98,7 @@ def activate(x: ArrayLike, activation: str | None) -> FloatArray:
         return np.array(x)
     if name in _ROWWISE:
         return _rowwise(_ROWWISE[name], x, x, -1)
-    return _elementwise(_ELEMENTWISE[name], x, x, LEAKY_SLOPE)
+    return _elementwise(_ELEMENTWISE[name], x, x, _PARAMETER.get(name, 0.0))
 
 
 def activate_backward(grad: ArrayLike, y: ArrayLike, activation: str | None) -> FloatArray:
@@ -129,7 +135,7 @@ def activate_backward(grad: ArrayLike, y: ArrayLike, activation: str | None) -> 
         return np.array(grad)
     if name in _ROWWISE:
         return _rowwise(_ROWWISE_BACKWARD[name], grad, y, -1)
-    return _elementwise(_ELEMENTWISE_BACKWARD[name], grad, y, LEAKY_SLOPE)
+    return _elementwise(_ELEMENTWISE_BACKWARD[name], grad, y, _PARAMETER.get(name, 0.0))
 
 
 def _elementwise(op: int, a: FloatArray, b: FloatArray, alpha: float = 0.0) -> FloatArray:
@@ -153,13 +159,15 @@ def _rowwise(op: int, a: FloatArray, b: FloatArray, axis: Any) -> FloatArray:
     return np.ascontiguousarray(np.moveaxis(turned, -1, axis))
 
 
-def relu(x: ArrayLike) -> FloatArray:
-    """Return max(x, 0); NaN stays.
+def relu(x: ArrayLike, max_value: float | None = None) -> FloatArray:
+    """Return max(x, 0), or min(max(x, 0), max_value); NaN stays.
 
     Parameters
     ----------
     x
         Any shape.
+    max_value
+        Where the result is cut off, positive; None for nowhere. "relu6", as an activation, cuts off at 6.
 
     Returns
     -------
@@ -168,8 +176,8 @@ def relu(x: ArrayLike) -> FloatArray:
 
     Raises
     ------
-    TypeError
-        If x holds no real numbers.
+    TypeError, ValueError
+        Naming the argument that does not fit.
 
     Examples
     --------
@@ -177,11 +185,24 @@ def relu(x: ArrayLike) -> FloatArray:
     [0.0, 2.0]
     """
     (x,) = floats(("x",), x)
-    return _elementwise(_kernels.RELU, x, x)
+    if max_value is None:
+        return _elementwise(_kernels.RELU, x, x)
+    return _elementwise(_kernels.CLIPPED_RELU, x, x, checked_max_value(max_value))
 
 
-def relu_backward(grad: ArrayLike, y: ArrayLike) -> FloatArray:
-    """Return grad where y > 0, else 0.
+def checked_max_value(max_value: Any) -> float:
+    """Return what relu is cut off at as a float, if it is finite and positive.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If it is not.
+    """
+    return number(max_value, "max_value", _TINY, np.inf)
+
+
+def relu_backward(grad: ArrayLike, y: ArrayLike, max_value: float | None = None) -> FloatArray:
+    """Return grad where 0 < y < max_value, else 0.
 
     Parameters
     ----------
@@ -189,6 +210,8 @@ def relu_backward(grad: ArrayLike, y: ArrayLike) -> FloatArray:
         Gradient of the result.
     y
         The result, or the argument.
+    max_value
+        As given to :func:`relu`.
 
     Returns
     -------
@@ -197,15 +220,19 @@ def relu_backward(grad: ArrayLike, y: ArrayLike) -> FloatArray:
 
     Raises
     ------
-    ValueError
-        If shapes differ.
+    TypeError, ValueError
+        Naming the argument that does not fit.
 
     Examples
     --------
     >>> relu_backward([3.0, 3.0], [0.0, 2.0]).tolist()
     [0.0, 3.0]
     """
-    return activate_backward(grad, y, "relu")
+    if max_value is None:
+        return activate_backward(grad, y, "relu")
+    grad, y = floats(("grad", "y"), grad, y)
+    like(grad, y.shape)
+    return _elementwise(_kernels.CLIPPED_RELU_BACKWARD, grad, y, checked_max_value(max_value))
 
 
 def leaky_relu(x: ArrayLike, alpha: float = LEAKY_SLOPE) -> FloatArray:

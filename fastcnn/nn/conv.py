@@ -12,7 +12,7 @@ from .. import shapes
 from .._core import _conv, _depthwise, _winograd
 from ..arguments import choice
 from ._algorithms import winograd_fits, winograd_pays
-from ._arrays import FloatArray, floats, frozen, like
+from ._arrays import FloatArray, floats, frozen, like, no_memory
 from .activations import apply_in_place, checked_activation
 from .normalization import bias_add_backward
 
@@ -133,7 +133,10 @@ def conv2d(
     geometry, shape = _geometry(input.shape, filters.shape, strides, padding, dilations, groups)
     if bias is not None:
         like(bias, shape[3:], "bias")
-    y = np.empty(shape, input.dtype)
+    try:
+        y = np.empty(shape, input.dtype)
+    except MemoryError:
+        raise no_memory(shape, input=input.shape, filters=filters.shape, padding=padding) from None
     relu = activation == "relu"
     engine = _engine(geometry, algorithm, "forward", input.itemsize == 4)
     if y.size:
@@ -187,7 +190,10 @@ def conv2d_backward_input(
     input_shape = shapes.known_shape(input_shape, "input_shape")
     geometry, shape = _geometry(input_shape, filters.shape, strides, padding, dilations, groups)
     like(grad, shape)
-    dinput = np.empty(input_shape, grad.dtype)
+    try:
+        dinput = np.empty(input_shape, grad.dtype)
+    except MemoryError:
+        raise no_memory(input_shape, input_shape=input_shape) from None
     engine = _engine(geometry, algorithm, "input", grad.itemsize == 4)
     if grad.size:
         engine.backward_input(geometry, grad, filters, dinput)

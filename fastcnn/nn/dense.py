@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from .._core import _gemm
-from ._arrays import FloatArray, floats, like
+from ._arrays import FloatArray, flag, floats, like
 from .activations import apply_in_place, checked_activation
 from .normalization import bias_add_backward
 
@@ -38,6 +38,8 @@ def matmul(a: ArrayLike, b: ArrayLike, transpose_a: bool = False, transpose_b: b
     >>> matmul([[1.0, 2.0]], [[3.0, 4.0]], transpose_b=True).tolist()
     [[11.0]]
     """
+    if type(transpose_a) is not bool or type(transpose_b) is not bool:
+        transpose_a, transpose_b = flag(transpose_a, "transpose_a"), flag(transpose_b, "transpose_b")
     y = _gemm.matmul(a, b, transpose_a, transpose_b, None, False)
     if y is None:
         a, b = floats(("a", "b"), a, b)
@@ -93,6 +95,7 @@ def matmul_backward(
     >>> da.tolist(), db.tolist()
     ([[3.0, 4.0]], [[1.0], [2.0]])
     """
+    transpose_a, transpose_b = flag(transpose_a, "transpose_a"), flag(transpose_b, "transpose_b")
     grad, a, b = floats(("grad", "a", "b"), grad, a, b)
     like(grad, _product_shape(a, b, transpose_a, transpose_b))
     da = matmul(b, grad, transpose_b, True) if transpose_a else matmul(grad, b, False, not transpose_b)

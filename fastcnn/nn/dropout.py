@@ -8,7 +8,7 @@ from numpy.typing import ArrayLike
 from .._core import _elementwise as _kernels
 from ..arguments import fresh_seed
 from ..arguments import seed as checked_seed
-from ._arrays import FloatArray, floats, number
+from ._arrays import FloatArray, flag, floats, number
 
 
 def dropout(x: ArrayLike, rate: float, training: bool = True, seed: int | None = None) -> FloatArray:
@@ -50,7 +50,7 @@ def dropout(x: ArrayLike, rate: float, training: bool = True, seed: int | None =
     """
     rate = number(rate, "rate", 0.0, 1.0, open_end=True)
     (x,) = floats(("x",), x)
-    if not training:
+    if not flag(training, "training"):
         return np.array(x)
     y = np.empty_like(x)
     key = fresh_seed() if seed is None else checked_seed(seed)

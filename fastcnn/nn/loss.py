@@ -90,6 +90,9 @@ def class_probabilities(labels: ArrayLike, logits: ArrayLike, label_smoothing: f
     given = real_array("labels", labels)
     if given.shape == logits.shape and given.dtype.kind == "f":
         targets = given.astype(logits.dtype)
+        inside = (targets >= 0) & (targets <= 1)
+        if not inside.all():
+            raise ValueError(f"labels must be probabilities in [0, 1], got {targets[~inside][0]}")
     else:
         if given.dtype.kind not in "iu" and given.size:
             raise TypeError(

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from .._core import _elementwise as _kernels
-from ._arrays import FloatArray, floats, like, number
+from ._arrays import FloatArray, flag, floats, like, number
 from .activations import apply_in_place, checked_activation
 
 
@@ -234,7 +234,7 @@ def batch_normalization_backward(
     doffset = _sum(_kernels.SUM, grad, grad, grad)
     dot = _sum(_kernels.CENTRED_DOT, x, grad, mean)
     dx = np.empty_like(x)
-    if training and x.size:
+    if flag(training, "training") and x.size:
         count = x.dtype.type(x.size // x.shape[-1])
         grad_mean, slope = doffset / count, dot * inverse * inverse / count
     else:

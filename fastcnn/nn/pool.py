@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike
 
 from .. import shapes
 from .._core import _pool
-from ._arrays import FloatArray, floats, frozen, like
+from ._arrays import FloatArray, floats, frozen, like, no_memory
 
 
 @lru_cache(maxsize=4096)
@@ -31,7 +31,10 @@ def _geometry(
 def _forward(input: ArrayLike, ksize: Any, strides: Any, padding: Any, average: bool) -> FloatArray:
     (input,) = floats(("input",), input)
     geometry, shape = _geometry(input.shape, ksize, strides, padding)
-    y = np.empty(shape, input.dtype)
+    try:
+        y = np.empty(shape, input.dtype)
+    except MemoryError:
+        raise no_memory(shape, input=input.shape, ksize=ksize, padding=padding) from None
     _pool.forward(geometry, input, average, y)
     return y
 
@@ -174,6 +177,9 @@ def avg_pool_backward(
     input_shape = shapes.known_shape(input_shape, "input_shape")
     geometry, shape = _geometry(input_shape, ksize, strides, padding)
     like(grad, shape)
-    dinput = np.empty(input_shape, grad.dtype)
+    try:
+        dinput = np.empty(input_shape, grad.dtype)
+    except MemoryError:
+        raise no_memory(input_shape, input_shape=input_shape) from None
     _pool.backward(geometry, grad, dinput, True, dinput)
     return dinput

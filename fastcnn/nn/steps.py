@@ -9,7 +9,7 @@ import numpy as np
 from .._core import _elementwise as _kernels
 from .._core import _runtime
 from ..arguments import integer
-from ._arrays import FloatArray, number
+from ._arrays import FloatArray, flag, number
 
 
 def _checked(**lists: Sequence[FloatArray]) -> list[list[FloatArray]]:
@@ -101,7 +101,7 @@ def sgd_step(
         p, g, v = _checked(params=params, grads=grads, momenta=momenta)
     else:
         (p, g), v = _checked(params=params, grads=grads), []
-    _kernels.sgd(p, g, v, rate, momentum, bool(nesterov), decay)
+    _kernels.sgd(p, g, v, rate, momentum, flag(nesterov, "nesterov"), decay)
 
 
 def adam_step(

@@ -82,6 +82,8 @@ FC_INLINE vec vrelu(vec x) { return blend(x < (FC_T)0, (vec){0}, x); }
 
 MAP(relu, vrelu(a))
 MAP(relu_backward, (vec)((mask)a & (b > (FC_T)0)))
+MAP(clipped_relu, blend(a > alpha, splat(alpha), vrelu(a)))
+MAP(clipped_relu_backward, (vec)((mask)a & (b > (FC_T)0) & (b < alpha)))
 MAP(leaky_relu, blend(a < (FC_T)0, a * alpha, a))
 MAP(leaky_relu_backward, blend(b < (FC_T)0, a * alpha, a))
 MAP(sigmoid, vsigmoid(a))

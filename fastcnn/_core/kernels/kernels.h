@@ -103,6 +103,8 @@ typedef struct {
 enum {
     FC_RELU,
     FC_RELU_BACKWARD, /* a: gradient, b: result */
+    FC_CLIPPED_RELU,          /* at most alpha */
+    FC_CLIPPED_RELU_BACKWARD, /* a: gradient, b: argument or result */
     FC_LEAKY_RELU,
     FC_LEAKY_RELU_BACKWARD, /* a: gradient, b: argument or result (alpha > 0) */
     FC_SIGMOID,

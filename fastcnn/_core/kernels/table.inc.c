@@ -21,6 +21,8 @@
         .depthwise = FC_NAME(depthwise),                                                             \
         .depthwise_filter_backward = FC_NAME(depthwise_filter_backward),                             \
         .map = {[FC_RELU] = FC_NAME(relu), [FC_RELU_BACKWARD] = FC_NAME(relu_backward),              \
+                [FC_CLIPPED_RELU] = FC_NAME(clipped_relu),                                           \
+                [FC_CLIPPED_RELU_BACKWARD] = FC_NAME(clipped_relu_backward),                         \
                 [FC_LEAKY_RELU] = FC_NAME(leaky_relu),                                               \
                 [FC_LEAKY_RELU_BACKWARD] = FC_NAME(leaky_relu_backward),                             \
                 [FC_SIGMOID] = FC_NAME(sigmoid), [FC_SIGMOID_BACKWARD] = FC_NAME(sigmoid_backward),  \
