@@ -14,7 +14,8 @@ one row without any im2col:
   over pixels.
 
 ``correlate`` serves the first two, ``scatter`` an input of few channels, ``accumulate_filters`` the filters. Work
-is split over outputs only, so results have the same bits for every number of threads.
+is split over outputs, and the reduction over many pixels into parts whose number depends on sizes alone, so results
+have the same bits for every number of threads.
 """
 
 from cython.parallel cimport parallel, prange, threadid
@@ -24,7 +25,7 @@ cimport numpy as cnp
 
 from ._gemm cimport Product, multiply_tiles, pack_panels, pad_bias, panel_shape, product
 from ._runtime cimport (
-    acquire, ceil_div, fc_kernels, fc_tile, kernels, l1_bytes, l2_bytes, line, release, threads_for,
+    FC_SUM, acquire, ceil_div, fc_kernels, fc_tile, kernels, l1_bytes, l2_bytes, line, release, threads_for,
 )
 
 cnp.import_array()
@@ -462,163 +463,228 @@ def backward_input(Geometry g, cnp.ndarray dy, cnp.ndarray w, cnp.ndarray dx):
 
 # ---- gradient of the filters ----
 
+cdef enum:
+    # The reduction over pixels is cut into parts of at least so many pixels, at most so many parts, whose sums take at
+    # most so many bytes: then adding them up costs little beside making them.
+    PART_PIXELS = 256
+    PARTS = 16
+    PART_BYTES = 1 << 23
+    # Elements of a sum that a thread adds up at a time.
+    SUM_COLUMNS = 4096
+
+
 cdef struct FilterGradient:
     const fc_kernels *table
     Source source
-    Py_ssize_t rows, cols, dilation_h, dilation_w
+    Py_ssize_t images, rows, cols, dilation_h, dilation_w
     Py_ssize_t columns, width, panels
-    # Output gradient: from dy on, dy_row bytes a pixel; or a packed copy of the block's.
+    # Output gradient: from dy on, dy_row bytes a pixel. Where it is one panel it can be read in place, if its rows are
+    # whole vectors, or if `overhang` rows of the image follow, into which the last vector then reads.
     const char *dy
-    Py_ssize_t dy_row
-    bint pack
+    Py_ssize_t dy_row, overhang
+    bint whole
     char *dw
     Py_ssize_t dw_row
-    # A block is `images` whole images, or `band` rows of one; its copies, and its runs (one per output row).
-    Py_ssize_t band, block_rows, pixels, first_row, run_length, n_runs
-    char *copy
-    char *packed
+    # A filter row (and tap, where dilated) has `length` rows of dw, whose tiles go in `slices`.
+    Py_ssize_t length, segments, slices
+    # Cut of the work: parts of the reduction, whose number depends on nothing but the sizes; groups of (panel, filter
+    # row, segment, slice). A block of a part is so many output rows, a strip so many runs.
+    Py_ssize_t parts, groups, block_rows, strip
+    char *sums
+    Py_ssize_t sum_bytes, copy_bytes, pack_bytes, run_bytes
+
+
+cdef struct Block:
+    # Output rows from `first` on, a run of pixels each; where the first window begins, and how far each run is from it;
+    # their gradients, packed from panel `panel` on, or in place.
+    Py_ssize_t first, n_runs, panel
+    const char *x
     Py_ssize_t *runs
-    # Cut: a filter row (and tap, where dilated) has `length` rows of dw, whose tiles go in `parts` tasks; a strip
-    # is so many runs.
-    Py_ssize_t length, segments, parts, strip
-    bint accumulate
+    char *packed
+    bint pack
 
 
-cdef void copy_block_row(const FilterGradient *f, Py_ssize_t i) noexcept nogil:
-    """Copy source row i of the block."""
-    cdef Py_ssize_t per_image = band_rows(&f.source, f.band)
-    cdef Py_ssize_t first = f.first_row + i // per_image * f.band
-    copy_row(&f.source, first // f.source.out_h,
-             f.source.base_row + first % f.source.out_h * f.source.row_step + i % per_image,
-             f.copy + i * f.source.pitch)
+cdef void part_rows(const FilterGradient *f, Py_ssize_t part, Py_ssize_t *first, Py_ssize_t *last) noexcept nogil:
+    """Return the output rows of a part, counted through all images: whole images, or rows of one."""
+    cdef Py_ssize_t pieces = f.parts // f.images, height = f.source.out_h
+    if pieces <= 1:
+        first[0] = f.images * part // f.parts * height
+        last[0] = f.images * (part + 1) // f.parts * height
+    else:
+        first[0] = part // pieces * height + height * (part % pieces) // pieces
+        last[0] = part // pieces * height + height * (part % pieces + 1) // pieces
 
 
-cdef void pack_gradient(const FilterGradient *f, Py_ssize_t panel) noexcept nogil:
-    cdef Py_ssize_t size = f.table.itemsize, first = panel * f.width
-    pack_panels(f.table, f.dy + f.first_row * f.source.out_w * f.dy_row + first * size, f.dy_row, False, f.pixels,
-                min(f.width, f.columns - first), f.packed + first * f.pixels * size)
+cdef void find_runs(const FilterGradient *f, Block *b, char *copy) noexcept nogil:
+    """Find the block's windows in place, or copy the source rows that they see."""
+    cdef const Source *s = &f.source
+    cdef Py_ssize_t image = b.first // s.out_h, row = b.first % s.out_h, height = min(b.n_runs, s.out_h), i
+    cdef Py_ssize_t image_rows = s.in_h
+    b.x = window(s, image, row, height, copy)
+    if not s.in_place:
+        image_rows = band_rows(s, height)
+        for i in range(1, b.n_runs // height):
+            window(s, image + i, 0, height, copy + i * image_rows * s.pitch)
+    for i in range(b.n_runs):
+        b.runs[i] = (i // height * image_rows + i % height * s.row_step) * s.pitch
 
 
-cdef void filter_task(const FilterGradient *f, const char *x, Py_ssize_t task) noexcept nogil:
-    """One part of the tiles of a segment of dw (a filter row, or a tap of it) for one panel of filters.
+cdef void find_gradients(const FilterGradient *f, Block *b, Py_ssize_t panels) noexcept nogil:
+    """Pack the block's gradients, so that what a strip sees of a panel lies together, unless they can stay."""
+    cdef Py_ssize_t size = f.table.itemsize, pixels = b.n_runs * f.source.out_w, first = b.panel * f.width
+    cdef Py_ssize_t left = f.images * f.source.out_h - b.first - b.n_runs
+    b.pack = f.panels > 1 or not (f.whole or f.overhang and left >= f.overhang)
+    if b.pack:
+        pack_panels(f.table, f.dy + b.first * f.source.out_w * f.dy_row + first * size, f.dy_row, False, pixels,
+                    min(panels * f.width, f.columns - first), b.packed)
 
-    In strips of pixels whose gradients stay in L1 while all the part's tiles pass by.
+
+cdef void accumulate_tiles(const FilterGradient *f, const Block *block, Py_ssize_t unit, bint accumulate, char *dw,
+                           Py_ssize_t dw_row) noexcept nogil:
+    """A slice of a segment of dw (a filter row, or a tap of it) for one panel of filters, over one block.
+
+    In strips of pixels whose gradients stay in L1 while all the slice's tiles pass by.
     """
-    cdef Py_ssize_t size = f.table.itemsize, width, tiles, first, last
-    cdef Py_ssize_t part = task % f.parts, s = task // f.parts % f.segments, r = task // f.parts // f.segments % f.rows
-    cdef Py_ssize_t panel = task // f.parts // f.segments // f.rows, run = 0
+    cdef Py_ssize_t size = f.table.itemsize, width, tiles, first, last, run = 0
+    cdef Py_ssize_t slice = unit % f.slices, s = unit // f.slices % f.segments
+    cdef Py_ssize_t r = unit // f.slices // f.segments % f.rows, panel = unit // f.slices // f.segments // f.rows
     cdef const char *b
     cdef int kind
     cdef fc_tile t
     t.columns = min(f.width, f.columns - panel * f.width)
     panel_shape(f.table, t.columns, &width, &kind)
-    t.run_length = f.run_length
+    t.run_length = f.source.out_w
     t.a_row = size
     t.a_step = f.source.col_step * f.source.pixel
-    if f.pack:
-        b = f.packed + panel * f.width * f.pixels * size
+    if block.pack:
+        b = block.packed + (panel - block.panel) * f.width * block.n_runs * f.source.out_w * size
         t.b_step = width * size
     else:
-        b = f.dy + f.first_row * f.source.out_w * f.dy_row + panel * f.width * size
+        b = f.dy + block.first * f.source.out_w * f.dy_row + panel * f.width * size
         t.b_step = f.dy_row
     t.bias = NULL
-    t.c_row = f.dw_row
+    t.c_row = dw_row
     t.relu = False
     tiles = ceil_div(f.length, f.table.max_rows[kind])
-    first = f.length * (tiles * part // f.parts) // tiles
-    last = f.length * (tiles * (part + 1) // f.parts) // tiles
-    while run < f.n_runs:
-        t.runs = f.runs + run
-        t.n_runs = min(f.strip, f.n_runs - run)
-        t.b = b + run * f.run_length * t.b_step
-        t.accumulate = f.accumulate or run > 0
-        t.a = x + r * f.dilation_h * f.source.pitch + s * f.dilation_w * f.source.pixel + first * size
-        t.c = f.dw + ((r * f.segments + s) * f.length + first) * f.dw_row + panel * f.width * size
+    first = f.length * (tiles * slice // f.slices) // tiles
+    last = f.length * (tiles * (slice + 1) // f.slices) // tiles
+    while run < block.n_runs:
+        t.runs = block.runs + run
+        t.n_runs = min(f.strip, block.n_runs - run)
+        t.b = b + run * f.source.out_w * t.b_step
+        t.accumulate = accumulate or run > 0
+        t.a = block.x + r * f.dilation_h * f.source.pitch + s * f.dilation_w * f.source.pixel + first * size
+        t.c = dw + ((r * f.segments + s) * f.length + first) * dw_row + panel * f.width * size
         multiply_tiles(f.table, kind, &t, last - first)
         run += f.strip
 
 
-cdef int accumulate_filters(FilterGradient *f, Py_ssize_t images, int threads) except -1:
-    """Add up block after block of pixels: first its copies, then every tile of dw, shared out by tile."""
-    cdef Py_ssize_t size = f.table.itemsize, i, j, total, copy_rows, tasks, wanted, run_bytes, copy_bytes, pack_bytes
-    cdef Py_ssize_t pixel_bytes, left, kept
+cdef void accumulate_part(const FilterGradient *f, Py_ssize_t task, char *scratch) noexcept nogil:
+    """One part of the reduction for one group of units, block after block."""
+    cdef Py_ssize_t part = task // f.groups, group = task % f.groups, row, end, unit, left, begin
+    cdef Py_ssize_t per_panel = f.slices * f.segments * f.rows, units = f.panels * per_panel
+    cdef Py_ssize_t first = units * group // f.groups, last = units * (group + 1) // f.groups
+    cdef Py_ssize_t dw_row = f.dw_row if f.parts == 1 else f.columns * f.table.itemsize
+    cdef char *dw = f.dw if f.parts == 1 else f.sums + part * f.sum_bytes
+    cdef Block b
+    b.panel = first // per_panel
+    b.runs = <Py_ssize_t *> scratch
+    b.packed = scratch + f.run_bytes + f.copy_bytes
+    part_rows(f, part, &begin, &end)
+    row = begin
+    while row < end:
+        b.first = row
+        # A block is whole images, or rows of one.
+        left = f.source.out_h - row % f.source.out_h
+        b.n_runs = min(end - row, f.block_rows if f.block_rows >= f.source.out_h else min(f.block_rows, left))
+        left = f.images * f.source.out_h - row
+        if f.overhang and b.n_runs == left and left > f.overhang and f.block_rows >= f.source.out_h:
+            b.n_runs -= f.overhang  # so that little is left to be packed
+        find_runs(f, &b, scratch + f.run_bytes)
+        find_gradients(f, &b, ceil_div(last, per_panel) - b.panel)
+        for unit in range(first, last):
+            accumulate_tiles(f, &b, unit, row > begin, dw, dw_row)
+        row += b.n_runs
+
+
+cdef void add_parts(const FilterGradient *f, Py_ssize_t first, Py_ssize_t columns, char *to) noexcept nogil:
+    """Write the sum of all parts, from one element on, in the order of the parts."""
+    cdef Py_ssize_t part
     cdef const char *x
-    cdef bint merged, whole, overhangs
-    plan_source(&f.source)
-    f.width = f.table.panel_vectors * f.table.lanes
-    f.panels = ceil_div(f.columns, f.width)
-    # The gradient is read in place where it is one panel of whole vectors. One panel of other rows is too, while
-    # more than a vector of it follows: what is read past a row goes into columns that are not stored. Several panels
-    # are packed: what a strip sees of one then lies together.
-    whole = f.columns % f.table.lanes == 0
-    overhangs = not whole and f.panels == 1 and f.dy_row == f.columns * size
-    # Output rows, whole images of them, that hold a vector.
-    kept = ceil_div(f.table.lanes, f.source.out_h * f.source.out_w * f.columns) * f.source.out_h
-    merged = f.dilation_w == 1 and f.source.pixel == f.source.channels * size
-    f.length = (f.cols if merged else 1) * f.source.channels
-    f.segments = 1 if merged else f.cols
+    memset(to, 0, columns * f.table.itemsize)
+    for part in range(f.parts):
+        x = f.sums + part * f.sum_bytes + first * f.table.itemsize
+        f.table.column_sum[FC_SUM](1, columns, x, x, x, to)
+
+
+cdef void cut_filters(FilterGradient *f, int threads) noexcept nogil:
+    """Choose parts, groups, blocks and strips."""
+    cdef Py_ssize_t size = f.table.itemsize, height = f.source.out_h, width = f.source.out_w, pixel_bytes, wanted
+    cdef Py_ssize_t elements = f.rows * f.segments * f.length * f.columns, units, group_panels
+    f.parts = max(1, min(PARTS, min(f.images * height * width // PART_PIXELS, PART_BYTES // (elements * size))))
+    if f.parts > f.images:
+        f.parts = f.images * min(height, f.parts // f.images)
+    f.sum_bytes = line(elements * size)
+    # Groups need no sums of their own, but each makes its own copies.
+    f.groups = 1 if f.parts % threads == 0 else ceil_div(2 * threads, f.parts)
+    units = f.panels * f.rows * f.segments
+    f.slices = min(ceil_div(f.groups, units), ceil_div(f.length, f.table.max_rows[0]))
+    f.groups = min(f.groups, units * f.slices)
+    group_panels = ceil_div(f.panels, f.groups) + (f.panels % f.groups != 0)
     # As many output rows as keep the block's operands in L2: tiles of dw are then loaded and stored rarely.
     # Strides longer than the image count as the image, which keeps the product within 64 bits.
     pixel_bytes = (min(f.source.row_step, f.source.in_h) * min(f.source.col_step, f.source.in_w)
-                   * f.source.channels * size + f.columns * size)
+                   * f.source.channels * size + group_panels * f.width * size)
     wanted = max(256, l2_bytes // 2 // pixel_bytes)
-    total = images * f.source.out_h
-    if f.source.out_h * f.source.out_w > wanted:
-        f.band = max(1, wanted // f.source.out_w)
-        f.band = ceil_div(f.source.out_h, ceil_div(f.source.out_h, f.band))
-        f.block_rows = f.band
+    if height * width > wanted:
+        f.block_rows = max(1, wanted // width)
+        f.block_rows = ceil_div(height, ceil_div(height, f.block_rows))
     else:
-        f.band = f.source.out_h
-        f.block_rows = min(total, f.band * max(1, wanted // (f.band * f.source.out_w)))
-    copy_bytes = 0
+        f.block_rows = height * min(f.images, wanted // (height * width))
+    f.strip = max(1, l1_bytes // 2 // (f.width * size * max(1, width)))
+    f.copy_bytes = 0
     if not f.source.in_place:
-        copy_bytes = line(f.block_rows // f.band * band_rows(&f.source, f.band) * f.source.pitch)
-    pack_bytes = line(f.panels * f.width * f.block_rows * f.source.out_w * size) if not whole or f.panels > 1 else 0
-    run_bytes = line(f.block_rows * sizeof(Py_ssize_t))
-    f.copy = acquire(copy_bytes + pack_bytes + run_bytes)
-    f.packed = f.copy + copy_bytes
-    f.runs = <Py_ssize_t *> (f.packed + pack_bytes)
-    f.run_length = f.source.out_w
-    f.parts = 1
-    if threads > 1:
-        f.parts = min(ceil_div(4 * threads, f.panels * f.rows * f.segments), ceil_div(f.length, f.table.max_rows[0]))
-    tasks = f.panels * f.rows * f.segments * f.parts
-    f.strip = max(1, l1_bytes // 2 // (f.width * size * max(1, f.source.out_w)))
-    f.first_row = 0
-    with nogil:
-        while f.first_row < total:
-            # Bands do not cross images: the last band of an image may be shorter.
-            j = f.source.out_h - f.first_row % f.source.out_h
-            f.n_runs = min(f.block_rows, j if f.block_rows < f.source.out_h else total - f.first_row)
-            left = total - f.first_row
-            if overhangs and f.n_runs == left and left > kept and f.block_rows >= f.source.out_h:
-                f.n_runs -= kept  # so that little is left to be packed
-            f.pack = f.panels > 1 or (not whole and not (overhangs and left - f.n_runs >= kept))
-            f.pixels = f.n_runs * f.source.out_w
-            f.accumulate = f.first_row > 0
-            if f.source.in_place:
-                x = window(&f.source, f.first_row // f.source.out_h, f.first_row % f.source.out_h, 0, NULL)
-                for i in range(f.n_runs):
-                    f.runs[i] = (i // f.source.out_h * f.source.in_h
-                                 + i % f.source.out_h * f.source.row_step) * f.source.pitch
-                copy_rows = 0
-            else:
-                x = f.copy
-                for i in range(f.n_runs):
-                    f.runs[i] = (i // f.band * band_rows(&f.source, f.band)
-                                 + i % f.band * f.source.row_step) * f.source.pitch
-                copy_rows = ceil_div(f.n_runs, f.band) * band_rows(&f.source, min(f.band, f.n_runs))
-            with parallel(num_threads=threads):
-                if copy_rows:
-                    for i in prange(copy_rows, schedule="static"):
-                        copy_block_row(f, i)
-                if f.pack:
-                    for i in prange(f.panels, schedule="static"):
-                        pack_gradient(f, i)
-                for i in prange(tasks, schedule="dynamic"):
-                    filter_task(f, x, i)
-            f.first_row += f.n_runs
-    release(f.copy)
+        f.copy_bytes = line(ceil_div(f.block_rows, height) * band_rows(&f.source, min(f.block_rows, height))
+                            * f.source.pitch)
+    f.pack_bytes = line(min(f.panels, group_panels + 1) * f.width * f.block_rows * width * size)
+    f.run_bytes = line(f.block_rows * sizeof(Py_ssize_t))
+
+
+cdef int accumulate_filters(FilterGradient *f, int threads) except -1:
+    """Reduce over all pixels, in tasks that share nothing they write, and add up their sums."""
+    cdef Py_ssize_t size = f.table.itemsize, elements, chunk, chunk_bytes, scratch_bytes, sum_bytes, i
+    cdef bint merged
+    cdef char *scratch
+    plan_source(&f.source)
+    f.width = f.table.panel_vectors * f.table.lanes
+    f.panels = ceil_div(f.columns, f.width)
+    f.whole = f.columns % f.table.lanes == 0
+    f.overhang = 0
+    if not f.whole and f.panels == 1 and f.dy_row == f.columns * size:
+        # Output rows, whole images of them, that hold a vector.
+        f.overhang = ceil_div(f.table.lanes, f.source.out_h * f.source.out_w * f.columns) * f.source.out_h
+    merged = f.dilation_w == 1 and f.source.pixel == f.source.channels * size
+    f.length = (f.cols if merged else 1) * f.source.channels
+    f.segments = 1 if merged else f.cols
+    cut_filters(f, threads)
+    scratch_bytes = f.run_bytes + f.copy_bytes + f.pack_bytes
+    sum_bytes = f.parts * f.sum_bytes if f.parts > 1 else 0
+    f.sums = acquire(sum_bytes + threads * scratch_bytes)
+    scratch = f.sums + sum_bytes
+    # The sums are dense. dw is too, unless there are groups: then they are added row by row.
+    elements = f.rows * f.segments * f.length * f.columns
+    chunk = SUM_COLUMNS
+    chunk_bytes = chunk * size
+    if f.dw_row != f.columns * size:
+        chunk = f.columns
+        chunk_bytes = f.dw_row
+    with nogil, parallel(num_threads=threads):
+        for i in prange(f.parts * f.groups, schedule="dynamic"):
+            accumulate_part(f, i, scratch + threadid() * scratch_bytes)
+        if f.parts > 1:
+            for i in prange(ceil_div(elements, chunk), schedule="static"):
+                add_parts(f, i * chunk, min(chunk, elements - i * chunk), f.dw + i * chunk_bytes)
+    release(f.sums)
     return 0
 
 
@@ -629,6 +695,7 @@ def backward_filters(Geometry g, cnp.ndarray dy, cnp.ndarray x, cnp.ndarray dw):
     cdef int threads = threads_for(g.flops() / g.groups)
     cdef FilterGradient f
     f.table = kernels(x)
+    f.images = g.images
     f.rows = g.rows
     f.cols = g.cols
     f.dilation_h = g.dilation_h
@@ -643,4 +710,4 @@ def backward_filters(Geometry g, cnp.ndarray dy, cnp.ndarray x, cnp.ndarray dw):
             out_h=g.out_h, out_w=g.out_w, in_place=False, copy_w=0, pixel=0, pitch=0)
         f.dy = cnp.PyArray_BYTES(dy) + i * filters * size
         f.dw = cnp.PyArray_BYTES(dw) + i * filters * size
-        accumulate_filters(&f, g.images, threads)
+        accumulate_filters(&f, threads)

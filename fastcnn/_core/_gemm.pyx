@@ -44,6 +44,9 @@ cdef enum:
     STREAM_ROWS = 4
     # Columns of a block: enough of them that packing is little work beside multiplying.
     BLOCK_COLUMNS = 512
+    # What it costs to bring an element of A near, and to pack one of B, in multiply-adds.
+    A_COST = 1
+    B_COST = 8
 
 
 cdef void panel_shape(const fc_kernels *table, Py_ssize_t columns, Py_ssize_t *width, int *kind) noexcept nogil:
@@ -138,26 +141,41 @@ cdef void multiply_block(const Product *p, const Blocks *s, Py_ssize_t task, cha
             return
 
 
+cdef void cut_blocks(const Product *p, Blocks *s, int threads) noexcept nogil:
+    """Choose the blocks' rows and columns: of the cuts into enough of them, the one that costs a thread least.
+
+    Blocks side by side read the same rows of A, blocks below each other pack the same part of B.
+    """
+    cdef Py_ssize_t panels = ceil_div(p.n, s.width), wanted = 4 * threads if threads > 1 else 1
+    cdef Py_ssize_t most = max(1, BLOCK_COLUMNS // s.width), fewest = ceil_div(panels, most), across, rows, columns
+    cdef double cost, least = -1
+    for across in range(fewest, max(fewest, min(panels, wanted)) + 1):
+        columns = ceil_div(panels, across) * s.width
+        if ceil_div(p.n, columns) < across:
+            continue  # the same blocks as those of fewer across
+        rows = ceil_div(ceil_div(p.m, max(1, wanted // across)), s.group) * s.group
+        cost = (ceil_div(ceil_div(p.m, rows) * across, threads)
+                * (<double> rows * columns + A_COST * rows + B_COST * columns))
+        if least < 0 or cost < least:
+            least = cost
+            s.rows, s.columns, s.across = rows, columns, across
+
+
 cdef int multiply_blocks(const Product *p, int threads) except -1:
     cdef Blocks s
-    cdef Py_ssize_t size = p.table.itemsize, lanes = p.table.lanes, panels, wanted, tasks, i, bias_bytes
+    cdef Py_ssize_t size = p.table.itemsize, lanes = p.table.lanes, tasks, i, bias_bytes
     cdef char *scratch
     s.width = p.table.panel_vectors * lanes
-    panels = ceil_div(p.n, s.width)
-    # More blocks than threads, to even out the load; first side by side, so that no two need the same part of B.
-    wanted = 4 * threads if threads > 1 else 1
-    s.columns = min(max(1, BLOCK_COLUMNS // s.width), ceil_div(panels, min(wanted, panels))) * s.width
-    s.across = ceil_div(p.n, s.columns)
     # Rows of A that take turns at a panel: a tile's, or, where they must be packed, whole vectors of them.
     s.group = p.table.max_rows[p.table.panel_vectors - 1] if p.a_step == size else 3 * lanes
-    s.rows = ceil_div(ceil_div(p.m, max(1, wanted // s.across)), s.group) * s.group
+    cut_blocks(p, &s, threads)
     tasks = ceil_div(p.m, s.rows) * s.across
     # The packed slab takes half of L2, slabs of equal depth.
     s.depth = max(64, l2_bytes // 2 // (s.columns * size))
     s.depth = max(1, ceil_div(p.k, max(1, ceil_div(p.k, s.depth))))
     s.b_bytes = line(s.columns * s.depth * size)
     s.scratch_bytes = s.b_bytes + (0 if p.a_step == size else line(s.group * s.depth * size))
-    bias_bytes = line(panels * s.width * size)
+    bias_bytes = line(ceil_div(p.n, s.width) * s.width * size)
     scratch = acquire(bias_bytes + threads * s.scratch_bytes)
     s.bias = pad_bias(p.bias, p.n * size, bias_bytes, scratch)
     with nogil, parallel(num_threads=threads):
