@@ -31,6 +31,12 @@ OPTIMIZE = ["-O3", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=fast"
 # Debugging symbols would double the wheel; whoever wants them asks for them, as by CFLAGS=-g.
 SYMBOLS = [] if "-g" in os.environ.get("CFLAGS", "").split() else ["-g0"]
 OPENMP = ["-fopenmp"]
+# Where the linker knows them: regions of one thread go to kernels/serial.c.
+WRAP = ["-Wl,--wrap=GOMP_parallel"]
+MAIN = """
+int omp_get_max_threads(void);
+int main(void) { return omp_get_max_threads() < 1; }
+"""
 
 
 class build_ext(_build_ext):
@@ -39,9 +45,13 @@ class build_ext(_build_ext):
     def build_extensions(self):
         """Give every module its flags, and the runtime the kernel tables."""
         openmp = [] if os.environ.get("FASTCNN_NO_OPENMP") else self.openmp_flags()
+        wrapped = bool(openmp) and self.compiles((KERNELS / "serial.c").read_text() + MAIN, openmp + WRAP, link=True)
         for extension in self.extensions:
             extension.extra_compile_args += OPTIMIZE + SYMBOLS + openmp
             extension.extra_link_args += openmp
+            if wrapped:
+                extension.extra_objects += self.compile_kernel("serial.c", [])
+                extension.extra_link_args += WRAP
             if extension.name.endswith("._runtime"):
                 extension.extra_objects += self.kernel_objects()
                 extension.depends += [str(path) for path in KERNELS.iterdir()]
@@ -68,8 +78,7 @@ class build_ext(_build_ext):
 
     def openmp_flags(self):
         """Return OpenMP's flags, none where the compiler cannot link it."""
-        code = "#include <omp.h>\nint main(void) { return omp_get_max_threads() < 1; }\n"
-        return OPENMP if self.compiles(code, OPENMP, link=True) else []
+        return OPENMP if self.compiles("#include <omp.h>\n" + MAIN, OPENMP, link=True) else []
 
     def compiles(self, code, flags, link=False):
         """Whether the target's compiler takes this code with these flags."""
@@ -94,7 +103,7 @@ setup(
                 [str(CORE / f"{name}.pyx")],
                 include_dirs=[str(KERNELS), numpy.get_include()],
                 define_macros=[("NPY_NO_DEPRECATED_API", "NPY_1_25_API_VERSION")],
-                depends=[str(KERNELS / "kernels.h")],
+                depends=[str(KERNELS / "kernels.h"), str(KERNELS / "serial.c")],
             )
             for name in MODULES
         ],
