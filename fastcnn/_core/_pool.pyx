@@ -1,8 +1,9 @@
 """Max and average pooling, forward and backward.
 
-Forward: one task is an output row; its interior pixels see the whole window and go to the leaf in one call,
-pixels at the edges see fewer taps. Backward: one task is a band of input rows, which gathers from every window
-that touches it, in the windows' order; a window on the border of two bands is looked at by both.
+Forward: one task is an output row, or, where there are few of them, some channels of one; its interior pixels see
+the whole window and go to the leaf in one call, pixels at the edges see fewer taps. Backward: one task is a band of
+input rows, which gathers from every window that touches it, in the windows' order; a window on the border of two
+bands is looked at by both.
 """
 
 from cython.parallel cimport parallel, prange, threadid
@@ -13,6 +14,11 @@ cimport numpy as cnp
 from ._runtime cimport acquire, ceil_div, fc_kernels, fc_pool, kernels, line, release, threads_for
 
 cnp.import_array()
+
+
+cdef enum:
+    # Vectors of channels that a slice has at least: as many as the leaves take at a time.
+    SLICE = 4
 
 
 cdef class Geometry:
@@ -32,8 +38,10 @@ cdef class Geometry:
 cdef struct Pooling:
     const fc_kernels *table
     Py_ssize_t in_h, in_w, pixel, channels, rows, cols, out_h, out_w, stride_h, stride_w, top, left
-    Py_ssize_t images, bands, band
-    bint average, backward
+    # Forward a row is cut into slices of so many channels, backward an image into bands of so many rows.
+    Py_ssize_t images, slices, slice, bands, band
+    # covers: windows lie side by side and hold every pixel, so that each element of the gradient is written once.
+    bint average, backward, covers
     char *x
     char *y
     char *dx
@@ -48,6 +56,11 @@ cdef Pooling pooling(Geometry g, cnp.ndarray x, cnp.ndarray y, bint average) noe
     p.stride_h, p.stride_w, p.top, p.left = g.stride_h, g.stride_w, g.top, g.left
     p.average = average
     p.backward = False
+    p.slices = 1
+    p.slice = g.channels
+    p.covers = (g.stride_h == g.rows and g.stride_w == g.cols and g.top == 0 and g.left == 0
+                and g.in_h == g.out_h * g.rows and g.in_w == g.out_w * g.cols
+                and (g.channels % p.table.lanes == 0 or g.channels < p.table.lanes))
     p.x = cnp.PyArray_BYTES(x)
     p.y = cnp.PyArray_BYTES(y)
     p.dx = p.x
@@ -55,8 +68,10 @@ cdef Pooling pooling(Geometry g, cnp.ndarray x, cnp.ndarray y, bint average) noe
 
 
 cdef void pool_columns(const Pooling *p, fc_pool *t, Py_ssize_t *taps, Py_ssize_t image, Py_ssize_t out_row,
-                       Py_ssize_t out_col, Py_ssize_t first_row, Py_ssize_t last_row) noexcept nogil:
-    """Pool t.pixels output pixels with equal windows; backward only into input rows first_row to last_row."""
+                       Py_ssize_t out_col, Py_ssize_t offset, Py_ssize_t first_row,
+                       Py_ssize_t last_row) noexcept nogil:
+    """Pool t.pixels output pixels with equal windows, in t.channels channels, the first of which is at some offset into
+    a pixel; backward only into input rows first_row to last_row."""
     cdef Py_ssize_t top = out_row * p.stride_h - p.top, left = out_col * p.stride_w - p.left, r, s, n = 0
     cdef Py_ssize_t r0 = max(0, -top), r1 = min(p.rows, p.in_h - top)
     cdef Py_ssize_t s0 = max(0, -left), s1 = min(p.cols, p.in_w - left)
@@ -67,9 +82,9 @@ cdef void pool_columns(const Pooling *p, fc_pool *t, Py_ssize_t *taps, Py_ssize_
     t.taps = taps
     t.n_taps = n
     t.scale = 1.0 / n
-    t.x = p.x + ((image * p.in_h + top + r0) * p.in_w + left + s0) * p.pixel
+    t.x = p.x + ((image * p.in_h + top + r0) * p.in_w + left + s0) * p.pixel + offset
     t.dx = p.dx + (t.x - p.x)
-    t.y = p.y + ((image * p.out_h + out_row) * p.out_w + out_col) * p.pixel
+    t.y = p.y + ((image * p.out_h + out_row) * p.out_w + out_col) * p.pixel + offset
     if not p.backward:
         if p.average:
             p.table.avg_pool(t)
@@ -84,30 +99,36 @@ cdef void pool_columns(const Pooling *p, fc_pool *t, Py_ssize_t *taps, Py_ssize_
         p.table.max_pool_backward(t)
 
 
-cdef void pool_row(const Pooling *p, Py_ssize_t *taps, Py_ssize_t image, Py_ssize_t out_row,
+cdef void pool_row(const Pooling *p, Py_ssize_t *taps, Py_ssize_t image, Py_ssize_t out_row, Py_ssize_t slice,
                    Py_ssize_t first_row, Py_ssize_t last_row) noexcept nogil:
-    cdef Py_ssize_t col = 0, interior, end
+    cdef Py_ssize_t col = 0, interior, end, offset = slice * p.slice * p.table.itemsize
     cdef fc_pool t
     t.x_step = p.stride_w * p.pixel
     t.y_step = p.pixel
-    t.channels = p.channels
+    t.channels = min(p.slice, p.channels - slice * p.slice)
     t.tiled = p.stride_w == p.cols and p.stride_h >= p.rows
     interior = ceil_div(p.left, p.stride_w)
     end = (p.in_w + p.left - p.cols) // p.stride_w + 1 if p.in_w + p.left >= p.cols else 0
     while col < p.out_w:
         t.pixels = end - col if interior <= col < end else 1
-        pool_columns(p, &t, taps, image, out_row, col, first_row, last_row)
+        pool_columns(p, &t, taps, image, out_row, col, offset, first_row, last_row)
         col += t.pixels
 
 
 cdef void backward_band(const Pooling *p, Py_ssize_t *taps, Py_ssize_t task) noexcept nogil:
     cdef Py_ssize_t image = task // p.bands, first = task % p.bands * p.band, last = min(p.in_h, first + p.band)
     cdef Py_ssize_t row = max(0, first + p.top - p.rows + 1)
-    memset(p.dx + (image * p.in_h + first) * p.in_w * p.pixel, 0, (last - first) * p.in_w * p.pixel)
+    if not p.covers:
+        memset(p.dx + (image * p.in_h + first) * p.in_w * p.pixel, 0, (last - first) * p.in_w * p.pixel)
     row = ceil_div(row, p.stride_h)
     while row < p.out_h and row * p.stride_h - p.top < last:
-        pool_row(p, taps, image, row, first, last)
+        pool_row(p, taps, image, row, 0, first, last)
         row += 1
+
+
+cdef void forward_row(const Pooling *p, Py_ssize_t *taps, Py_ssize_t task) noexcept nogil:
+    cdef Py_ssize_t row = task // p.slices
+    pool_row(p, taps, row // p.out_h, row % p.out_h, task % p.slices, 0, p.in_h)
 
 
 cdef int run(Pooling *p) except -1:
@@ -120,13 +141,17 @@ cdef int run(Pooling *p) except -1:
         p.bands = max(1, min(4 * threads // max(1, p.images), p.in_h // p.stride_h)) if threads > 1 else 1
         p.band = ceil_div(ceil_div(p.in_h, p.bands), p.stride_h) * p.stride_h
         p.bands = ceil_div(p.in_h, p.band)
-    tasks = p.images * (p.bands if p.backward else p.out_h)
+    elif threads > 1 and 0 < p.images * p.out_h < 4 * threads and p.channels % p.table.lanes == 0:
+        p.slice = ceil_div(p.channels, ceil_div(4 * threads, p.images * p.out_h) * SLICE * p.table.lanes)
+        p.slice *= SLICE * p.table.lanes
+        p.slices = ceil_div(p.channels, p.slice)
+    tasks = p.images * (p.bands if p.backward else p.out_h * p.slices)
     with nogil, parallel(num_threads=threads):
         for i in prange(tasks, schedule="static"):
             if p.backward:
                 backward_band(p, <Py_ssize_t *> (taps + threadid() * tap_bytes), i)
             else:
-                pool_row(p, <Py_ssize_t *> (taps + threadid() * tap_bytes), i // p.out_h, i % p.out_h, 0, p.in_h)
+                forward_row(p, <Py_ssize_t *> (taps + threadid() * tap_bytes), i)
     release(taps)
     return 0
 

@@ -25,7 +25,7 @@ cdef extern from *:
     #define FC_OPENMP 0
     #endif
 
-    static _Thread_local int fc_own_threads = 0;
+    static _Thread_local int fc_own_threads = 0, fc_last_threads = 1;
 
     /* Bytes of a data cache; 0 where the system does not tell. */
     static long fc_cache_bytes(int level) {
@@ -41,6 +41,7 @@ cdef extern from *:
     """
     const int FC_OPENMP
     int fc_own_threads  # what `threads(n)` asked for in this Python thread; 0: nothing
+    int fc_last_threads
     long fc_cache_bytes(int level) noexcept
 
 
@@ -106,9 +107,11 @@ cdef bint forked = False
 
 cdef int threads_for(double work) noexcept nogil:
     """Return how many threads a primitive of so many floating-point operations should use."""
-    if work < SERIAL_WORK or forked or not FC_OPENMP:
-        return 1
-    return fc_own_threads or shared_threads
+    global fc_last_threads
+    fc_last_threads = 1
+    if work >= SERIAL_WORK and not forked and FC_OPENMP:
+        fc_last_threads = fc_own_threads or shared_threads
+    return fc_last_threads
 
 
 def set_num_threads(int n):
@@ -128,6 +131,11 @@ def set_own_threads(int n):
 def get_num_threads():
     """Return how many threads a large primitive called from this Python thread uses."""
     return threads_for(SERIAL_WORK)
+
+
+def last_threads():
+    """Return how many threads the last primitive used that was called from this Python thread."""
+    return fc_last_threads
 
 
 def after_fork_in_child():

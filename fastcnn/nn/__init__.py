@@ -6,6 +6,9 @@ there is none. Every op returns new C-ordered arrays and changes nothing in plac
 its gradient beside it. The only exception are the optimiser steps, ``sgd_step`` and ``adam_step``.
 """
 
+import os as _os
+import sys as _sys
+
 from .activations import (
     ACTIVATIONS,
     activate,
@@ -77,3 +80,8 @@ __all__ = [
     "tanh",
     "tanh_backward",
 ]
+
+if _os.environ.get("FASTCNN_VERBOSE", "0") not in ("", "0"):
+    from ._verbose import install as _install
+
+    _install(_sys.modules[__name__])

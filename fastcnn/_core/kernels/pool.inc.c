@@ -1,14 +1,14 @@
 /* Pooling over a window of taps, along a contiguous run of channels: see fc_pool in kernels.h. */
 
 /* Runs BODY(load, store, further argument of both, mask of the channels that count) over the channels of each pixel: in
- * whole vectors, then once for the `left` < VL channels that are left.  Those go as a whole vector too while its further
+ * whole vectors, unless BLOCKS has gone over them already, then once for the `left` < VL channels that are left.  Those go as a whole vector too while its further
  * elements belong to the next pixels: what is stored there is what was there, or is stored again by their turn.  Only
  * at the end of the row are they put together from parts, which is many times slower.
  *
  * overwrites: a backward pass need not read what it adds to, as windows do not overlap and every further element is
  * stored once more after it, by a tap or pixel to the right.  Where a pixel takes several vectors, the last one's further
  * elements would be stored too late for that. */
-#define FOR_CHANNELS(BODY)                                                            \
+#define FOR_CHANNELS(BLOCKS, BODY)                                                    \
     const ptrdiff_t left = t->channels % VL;                                          \
     const ptrdiff_t whole_until = t->pixels - 1 - (VL - left) / t->channels;          \
     const mask all = ~(mask){0};                                                      \
@@ -23,6 +23,7 @@
         (void)dx;                                                                     \
         (void)x;                                                                      \
         ptrdiff_t c = 0;                                                              \
+        BLOCKS                                                                        \
         for (; c + VL <= t->channels; c += VL) BODY(load, store, , all)               \
         if (left && i < whole_until)                                                  \
             BODY(load, store, , first)                                                \
@@ -30,6 +31,20 @@
             BODY(load_part, store_part, FC_COMMA left, first)                         \
     }
 #define TAP(base, k) ((FC_T *)((base) + t->taps[k]) + c)
+
+/* Forward passes take several vectors of a pixel at a time while there are as many: each tap is one longer read, and
+ * there is more to do while it comes. */
+#define BLOCK 4
+#define IN_BLOCKS(COMBINED, RESULT)                                                             \
+    for (; c + BLOCK * VL <= t->channels; c += BLOCK * VL) {                                    \
+        vec m[BLOCK];                                                                           \
+        FC_UNROLL for (int b = 0; b < BLOCK; b++) m[b] = load(TAP(x, 0) + b * VL);              \
+        for (ptrdiff_t k = 1; k < t->n_taps; k++) FC_UNROLL for (int b = 0; b < BLOCK; b++) {   \
+                vec v = load(TAP(x, k) + b * VL);                                               \
+                m[b] = COMBINED;                                                                \
+            }                                                                                   \
+        FC_UNROLL for (int b = 0; b < BLOCK; b++) store(y + c + b * VL, RESULT);                \
+    }
 
 /* A later tap wins only if it is greater, or the first NaN: v > m, or v is NaN and m is not. */
 #define BEATS(v, m) (((v) > (m)) | (((v) != (v)) & ((m) == (m))))
@@ -78,7 +93,12 @@
         }                                                                 \
     }
 
-static void FC_NAME(max_pool)(const fc_pool *t) { FOR_CHANNELS(MAX_POOL) }
-static void FC_NAME(max_pool_backward)(const fc_pool *t) { FOR_CHANNELS(MAX_POOL_BACKWARD) }
-static void FC_NAME(avg_pool)(const fc_pool *t) { FOR_CHANNELS(AVG_POOL) }
-static void FC_NAME(avg_pool_backward)(const fc_pool *t) { FOR_CHANNELS(AVG_POOL_BACKWARD) }
+static void FC_NAME(max_pool)(const fc_pool *t) {
+    FOR_CHANNELS(IN_BLOCKS(blend(BEATS(v, m[b]), v, m[b]), m[b]), MAX_POOL)
+}
+
+static void FC_NAME(avg_pool)(const fc_pool *t) { FOR_CHANNELS(IN_BLOCKS(m[b] + v, m[b] * (FC_T)t->scale), AVG_POOL) }
+
+static void FC_NAME(max_pool_backward)(const fc_pool *t) { FOR_CHANNELS(, MAX_POOL_BACKWARD) }
+
+static void FC_NAME(avg_pool_backward)(const fc_pool *t) { FOR_CHANNELS(, AVG_POOL_BACKWARD) }

@@ -1,0 +1,131 @@
+"""FASTCNN_VERBOSE=1: one line on the standard error for every operation, as comma-separated values.
+
+The operations are wrapped when the package is imported with this setting, and are what they are without it.
+"""
+
+from __future__ import annotations
+
+import inspect
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping
+from functools import wraps
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+from .._core import _conv, _depthwise, _runtime, _winograd
+from . import conv
+
+HEADER = "fastcnn,operation,shapes,algorithm,isa,threads,ms,rate"
+
+# What consists of other operations, which have lines of their own.
+_COMPOSITE = {"conv2d_backward", "dense_backward", "matmul_backward", "class_probabilities"}
+_ENGINES = {_conv: "direct", _winograd: "winograd", _depthwise: "depthwise"}
+_RESULTS = {"conv2d": "forward", "conv2d_backward_input": "input", "conv2d_backward_filters": "filters"}
+
+_state = threading.local()
+
+
+def install(package: ModuleType) -> None:
+    """Wrap the operations of ``fastcnn.nn``, wherever its modules name them.
+
+    Parameters
+    ----------
+    package
+        The package itself.
+    """
+    print(HEADER, file=sys.stderr)
+    modules = [package, *(value for value in vars(package).values() if isinstance(value, ModuleType))]
+    for name in package.__all__:
+        operation = getattr(package, name)
+        if name in _COMPOSITE or not callable(operation):
+            continue
+        wrapped = _timed(operation)
+        for module in modules:
+            for key, value in list(vars(module).items()):
+                if value is operation:
+                    setattr(module, key, wrapped)
+
+
+def _timed(operation: Callable[..., Any]) -> Callable[..., Any]:
+    signature = inspect.signature(operation)
+
+    @wraps(operation)
+    def timed(*args: Any, **kwargs: Any) -> Any:
+        if getattr(_state, "inside", False):
+            return operation(*args, **kwargs)
+        _state.inside = True
+        try:
+            start = time.perf_counter()
+            result = operation(*args, **kwargs)
+            seconds = time.perf_counter() - start
+        finally:
+            _state.inside = False
+        bound = signature.bind(*args, **kwargs)
+        bound.apply_defaults()
+        print(line(operation.__name__, bound.arguments, result, seconds), file=sys.stderr)
+        return result
+
+    return timed
+
+
+def line(name: str, arguments: Mapping[str, Any], result: Any, seconds: float) -> str:
+    """Return the line about one call.
+
+    Parameters
+    ----------
+    name
+        Of the operation.
+    arguments, result
+        What it was called with, and what it returned.
+    seconds
+        How long it took.
+    """
+    arrays = {key: value for key, value in arguments.items() if isinstance(value, (np.ndarray, list)) and len(value)}
+    shapes = " ".join(f"{key}:{_shape(value)}" for key, value in arrays.items())
+    flops = _flops(name, arguments, result)
+    if flops is None:
+        results = result if isinstance(result, tuple) else (result,)
+        rate = f"{sum(map(_nbytes, [*arrays.values(), *results])) / seconds / 1e9:.2f} GB/s"
+    else:
+        rate = f"{flops / seconds / 1e9:.2f} GFLOP/s"
+    algorithm = _algorithm(name, arguments, result) if name in _RESULTS else "-"
+    threads = _runtime.last_threads()
+    return f"fastcnn,{name},{shapes},{algorithm},{_runtime.active_isa()},{threads},{seconds * 1e3:.4f},{rate}"
+
+
+def _shape(value: Any) -> str:
+    shape = np.shape(value) if not isinstance(value, list) or not isinstance(value[0], np.ndarray) else (len(value),)
+    return "x".join(map(str, shape)) or "1"
+
+
+def _nbytes(value: Any) -> int:
+    if isinstance(value, (list, tuple)):
+        return sum(map(_nbytes, value))
+    return value.nbytes if isinstance(value, np.ndarray) else 0
+
+
+def _flops(name: str, arguments: Mapping[str, Any], result: Any) -> Any:
+    """Return the floating-point operations of the direct method, None for what moves more than it computes."""
+    if name in _RESULTS:
+        filters = arguments["filters_shape"] if "filters_shape" in arguments else np.shape(arguments["filters"])
+        output = result if name == "conv2d" else arguments["grad"]
+        return 2.0 * np.size(output) * filters[0] * filters[1] * filters[2]
+    if name == "matmul":
+        return 2.0 * np.size(arguments["a"]) * result.shape[1]
+    if name == "dense":
+        return 2.0 * np.size(arguments["x"]) * result.shape[-1]
+    return None
+
+
+def _algorithm(name: str, arguments: Mapping[str, Any], result: Any) -> str:
+    shapes = (
+        arguments[f"{operand}_shape"] if f"{operand}_shape" in arguments else np.shape(arguments[operand])
+        for operand in ("input", "filters")
+    )
+    options = (arguments[option] for option in ("strides", "padding", "dilations", "groups"))
+    geometry, _ = conv._geometry(*map(tuple, shapes), *options)
+    return _ENGINES[conv._engine(geometry, arguments["algorithm"], _RESULTS[name], result.dtype == np.float32)]

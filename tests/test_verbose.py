@@ -1,0 +1,103 @@
+"""FASTCNN_VERBOSE: a line for every operation, and the same results."""
+
+from __future__ import annotations
+
+import csv
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import test_errors
+
+from fastcnn import nn
+
+HEADER = ["fastcnn", "operation", "shapes", "algorithm", "isa", "threads", "ms", "rate"]
+
+
+def lines(code: str, **environment: str) -> tuple[list[list[str]], str]:
+    """Run code in a process of its own; return the rows on its standard error, and its standard output."""
+    code = f"import numpy as np, fastcnn\nfrom fastcnn import nn\n{code}"
+    run = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, "FASTCNN_VERBOSE": "1", **environment},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return list(csv.reader(run.stderr.splitlines())), run.stdout
+
+
+def test_a_call_is_a_line_of_shapes_algorithm_isa_threads_time_and_rate():
+    rows, _ = lines(
+        "x, w = np.ones((1, 32, 32, 64), 'f4'), np.ones((3, 3, 64, 64), 'f4')\n"
+        "nn.conv2d(x, w, padding='same')\n"
+        "with fastcnn.threads(1):\n    nn.conv2d(x, w, padding='same', algorithm='direct')\n"
+        "nn.conv2d(x, np.ones((3, 3, 1, 64)), groups=64)\n"
+        "nn.matmul([[1, 2]], [[1], [2]])\n",
+        FASTCNN_ISA="scalar",
+        FASTCNN_NUM_THREADS="2",
+    )
+    assert rows[0] == HEADER
+    table = [dict(zip(HEADER, row, strict=True)) for row in rows[1:]]
+    assert [row["operation"] for row in table] == ["conv2d", "conv2d", "conv2d", "matmul"]
+    assert [row["algorithm"] for row in table] == ["winograd", "direct", "depthwise", "-"]
+    assert table[0]["shapes"] == "input:1x32x32x64 filters:3x3x64x64"
+    assert table[3]["shapes"] == "a:1x2 b:2x1"
+    assert {row["isa"] for row in table} == {"scalar"}
+    parallel = "2" if "serial" not in lines("print(fastcnn.info())")[1] else "1"
+    assert [row["threads"] for row in table] == [parallel, "1", parallel, "1"]
+    flops = 2 * 32 * 32 * 64 * 64 * 9
+    for row in table[:2]:
+        rate, unit = row["rate"].split()
+        assert unit == "GFLOP/s"
+        assert float(rate) == pytest.approx(flops / float(row["ms"]) / 1e6, rel=0.01)
+
+
+def test_gradients_of_a_convolution_have_a_line_each():
+    rows, _ = lines("x = np.ones((1, 5, 5, 2)); w = np.ones((3, 3, 2, 4)); nn.conv2d_backward(nn.conv2d(x, w), x, w)")
+    operations = [row[1] for row in rows[1:]]
+    assert operations == ["conv2d", "conv2d_backward_filters", "conv2d_backward_input", "bias_add_backward"]
+
+
+def test_layers_and_training_are_seen():
+    rows, _ = lines(
+        "from fastcnn.layers import Conv2D, Dense, Flatten, MaxPool2D\n"
+        "model = fastcnn.Sequential([Conv2D(2, 3), MaxPool2D(2), Flatten(), Dense(2, activation='softmax')])\n"
+        "model.compile('adam', 'sparse_categorical_crossentropy')\n"
+        "model.train_on_batch(np.ones((4, 6, 6, 1)), [0, 1, 0, 1])\n"
+    )
+    operations = {row[1] for row in rows}
+    assert {"conv2d", "max_pool", "max_pool_backward", "dense", "softmax_cross_entropy", "adam_step"} <= operations
+    assert all(len(row) == len(HEADER) for row in rows)
+
+
+def test_every_operation_has_a_line():
+    rows, _ = lines(
+        f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r}); import test_errors\n"
+        "for op in test_errors.RIGHT:\n    getattr(nn, op)(**test_errors.fresh(op))\n",
+    )
+    composite = {"conv2d_backward", "dense_backward", "matmul_backward", "class_probabilities"}
+    assert {row[1] for row in rows[1:]} == set(test_errors.RIGHT) - composite
+    assert all(len(row) == len(HEADER) for row in rows)
+
+
+def test_it_is_off_unless_asked_for():
+    code = "import numpy as np; from fastcnn import nn; nn.relu(np.ones(3))"
+    for setting in ({}, {"FASTCNN_VERBOSE": "0"}, {"FASTCNN_VERBOSE": ""}):
+        environment = {key: value for key, value in os.environ.items() if key != "FASTCNN_VERBOSE"} | setting
+        run = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, check=True)
+        assert run.stderr == run.stdout == b""
+    assert not hasattr(nn.relu, "__wrapped__")
+
+
+def test_results_and_errors_are_the_same():
+    x = np.random.default_rng(0).standard_normal((3, 5))
+    _, printed = lines(
+        "x = np.random.default_rng(0).standard_normal((3, 5)); print(nn.softmax(x).tobytes().hex())\n"
+        "try:\n    nn.relu('a')\nexcept TypeError as error:\n    print(error)\n"
+    )
+    assert printed.splitlines()[0] == nn.softmax(x).tobytes().hex()
+    assert printed.splitlines()[1].startswith("x must hold real numbers")
