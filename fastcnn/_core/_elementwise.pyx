@@ -49,6 +49,7 @@ SUM, CENTRED_SQUARE, CENTRED_DOT = FC_SUM, FC_CENTRED_SQUARE, FC_CENTRED_DOT
 
 cdef enum:
     RUN = 8192  # elements of a run: 32 KB of float32, so that a run's operands stay in L2
+    SUM_BYTES = 1 << 22
     # What an element costs, in multiply-adds' time: memory traffic for the light ones, an exponential else.
     LIGHT = 8
     HEAVY = 40
@@ -106,8 +107,9 @@ def column_sum(int op, cnp.ndarray x, cnp.ndarray y, cnp.ndarray centre, cnp.nda
     """Write the sum of op over all but the last axis to out; pass x for y and centre where the op has none."""
     cdef const fc_kernels *table = kernels(out)
     cdef Py_ssize_t size = cnp.PyArray_ITEMSIZE(out), columns = cnp.PyArray_SIZE(out), i
-    cdef Py_ssize_t rows = cnp.PyArray_SIZE(x) // columns if columns else 0, run = rows_per_run(columns)
-    cdef Py_ssize_t runs = ceil_div(rows, run), line = columns * size
+    cdef Py_ssize_t rows = cnp.PyArray_SIZE(x) // columns if columns else 0, line = columns * size
+    # Enough rows to a run that the sums of all runs stay small.
+    cdef Py_ssize_t run = max(rows_per_run(columns), ceil_div(rows * line, SUM_BYTES)), runs = ceil_div(rows, run)
     cdef const char *px = cnp.PyArray_BYTES(x)
     cdef const char *py = cnp.PyArray_BYTES(y)
     cdef const char *pc = cnp.PyArray_BYTES(centre)
