@@ -121,6 +121,20 @@ def test_images_smaller_than_the_filters(case, dtype):
 
 
 @cases(
+    ((1, 5, 4, 1500), (3, 3, 1500, 18), (1, 1), "same"),
+    ((2, 5, 4, 1500), (3, 3, 1500, 18), (1, 1), "same"),
+    ((1, 5, 6, 18), (3, 3, 18, 1500), (1, 1), "same"),
+    ((1, 5, 4, 2200), (3, 2, 2200, 5), (1, 1), "same", (1, 2)),
+    ((1, 9, 8, 5), (3, 3, 5, 2200), (2, 2), "same"),
+)
+def test_filters_that_are_read_in_slabs(case, dtype):
+    check(case, dtype)
+    x, w, _, y, _ = expected(case)
+    x, w, bias = x.astype(dtype), w.astype(dtype), integers(y.shape[3], seed=3).astype(dtype)
+    assert_equal(nn.conv2d(x, w, bias=bias, activation="relu", **case.options), np.maximum(y + bias, 0), dtype)
+
+
+@cases(
     ((1, 61, 40, 2), (3, 3, 2, 5), (1, 1), "same"),  # rows of one image
     ((3, 30, 31, 2), (3, 3, 2, 5), (1, 1), "same"),  # rows of three
     ((7, 25, 24, 3), (3, 2, 3, 16), (1, 1), "same"),

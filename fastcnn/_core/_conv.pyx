@@ -128,42 +128,75 @@ cdef struct Correlation:
     Source source
     Py_ssize_t images, depth, n_runs, run_length
     Py_ssize_t *runs
-    const char *filters  # in packed panels
+    # Filters: rows of w_row bytes, a tap of them as many as the source has channels (transposed: as the output has);
+    # w_cols taps in a filter row. Then their packed panels, each with `depth` rows.
+    const char *w
+    Py_ssize_t w_row, w_cols
+    bint transposed
+    Taps row_taps, col_taps
+    const char *filters
     Py_ssize_t columns, panels, width
     const char *bias
     char *y
     Py_ssize_t y_image, y_row, y_col
     bint relu
-    # Cut of the work: rows of a band, panels of a group, and how many of each.
-    Py_ssize_t rows, bands, group, groups, copy_bytes
+    # Cut of the work: rows of a band, panels of a group, and how many of each; runs of a slab, whose part of a panel
+    # stays in L2 while the band's rows pass by. Where no two tasks need the same panel, each packs its own, slab by slab.
+    Py_ssize_t rows, bands, group, groups, slab
+    bint packs_slabs
+    Py_ssize_t copy_bytes, slab_bytes
+
+
+cdef void pack_filters(const Correlation *c, Py_ssize_t panel, Py_ssize_t run, Py_ssize_t n_runs,
+                       char *to) noexcept nogil:
+    """Pack some runs of one panel: of the filters as they are, or tap by tap transposed, in the order of the taps."""
+    cdef Py_ssize_t size = c.table.itemsize, first = panel * c.width, left = min(c.width, c.columns - first)
+    cdef Py_ssize_t taps = c.run_length // max(1, c.source.channels), i, tap
+    if not c.transposed:
+        pack_panels(c.table, c.w + run * c.run_length * c.w_row + first * size, c.w_row, False, n_runs * c.run_length,
+                    left, to)
+        return
+    for i in range(run * taps, (run + n_runs) * taps):
+        tap = ((c.row_taps.first + i // c.col_taps.count * c.row_taps.step) * c.w_cols
+               + c.col_taps.first + i % c.col_taps.count * c.col_taps.step)
+        to = pack_panels(c.table, c.w + (tap * c.columns + first) * c.w_row, c.w_row, True, c.source.channels, left, to)
 
 
 cdef void correlate_task(const Correlation *c, Py_ssize_t task, char *copy) noexcept nogil:
     """One band of output rows of one image, for one group of filter panels."""
-    cdef Py_ssize_t size = c.table.itemsize, first_panel = task % c.groups * c.group, panel, row
+    cdef Py_ssize_t size = c.table.itemsize, first_panel = task % c.groups * c.group, panel, row, run
     cdef Py_ssize_t band = task // c.groups % c.bands, image = task // c.groups // c.bands, width
     cdef Py_ssize_t first_row = band * c.rows, last_row = min(first_row + c.rows, c.source.out_h)
     cdef const char *x = window(&c.source, image, first_row, last_row - first_row, copy)
     cdef int kind
     cdef fc_tile t
-    t.runs = c.runs
-    t.n_runs = c.n_runs
     t.run_length = c.run_length
     t.a_row = c.source.col_step * c.source.pixel
     t.a_step = size
     t.c_row = c.y_col
-    t.accumulate = False
-    t.relu = c.relu
     for panel in range(first_panel, min(first_panel + c.group, c.panels)):
         t.columns = min(c.width, c.columns - panel * c.width)
         panel_shape(c.table, t.columns, &width, &kind)
-        t.b = c.filters + panel * c.width * c.depth * size
         t.b_step = width * size
         t.bias = c.bias + panel * c.width * size if c.bias != NULL else NULL
-        for row in range(first_row, last_row):
-            t.a = x + (row - first_row) * c.source.row_step * c.source.pitch
-            t.c = c.y + image * c.y_image + row * c.y_row + panel * c.width * size
-            multiply_tiles(c.table, kind, &t, c.source.out_w)
+        run = 0
+        while True:
+            t.runs = c.runs + run
+            t.n_runs = min(c.slab, c.n_runs - run)
+            t.accumulate = run > 0
+            t.relu = c.relu and run + t.n_runs == c.n_runs
+            if c.packs_slabs:
+                pack_filters(c, panel, run, t.n_runs, copy + c.copy_bytes)
+                t.b = copy + c.copy_bytes
+            else:
+                t.b = c.filters + panel * c.width * c.depth * size + run * c.run_length * t.b_step
+            for row in range(first_row, last_row):
+                t.a = x + (row - first_row) * c.source.row_step * c.source.pitch
+                t.c = c.y + image * c.y_image + row * c.y_row + panel * c.width * size
+                multiply_tiles(c.table, kind, &t, c.source.out_w)
+            run += c.slab
+            if run >= c.n_runs:
+                break
 
 
 cdef void cut_correlation(Correlation *c, int threads) noexcept nogil:
@@ -183,27 +216,16 @@ cdef void cut_correlation(Correlation *c, int threads) noexcept nogil:
     c.group = ceil_div(c.panels, c.groups)
     c.groups = ceil_div(c.panels, c.group)
     c.copy_bytes = 0 if c.source.in_place else line(band_rows(&c.source, c.rows) * c.source.pitch)
+    c.slab = max(1, l2_bytes // 2 // max(1, c.run_length * c.width * size))
+    c.slab = max(1, ceil_div(c.n_runs, ceil_div(max(1, c.n_runs), c.slab)))
+    c.packs_slabs = c.images * c.bands == 1
+    c.slab_bytes = line(c.slab * c.run_length * c.width * size) if c.packs_slabs else 0
 
 
-cdef void pack_filters(const Correlation *c, const char *w, Py_ssize_t w_row, bint transposed, Taps r, Taps s,
-                       Py_ssize_t cols, Py_ssize_t panel, char *to) noexcept nogil:
-    """Pack one panel: of the filters as they are, or tap by tap transposed, in the order of the taps."""
-    cdef Py_ssize_t first = panel * c.width, left = min(c.width, c.columns - first), i, j, tap
-    to += first * c.depth * c.table.itemsize
-    if not transposed:
-        pack_panels(c.table, w + first * c.table.itemsize, w_row, False, c.depth, left, to)
-        return
-    for i in range(r.count):
-        for j in range(s.count):
-            tap = (r.first + i * r.step) * cols + s.first + j * s.step
-            to = pack_panels(c.table, w + (tap * c.columns + first) * w_row, w_row, True, c.source.channels, left, to)
-
-
-cdef int correlate(Correlation *c, const char *w, Py_ssize_t w_row, bint transposed, Taps r, Taps s, Py_ssize_t cols,
-                   const char *bias, int threads) except -1:
-    """Run one correlation whose source, output and taps are set; w has rows of w_row bytes, a filter tap
-    has as many rows as the source has channels (transposed: as the output has)."""
-    cdef Py_ssize_t size = c.table.itemsize, i, j, tasks, filter_bytes, n = 0
+cdef int correlate(Correlation *c, const char *bias, int threads) except -1:
+    """Run one correlation whose source, output, filters and taps are set."""
+    cdef Py_ssize_t size = c.table.itemsize, i, j, tasks, filter_bytes, task_bytes, n = 0
+    cdef Taps r = c.row_taps, s = c.col_taps
     cdef bint merged
     cdef char *scratch
     cdef char *packed
@@ -215,9 +237,10 @@ cdef int correlate(Correlation *c, const char *w, Py_ssize_t w_row, bint transpo
     c.n_runs = r.count * (1 if merged and s.count > 0 else s.count)
     c.run_length = (s.count if merged else 1) * c.source.channels
     cut_correlation(c, threads)
-    filter_bytes = line(c.panels * c.width * c.depth * size)
+    filter_bytes = 0 if c.packs_slabs else line(c.panels * c.width * c.depth * size)
+    task_bytes = c.copy_bytes + c.slab_bytes
     scratch = acquire(filter_bytes + line(c.panels * c.width * size) + line(c.n_runs * sizeof(Py_ssize_t))
-                      + threads * c.copy_bytes)
+                      + threads * task_bytes)
     packed = scratch
     c.filters = packed
     scratch += filter_bytes
@@ -231,10 +254,11 @@ cdef int correlate(Correlation *c, const char *w, Py_ssize_t w_row, bint transpo
             n += 1
     tasks = c.images * c.bands * c.groups
     with nogil, parallel(num_threads=threads):
-        for i in prange(c.panels, schedule="static"):
-            pack_filters(c, w, w_row, transposed, r, s, cols, i, packed)
+        if not c.packs_slabs:
+            for i in prange(c.panels, schedule="static"):
+                pack_filters(c, i, 0, c.n_runs, packed + i * c.width * c.depth * size)
         for i in prange(tasks, schedule="dynamic"):
-            correlate_task(c, i, scratch + threadid() * c.copy_bytes)
+            correlate_task(c, i, scratch + threadid() * task_bytes)
     release(packed)
     return 0
 
@@ -245,7 +269,6 @@ def forward(Geometry g, cnp.ndarray x, cnp.ndarray w, cnp.ndarray bias, bint rel
     cdef Py_ssize_t channels = g.channels // g.groups, filters = g.filters // g.groups
     cdef const char *b = NULL if bias is None else cnp.PyArray_BYTES(bias)
     cdef int threads = threads_for(g.flops() / g.groups)
-    cdef Taps r = Taps(g.rows, 0, 1, g.dilation_h), s = Taps(g.cols, 0, 1, g.dilation_w)
     cdef Correlation c
     cdef Product p
     if g.is_product():
@@ -257,6 +280,11 @@ def forward(Geometry g, cnp.ndarray x, cnp.ndarray w, cnp.ndarray bias, bint rel
     c.table = kernels(x)
     c.images = g.images
     c.columns = filters
+    c.w_row = g.filters * size
+    c.w_cols = g.cols
+    c.transposed = False
+    c.row_taps = Taps(g.rows, 0, 1, g.dilation_h)
+    c.col_taps = Taps(g.cols, 0, 1, g.dilation_w)
     c.relu = relu
     c.y_col = g.filters * size
     c.y_row = g.out_w * c.y_col
@@ -268,8 +296,8 @@ def forward(Geometry g, cnp.ndarray x, cnp.ndarray w, cnp.ndarray bias, bint rel
             span_h=(g.rows - 1) * g.dilation_h + 1, span_w=(g.cols - 1) * g.dilation_w + 1,
             out_h=g.out_h, out_w=g.out_w, in_place=False, copy_w=0, pixel=0, pitch=0)
         c.y = cnp.PyArray_BYTES(y) + i * filters * size
-        correlate(&c, cnp.PyArray_BYTES(w) + i * filters * size, g.filters * size, False, r, s, g.cols,
-                  b + i * filters * size if b != NULL else NULL, threads)
+        c.w = cnp.PyArray_BYTES(w) + i * filters * size
+        correlate(&c, b + i * filters * size if b != NULL else NULL, threads)
 
 
 cdef struct Phase:
@@ -439,6 +467,9 @@ def backward_input(Geometry g, cnp.ndarray dy, cnp.ndarray w, cnp.ndarray dx):
         return
     c.images = g.images
     c.columns = channels
+    c.w_row = g.filters * size
+    c.w_cols = g.cols
+    c.transposed = True
     c.relu = False
     c.y_col = g.stride_w * g.channels * size
     c.y_row = g.stride_h * g.in_w * g.channels * size
@@ -457,8 +488,10 @@ def backward_input(Geometry g, cnp.ndarray dy, cnp.ndarray w, cnp.ndarray dx):
                     span_h=v.span if reached else 0, span_w=h.span if reached else 0, out_h=v.count, out_w=h.count,
                     in_place=False, copy_w=0, pixel=0, pitch=0)
                 c.y = cnp.PyArray_BYTES(dx) + ((v.first * g.in_w + h.first) * g.channels + i * channels) * size
-                correlate(&c, cnp.PyArray_BYTES(w) + i * filters * size, g.filters * size, True,
-                          v.taps if reached else no_taps, h.taps if reached else no_taps, g.cols, NULL, threads)
+                c.w = cnp.PyArray_BYTES(w) + i * filters * size
+                c.row_taps = v.taps if reached else no_taps
+                c.col_taps = h.taps if reached else no_taps
+                correlate(&c, NULL, threads)
 
 
 # ---- gradient of the filters ----
