@@ -515,13 +515,14 @@ def call_with_random_shapes(pick: random.Random) -> None:
     nn.bias_add_backward(x)
 
 
-def test_scratch_memory_stays_bounded():
+@pytest.mark.parametrize("calls", [600, pytest.param(10_000, marks=pytest.mark.slow)])
+def test_scratch_memory_stays_bounded(calls):
     pick = random.Random(0)
     for _ in range(200):
         call_with_random_shapes(pick)
     scratch = _runtime.scratch_bytes()
     resident = resident_bytes() if Path("/proc/self/statm").exists() else 0
-    for _ in range(600):
+    for _ in range(calls):
         call_with_random_shapes(pick)
     assert _runtime.scratch_bytes() <= 2 * scratch + (1 << 20)
     assert _runtime.scratch_bytes() < 64 << 20

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 import threading
 
@@ -88,6 +89,47 @@ def test_fashion_mnist_is_learned(fashion_mnist_folder):
     model.compile("adam", "sparse_categorical_crossentropy", metrics=["accuracy"])
     model.fit(x, y, epochs=4, batch_size=64, verbose=0)
     assert model.evaluate(x_test, y_test, batch_size=256)[1] > 0.9
+
+
+@pytest.mark.slow
+def test_winograd_trains_as_well_as_the_direct_algorithm(fashion_mnist_folder, monkeypatch, capsys):
+    (x, y), (x_test, y_test) = fastcnn.datasets.load_fashion_mnist(fashion_mnist_folder)
+    x, x_test = x[..., None] / np.float32(255), x_test[..., None] / np.float32(255)
+    chosen = nn.conv.winograd_pays
+    accuracies = {"auto": [], "direct": []}
+    for algorithm, seed in itertools.product(accuracies, range(3)):
+        used = set()
+
+        def pays(geometry, result, algorithm=algorithm, used=used):
+            wins = algorithm == "auto" and chosen(geometry, result)
+            used.update({result} if wins else ())
+            return wins
+
+        monkeypatch.setattr(nn.conv, "winograd_pays", pays)
+        nn.conv._engine.cache_clear()
+        model = fastcnn.Sequential(
+            [
+                Conv2D(32, 3, padding="same", activation="relu"),
+                Conv2D(32, 3, padding="same", activation="relu"),
+                MaxPool2D(2),
+                Conv2D(64, 3, padding="same", activation="relu"),
+                MaxPool2D(2),
+                Flatten(),
+                Dense(10, activation="softmax"),
+            ],
+            seed=seed,
+        )
+        model.compile("adam", "sparse_categorical_crossentropy", metrics=["accuracy"])
+        model.fit(x, y, epochs=2, batch_size=64, verbose=0)
+        assert used == ({"forward", "input", "filters"} if algorithm == "auto" else set())
+        accuracies[algorithm].append(model.evaluate(x_test, y_test, batch_size=256)[1])
+    nn.conv._engine.cache_clear()
+    with capsys.disabled():
+        print(f"\naccuracies after two epochs: {accuracies}")
+    auto, direct = (np.array(accuracies[algorithm]) for algorithm in ("auto", "direct"))
+    assert min(auto.min(), direct.min()) > 0.88
+    noise = max(np.ptp(auto), np.ptp(direct), 0.003)
+    assert abs(auto.mean() - direct.mean()) < noise
 
 
 # Gradients through a whole model

@@ -16,7 +16,7 @@ cimport numpy as cnp
 
 from ._conv cimport Geometry
 from ._runtime cimport (
-    FC_SUM, acquire, ceil_div, fc_depthwise, fc_kernels, kernels, line, release, threads_for,
+    FC_SUM, acquire, ceil_div, fc_depthwise, fc_kernels, kernels, l2_bytes, line, release, threads_for,
 )
 
 cnp.import_array()
@@ -52,7 +52,7 @@ cdef struct Depthwise:
     const char *x
     const char *w
     const char *bias
-    bint relu
+    bint relu, prefetch
     char *y
     # The gradient of the filters, and that of each of its parts of so many rows; 0 parts: it is not what is wanted.
     char *dw
@@ -125,6 +125,7 @@ cdef void run_row(const Depthwise *d, Py_ssize_t task, Py_ssize_t *lists, char *
     t.y_step = d.out_step * d.pixel
     t.channels = d.channels
     t.relu = d.relu
+    t.prefetch = d.prefetch
     for i in range(d.n_spans):
         span = d.spans + i
         n = 0
@@ -161,6 +162,7 @@ cdef Depthwise depthwise(Geometry g, cnp.ndarray x) noexcept:
     d.source_step = g.stride_w
     d.bias = NULL
     d.relu = False
+    d.prefetch = g.images * (g.in_h * g.in_w + g.out_h * g.out_w) * d.pixel > 2 * l2_bytes
     d.parts = 0
     d.part_bytes = 0
     return d

@@ -57,7 +57,7 @@ cdef extern from "kernels.h" nogil:
         const char *bias
         char *y
         Py_ssize_t y_step, pixels, channels
-        int relu
+        int relu, prefetch
 
     ctypedef struct fc_winograd:
         const char *x
@@ -95,7 +95,7 @@ cdef extern from "kernels.h" nogil:
         void (*max_pool_backward)(const fc_pool *) noexcept nogil
         void (*avg_pool)(const fc_pool *) noexcept nogil
         void (*avg_pool_backward)(const fc_pool *) noexcept nogil
-        fc_map *map[8]
+        fc_map *map[10]
         fc_row_map *row_map[4]
         fc_column_sum *column_sum[3]
         void (*bias_add)(Py_ssize_t rows, Py_ssize_t columns, const void *x, const void *bias, int relu,

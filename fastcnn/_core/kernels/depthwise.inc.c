@@ -3,7 +3,12 @@
 #define depthwise_pixels FC_NAME(depthwise_pixels)
 #define depthwise_run FC_NAME(depthwise_run)
 #define depthwise_taps FC_NAME(depthwise_taps)
+#define depthwise_stride FC_NAME(depthwise_stride)
+#define depthwise_grid FC_NAME(depthwise_grid)
+#define depthwise_grid_run FC_NAME(depthwise_grid_run)
+#define depthwise_grids FC_NAME(depthwise_grids)
 #define depthwise_filter_run FC_NAME(depthwise_filter_run)
+#define depthwise_filters FC_NAME(depthwise_filters)
 
 #define AT(base, offset) ((FC_T *)((base) + (offset)) + c)
 #define LOAD(p) (left < VL ? load_part(p, left) : load(p))
@@ -40,8 +45,88 @@ FC_INLINE void depthwise_run(const fc_depthwise *t, ptrdiff_t i, const int count
     if (c < t->channels) depthwise_pixels(t, c, t->channels - c, i, count);
 }
 
+/* Taps in rows of three neighbours, as a filter of three columns has them: pixels then see the same columns, which are
+ * read once for all of them.  Returns how many columns it is from one pixel to the next, 1 or 2; -1 where a pixel sees
+ * the last tap first; 0 for all else. */
+static int depthwise_stride(const fc_depthwise *t) {
+    if (t->n_taps % 3 || !t->n_taps) return 0;
+    const ptrdiff_t column = t->taps[1] - t->taps[0];
+    for (ptrdiff_t k = 0; k < t->n_taps; k += 3)
+        if (t->taps[k + 1] - t->taps[k] != column || t->taps[k + 2] - t->taps[k + 1] != column) return 0;
+    return t->x_step == column ? 1 : t->x_step == 2 * column ? 2 : t->x_step == -column ? -1 : 0;
+}
+
+/* To which of so many pixels the place s of three in column q belongs, and whether to any. */
+#define PIXEL(q, s) (((q) - (s)) / (stride))
+#define BELONGS(q, s, pixels) ((q) >= (s) && ((q) - (s)) % (stride) == 0 && PIXEL(q, s) < (pixels))
+
+/* As depthwise_pixels, where depthwise_stride() is not 0: each sum takes its taps in the same order. */
+FC_INLINE void depthwise_grid(const fc_depthwise *t, ptrdiff_t c, ptrdiff_t left, ptrdiff_t i, const int count,
+                              const int stride, const int reversed) {
+    const vec start = t->bias ? LOAD(AT(t->bias, 0)) : (vec){0};
+    const ptrdiff_t *taps = t->taps, *filter_taps = t->filter_taps;
+    const ptrdiff_t n_taps = t->n_taps, column = t->x_step / stride, y_step = t->y_step;
+    const char *w = (const char *)AT(t->w, 0), *first = (const char *)AT(t->x, i * t->x_step);
+    const int relu = t->relu, columns = (count - 1) * stride + 3;
+    char *y = (char *)AT(t->y, i * y_step);
+    vec sum[8];
+    FC_UNROLL for (int j = 0; j < count; j++) sum[j] = start;
+    for (ptrdiff_t k = 0; k < n_taps; k += 3) {
+        vec wk[3];
+        const char *x[6];
+        FC_UNROLL for (int s = 0; s < 3; s++) wk[s] = LOAD((const FC_T *)(w + filter_taps[k + (reversed ? 2 - s : s)]));
+        FC_UNROLL for (int j = 0; j < 6; j++) x[j] = first + taps[reversed ? k + 2 : k] + 3 * j * column;
+        FC_UNROLL for (int n = 0; n < columns; n++) {
+            const int q = reversed ? columns - 1 - n : n;
+            vec v = LOAD((const FC_T *)(x[q / 3] + q % 3 * column));
+            FC_KEEP(v);
+            FC_UNROLL for (int s = 0; s < 3; s++) if (BELONGS(q, s, count)) sum[PIXEL(q, s)] += v * wk[s];
+        }
+    }
+    FC_UNROLL for (int j = 0; j < count; j++) {
+        if (relu) sum[j] = blend(sum[j] < (vec){0}, (vec){0}, sum[j]);
+        STORE((FC_T *)(y + j * y_step), sum[j]);
+    }
+}
+
+FC_INLINE void depthwise_grid_run(const fc_depthwise *t, ptrdiff_t i, const int count, const int stride,
+                                  const int reversed) {
+    ptrdiff_t c = 0;
+    /* The row of taps that none has seen yet (two with a stride of 2) of the next pixels, and their results. */
+    const char *x = t->x + t->taps[reversed ? 0 : t->n_taps - 1] + (i + count) * t->x_step;
+    const char *y = t->y + (i + count) * t->y_step;
+    const ptrdiff_t row = t->n_taps > 3 ? t->taps[t->n_taps - 1] - t->taps[t->n_taps - 4] : 0;
+    for (; c + VL <= t->channels; c += VL) {
+        if (t->prefetch) {
+            FC_UNROLL for (int j = 0; j < count * stride; j++, x += FC_VECTOR_BYTES) {
+                __builtin_prefetch(x);
+                if (stride == 2) __builtin_prefetch(x - row);
+            }
+            FC_UNROLL for (int j = 0; j < count; j++, y += FC_VECTOR_BYTES) __builtin_prefetch(y, 1);
+        }
+        depthwise_grid(t, c, VL, i, count, stride, reversed);
+    }
+    if (c < t->channels) depthwise_grid(t, c, t->channels - c, i, count, stride, reversed);
+}
+
+/* Returns how many pixels it has computed. */
+FC_INLINE ptrdiff_t depthwise_grids(const fc_depthwise *t, const int stride, const int reversed) {
+    ptrdiff_t i = 0;
+    for (; i + 8 <= t->pixels; i += 8) depthwise_grid_run(t, i, 8, stride, reversed);
+    if (i + 4 <= t->pixels) {
+        depthwise_grid_run(t, i, 4, stride, reversed);
+        i += 4;
+    }
+    return i;
+}
+
 static void FC_NAME(depthwise)(const fc_depthwise *t) {
     ptrdiff_t i = 0;
+    switch (t->pixels < 4 ? 0 : depthwise_stride(t)) {
+    case 1: i = depthwise_grids(t, 1, 0); break;
+    case 2: i = depthwise_grids(t, 2, 0); break;
+    case -1: i = depthwise_grids(t, 1, 1); break;
+    }
     for (; i + 8 <= t->pixels; i += 8) depthwise_run(t, i, 8);
     switch (t->pixels - i) {
     case 7: depthwise_run(t, i, 7); break;
@@ -55,33 +140,69 @@ static void FC_NAME(depthwise)(const fc_depthwise *t) {
 }
 
 /* One vector of channels of the gradients of `count` taps from k on, which stay in registers. */
-FC_INLINE void depthwise_taps(const fc_depthwise *t, ptrdiff_t c, ptrdiff_t left, ptrdiff_t k, const int count) {
+FC_INLINE void depthwise_taps(const fc_depthwise *t, ptrdiff_t c, ptrdiff_t left, ptrdiff_t k, const int count,
+                              const int stride) {
     vec sum[9];
     const char *x[9];
+    ptrdiff_t i = 0;
     FC_UNROLL for (int j = 0; j < count; j++) {
         sum[j] = LOAD(AT(t->dw, t->filter_taps[k + j]));
         x[j] = t->x + t->taps[k + j];
     }
-    for (ptrdiff_t i = 0; i < t->pixels; i++) {
+    /* What the next output row sees and none before it, and its gradients. */
+    const ptrdiff_t done = c * t->pixels * (ptrdiff_t)sizeof(FC_T);
+    const char *next_x = t->x + t->taps[t->n_taps - 1] + t->pixels * t->x_step + stride * stride * done;
+    const char *next_y = t->y + t->pixels * t->y_step + done;
+    /* Four pixels at a time where they see the same columns. */
+    for (; stride && i + 4 <= t->pixels; i += 4) {
+        const ptrdiff_t column = t->x_step / stride;
+        vec g[4];
+        if (t->prefetch && k == 0) {
+            FC_UNROLL for (int j = 0; j < 4 * stride * stride; j++, next_x += FC_VECTOR_BYTES) __builtin_prefetch(next_x);
+            FC_UNROLL for (int j = 0; j < 4; j++, next_y += FC_VECTOR_BYTES) __builtin_prefetch(next_y);
+        }
+        FC_UNROLL for (int j = 0; j < 4; j++) {
+            g[j] = LOAD(AT(t->y, (i + j) * t->y_step));
+            FC_KEEP(g[j]);
+        }
+        FC_UNROLL for (int r = 0; r < count; r += 3) {
+            FC_UNROLL for (int q = 0; q < 3 * stride + 3; q++) {
+                vec v = LOAD(AT(x[r], i * t->x_step + q * column));
+                FC_KEEP(v);
+                FC_UNROLL for (int s = 0; s < 3; s++) if (BELONGS(q, s, 4)) sum[r + s] += v * g[PIXEL(q, s)];
+            }
+        }
+    }
+    for (; i < t->pixels; i++) {
         const vec g = LOAD(AT(t->y, i * t->y_step));
         FC_UNROLL for (int j = 0; j < count; j++) sum[j] += LOAD(AT(x[j], i * t->x_step)) * g;
     }
     FC_UNROLL for (int j = 0; j < count; j++) STORE(AT(t->dw, t->filter_taps[k + j]), sum[j]);
 }
 
-FC_INLINE void depthwise_filter_run(const fc_depthwise *t, ptrdiff_t c, ptrdiff_t left) {
+FC_INLINE void depthwise_filter_run(const fc_depthwise *t, ptrdiff_t c, ptrdiff_t left, const int stride) {
     ptrdiff_t k = 0;
-    for (; k + 9 <= t->n_taps; k += 9) depthwise_taps(t, c, left, k, 9);
-    for (; k + 3 <= t->n_taps; k += 3) depthwise_taps(t, c, left, k, 3);
-    for (; k < t->n_taps; k++) depthwise_taps(t, c, left, k, 1);
+    for (; k + 9 <= t->n_taps; k += 9) depthwise_taps(t, c, left, k, 9, stride);
+    for (; k + 3 <= t->n_taps; k += 3) depthwise_taps(t, c, left, k, 3, stride);
+    for (; k < t->n_taps; k++) depthwise_taps(t, c, left, k, 1, 0);
+}
+
+FC_INLINE void depthwise_filters(const fc_depthwise *t, const int stride) {
+    ptrdiff_t c = 0;
+    for (; c + VL <= t->channels; c += VL) depthwise_filter_run(t, c, VL, stride);
+    if (c < t->channels) depthwise_filter_run(t, c, t->channels - c, stride);
 }
 
 static void FC_NAME(depthwise_filter_backward)(const fc_depthwise *t) {
-    ptrdiff_t c = 0;
-    for (; c + VL <= t->channels; c += VL) depthwise_filter_run(t, c, VL);
-    if (c < t->channels) depthwise_filter_run(t, c, t->channels - c);
+    switch (t->pixels < 4 ? 0 : depthwise_stride(t)) {
+    case 1: depthwise_filters(t, 1); break;
+    case 2: depthwise_filters(t, 2); break;
+    default: depthwise_filters(t, 0);
+    }
 }
 
+#undef PIXEL
+#undef BELONGS
 #undef AT
 #undef LOAD
 #undef STORE

@@ -81,7 +81,7 @@ typedef struct {
     const char *bias; /* NULL: zero */
     char *y;
     ptrdiff_t y_step, pixels, channels;
-    int relu;
+    int relu, prefetch; /* prefetch: ask for what the next pixels read and write, which lies far away */
 } fc_depthwise;
 
 /* One tile of Winograd's F(4x4, 3x3): 36 points, from one to the next `point` bytes, each a run of `channels`.
