@@ -44,7 +44,7 @@ class build_ext(_build_ext):
 
     def build_extensions(self):
         """Give every module its flags, and the runtime the kernel tables."""
-        openmp = [] if os.environ.get("FASTCNN_NO_OPENMP") else self.openmp_flags()
+        openmp = [] if os.environ.get("FASTCNN_NO_OPENMP", "0") not in ("", "0") else self.openmp_flags()
         wrapped = bool(openmp) and self.compiles((KERNELS / "serial.c").read_text() + MAIN, openmp + WRAP, link=True)
         for extension in self.extensions:
             extension.extra_compile_args += OPTIMIZE + SYMBOLS + openmp

@@ -110,8 +110,8 @@ def number(value: Any, name: str, low: float, high: float, open_end: bool = Fals
     return x
 
 
-def choice(value: Any, name: str, allowed: Sequence[str]) -> str:
-    """Return value if it is one of the allowed words.
+def choice(value: Any, name: str, allowed: Sequence[str], got: Any = None) -> str:
+    """Return value if it is one of the allowed words; else the error echoes it, or what it was made of.
 
     Raises
     ------
@@ -124,7 +124,7 @@ def choice(value: Any, name: str, allowed: Sequence[str]) -> str:
     'fan_in'
     """
     if not isinstance(value, str) or value not in allowed:
-        raise ValueError(f"{name} must be one of {', '.join(allowed)}, got {value!r}")
+        raise ValueError(f"{name} must be one of {', '.join(allowed)}, got {brief(value if got is None else got)}")
     return value
 
 
@@ -183,6 +183,26 @@ def brief(value: Any) -> str:
 
 _brief = Repr()
 _brief.maxother = _brief.maxstring = 60
+
+
+def float_type(value: Any, name: str = "dtype") -> str:
+    """Return the name of an element type that results can have.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If it is neither float32 nor float64, in any of NumPy's spellings.
+
+    Examples
+    --------
+    >>> float_type("float32"), float_type(np.float64)
+    ('float32', 'float64')
+    """
+    try:
+        found = np.dtype(value).name if value is not None else ""
+    except (TypeError, ValueError):
+        found = ""
+    return choice(found, name, ("float32", "float64"), value)
 
 
 def _is_bool(value: Any) -> bool:

@@ -16,6 +16,8 @@ Array = NDArray[Any]
 
 # Probabilities are kept this far from 0 and 1 where their logarithm is taken, as in Keras.
 _EPSILON = 1e-7
+# How far from [0, 1] the rounding of an activation may lead.
+_ROUNDING = 1e-3
 
 
 class Loss(Configurable):
@@ -53,6 +55,8 @@ class Loss(Configurable):
     def __call__(self, y_true: ArrayLike, y_pred: ArrayLike) -> float:
         """Return the mean loss of a batch."""
         predicted = real_array(y_pred, "y_pred")
+        if predicted.ndim < 1:
+            raise ValueError(f"y_pred must have a batch axis, got {predicted}")
         return self.value_and_gradient(y_true, predicted.astype(np.result_type(np.float32, predicted), copy=False))[0]
 
     def of_logits(self) -> Loss:
@@ -78,6 +82,7 @@ class _CrossEntropy(Loss):
         if self.from_logits:
             losses, gradient = nn.softmax_cross_entropy(wanted, y_pred, self.label_smoothing)
         else:
+            _must_be_probabilities(y_pred)
             targets = nn.class_probabilities(wanted, y_pred, self.label_smoothing)
             clipped = np.clip(y_pred, _EPSILON, 1 - _EPSILON)
             losses = -(targets * np.log(clipped)).sum(axis=-1, dtype=np.float64)
@@ -175,6 +180,7 @@ class BinaryCrossentropy(Loss):
             losses = np.maximum(y_pred, 0) - y_pred * t + np.log1p(np.exp(-np.abs(y_pred)))
             gradient = nn.sigmoid(y_pred) - t
         else:
+            _must_be_probabilities(y_pred)
             p = np.clip(y_pred, _EPSILON, 1 - _EPSILON)
             losses = -(t * np.log(p) + (1 - t) * np.log1p(-p))
             gradient = np.where(p == y_pred, (p - t) / (p * (1 - p)), y_pred.dtype.type(0))
@@ -195,6 +201,16 @@ class MeanSquaredError(Loss):
         """Return the mean loss of a batch and its gradient by y_pred."""
         difference = y_pred - labels.values(y_true, y_pred)
         return _mean(difference * difference, 2 * difference)
+
+
+def _must_be_probabilities(y_pred: Array) -> None:
+    # A NaN passes: it shows in the loss.
+    outside = (y_pred < -_ROUNDING) | (y_pred > 1 + _ROUNDING)
+    if outside.any():
+        raise ValueError(
+            f"y_pred must hold probabilities in [0, 1], got {y_pred[outside][0]}; the loss takes logits with "
+            "from_logits=True"
+        )
 
 
 def _mean(losses: Array, gradient: Array) -> tuple[float, Array]:

@@ -62,7 +62,9 @@ class Accuracy(Metric):
         predicted = _predictions(y_pred)
         if predicted.shape[-1] == 1:
             return BinaryAccuracy()(y_true, predicted)
-        return _per_sample(predicted.argmax(axis=-1) == _class_numbers(y_true, predicted))
+        # The largest of values with a NaN among them is NaN, which is never right.
+        right = predicted.argmax(axis=-1) == _class_numbers(y_true, predicted)
+        return _per_sample(right & ~np.isnan(predicted.max(axis=-1)))
 
 
 @register
@@ -91,7 +93,7 @@ class BinaryAccuracy(Metric):
         predicted = real_array(y_pred, "y_pred").astype(np.float64, copy=False)
         wanted = labels.values(y_true, predicted)
         _must_not_be_nan(wanted)
-        return _per_sample((predicted > self.threshold) == (wanted > 0.5))
+        return _per_sample(((predicted > self.threshold) == (wanted > 0.5)) & ~np.isnan(predicted))
 
 
 @register

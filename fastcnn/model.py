@@ -16,11 +16,11 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from . import io, losses, metrics, nn, optimizers
-from .arguments import brief, choice, flag, fresh_seed, integer, number, real_array
+from .arguments import brief, flag, float_type, fresh_seed, integer, number, real_array
 from .arguments import seed as checked_seed
 from .batches import ArrayBatches, Batches, batches, split
 from .initializers import Initializer
-from .layers.base import DTYPES, Layer, Shape, WeightSource
+from .layers.base import BUILDING, Layer, Shape, WeightSource
 from .losses import Loss
 from .metrics import Metric
 from .optimizers import Optimizer
@@ -65,11 +65,15 @@ class Model(Configurable):
 
     def __init__(self, seed: int | None = None, dtype: str = "float32") -> None:
         self.seed = fresh_seed() if seed is None else checked_seed(seed)
-        self.dtype = choice(dtype, "dtype", DTYPES)
+        self.dtype = float_type(dtype)
         self.input_shape: Shape | None = None
         self.output_shape: Shape | None = None
         self.weights: dict[str, Array] = {}
-        self.trainable_weights: dict[str, Array] = {}
+
+    @property
+    def trainable_weights(self) -> dict[str, Array]:
+        """The weights that an optimiser moves, ``"layer/weight"``: those of trainable layers."""
+        return {f"{layer.name}/{n}": a for layer in self.layers for n, a in layer.trainable_weights.items()}
 
     # ---- what a subclass defines ----
 
@@ -120,6 +124,10 @@ class Model(Configurable):
         self._build((None, *(integer(n, "input_shape", 1, input_shape) for n in input_shape[1:])), self._draw)
 
     def _build(self, input_shape: Shape, source: Callable[[int, Layer], WeightSource]) -> None:
+        with BUILDING:
+            self._build_alone(input_shape, source)
+
+    def _build_alone(self, input_shape: Shape, source: Callable[[int, Layer], WeightSource]) -> None:
         if self.built:
             if input_shape != self.input_shape:
                 raise ValueError(
@@ -127,19 +135,27 @@ class Model(Configurable):
                 )
             return
 
+        new = []
+
         def build(index: int, layer: Layer, shape: Shape) -> Shape:
             layer.dtype = layer.dtype or self.dtype
+            if not layer.built:
+                new.append(layer)
             try:
                 return layer.build_once(shape, source(index, layer))
             except (TypeError, ValueError) as error:
                 raise type(error)(f"layer {layer.name}: {error}") from error
 
-        self.output_shape = self._connect(input_shape, build)
-        self.input_shape = input_shape
+        try:
+            output_shape = self._connect(input_shape, build)
+        except BaseException:
+            # All or none, so that the model can be built for other inputs.
+            for layer in new:
+                layer.unbuild()
+            raise
         self.weights = {f"{layer.name}/{n}": a for layer in self.layers for n, a in layer.weights.items()}
-        self.trainable_weights = {
-            f"{layer.name}/{n}": a for layer in self.layers for n, a in layer.trainable_weights.items()
-        }
+        self.input_shape = input_shape
+        self.output_shape = output_shape
 
     def _draw(self, index: int, layer: Layer) -> WeightSource:
         rng = np.random.default_rng([self.seed, index])
@@ -153,10 +169,10 @@ class Model(Configurable):
         """Return a batch in the model's element type, after building the model for it."""
         array = real_array(x, "x")
         shape = array.shape
-        if self.input_shape is None or shape[1:] != self.input_shape[1:]:
-            self._build((None, *shape[1:]), self._draw)
         if len(shape) < 1:
             raise ValueError(f"x must have a batch axis, got shape {shape}")
+        if self.output_shape is None or self.input_shape is None or shape[1:] != self.input_shape[1:]:
+            self._build((None, *shape[1:]), self._draw)
         return np.require(array, self.dtype, ["C", "A"])
 
     def count_params(self) -> int:
@@ -459,7 +475,8 @@ class Model(Configurable):
             if progress is not None:
                 progress.advance(means.figures())
         if not means.count:
-            raise ValueError(f"{name} must hold samples, got none")
+            hint = "" if means.batches else ": an iterator can be gone through only once"
+            raise ValueError(f"{name} must hold samples, got none{hint}")
         return means
 
     def _test_batch(self, x: ArrayLike, y: ArrayLike) -> tuple[int, list[float]]:
@@ -481,7 +498,8 @@ class Model(Configurable):
         x
             An array (N, ...), or an iterable of batches ``(x, y)`` whose y is not looked at.
         batch_size
-            Samples that are worked on at once, 32 by default; the result does not depend on it.
+            Samples that are worked on at once, 32 by default. Where another number of them makes another algorithm
+            the faster one, results differ by rounding.
         verbose
             0 for silence, 1 for a bar, 2 for a line, "auto".
 
@@ -678,7 +696,7 @@ def load(path: io.PathLike) -> Model:
     arrays, texts = io.load_arrays(path)
     try:
         return _restored(arrays, texts)
-    except ValueError as error:
+    except (TypeError, ValueError, RecursionError) as error:
         raise ValueError(f"{path}: {error}") from error
 
 

@@ -42,7 +42,10 @@ class Optimizer(Configurable):
         arrays = list(params.values())
         if self._params is not None:
             if len(arrays) != len(self._params) or any(a is not b for a, b in zip(arrays, self._params, strict=True)):
-                raise ValueError(f"this {type(self).__name__} already trains another model; give each its own")
+                raise ValueError(
+                    f"this {type(self).__name__} already trains other weights; give each model its own, and compile "
+                    "anew where other layers become trainable"
+                )
             return
         self._params = arrays
         self._names = list(params)

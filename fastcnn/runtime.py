@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import platform
+import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,6 +21,9 @@ from ._core import _runtime
 from .arguments import integer, number
 
 MAX_THREADS = 1024
+
+# So many threads are known to start.
+_startable = os.cpu_count() or 1
 
 
 def _cgroup_cpus(root: Path = Path("/sys/fs/cgroup"), proc: Path = Path("/proc/self/cgroup")) -> float:
@@ -71,6 +75,7 @@ def _default_threads(environ: Mapping[str, str] = os.environ) -> tuple[int, str]
         # OpenMP allows a list, one number for each nesting level: the outermost counts.
         first = text.split(",")[0].strip()
         if first.isdecimal() and 1 <= int(first) <= MAX_THREADS:
+            _must_start(int(first), name)
             return int(first), f"{name}={text}"
         if name == "FASTCNN_NUM_THREADS":
             raise ValueError(f"{name} must be an integer from 1 to {MAX_THREADS}, got {text!r}")
@@ -101,6 +106,8 @@ def set_num_threads(n: int) -> None:
     ------
     TypeError, ValueError
         If n is not such a number.
+    RuntimeError
+        If the system does not let the process have so many threads.
 
     Examples
     --------
@@ -116,7 +123,29 @@ def _checked(n: Any, name: str = "n") -> int:
     count = integer(n, name)
     if count > MAX_THREADS:
         raise ValueError(f"{name} must be at most {MAX_THREADS} threads, got {count}")
+    _must_start(count, name)
     return count
+
+
+def _must_start(count: int, name: str) -> None:
+    """Raise RuntimeError unless the system gives the process so many threads: OpenMP would end the process."""
+    global _startable
+    done = threading.Event()
+    started = []
+    try:
+        for _ in range(count - 1 if count > _startable else 0):
+            started.append(threading.Thread(target=done.wait))
+            started[-1].start()
+    except RuntimeError:
+        raise RuntimeError(
+            f"{name} must be a number of threads that the system lets the process have, {len(started)}, got {count}"
+        ) from None
+    finally:
+        done.set()
+        for thread in started:
+            if thread.ident is not None:
+                thread.join()
+    _startable = max(_startable, count)
 
 
 def get_num_threads() -> int:
@@ -147,6 +176,8 @@ def threads(n: int) -> Iterator[None]:
     ------
     TypeError, ValueError
         If n is not such a number.
+    RuntimeError
+        If the system does not let the process have so many threads.
 
     Examples
     --------

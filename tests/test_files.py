@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import stat
 
 import numpy as np
@@ -29,6 +30,14 @@ def small_model(optimizer="adam"):
         seed=7,
     )
     model.compile(optimizer, "sparse_categorical_crossentropy", metrics=["accuracy"])
+    return model
+
+
+def nested(depth):
+    """The description of a model in a model in a model."""
+    model = {"class": "Sequential", "config": {"layers": []}}
+    for _ in range(depth):
+        model = {"class": "Sequential", "config": {"layers": [model]}}
     return model
 
 
@@ -239,6 +248,10 @@ def rewritten(path, change=None, arrays=None):
         (lambda a: a.update(compiled=3), "compiled with"),
         (lambda a: a["compiled"].update(optimizer={"class": "Zeros", "config": {}}), "no optimizer class 'Zeros'"),
         (lambda a: a["compiled"].update(optimizer={"class": "SGD", "config": {}}), "arrays that the model has not"),
+        (lambda a: a["compiled"].update(metrics=[{"class": "Accuracy", "config": {"name": [1]}}]), "list"),
+        (lambda a: a.update(iterations="a"), "iterations must be made of integers, got 'a'"),
+        (lambda a: a.update(input_shape=[None, "8", 8, 1]), "input_shape must be made of integers"),
+        (lambda a: a.update(model=nested(300)), "recursion"),
     ],
 )
 def test_a_description_of_something_else_is_refused(saved, change, complaint):
@@ -247,6 +260,14 @@ def test_a_description_of_something_else_is_refused(saved, change, complaint):
     with pytest.raises(ValueError, match=complaint) as caught:
         fastcnn.load(path)
     assert str(path) in str(caught.value)
+
+
+def test_metadata_nested_beyond_reason_are_refused(saved):
+    _, path = saved
+    arrays = {"a": np.zeros(1, np.float32)}
+    save_file(arrays, path, {"fastcnn": "[" * 100_000 + "]" * 100_000})
+    with pytest.raises(ValueError, match=re.escape(str(path))):
+        fastcnn.load(path)
 
 
 @pytest.mark.parametrize(

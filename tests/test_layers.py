@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -10,6 +12,7 @@ from reference import numerical_gradient_by
 
 import fastcnn
 from fastcnn import layers, nn
+from fastcnn.initializers import Initializer
 from fastcnn.layers import (
     Activation,
     AveragePooling2D,
@@ -254,7 +257,9 @@ def test_a_layer_is_built_at_its_first_call_for_one_shape():
     layer(np.zeros((1, 5, 5, 3)))
     assert layer.kernel.shape == (3, 3, 3, 2)
     assert layer.count_params() == 56
-    with pytest.raises(ValueError, match=r"built for inputs of shape \(None, 5, 5, 3\), got \(None, 5, 5, 4\)"):
+    with pytest.raises(
+        ValueError, match=r"x must have shape \(None, 5, 5, 3\) as the layer is built for it, got \(None, 5, 5, 4\)"
+    ):
         layer(np.zeros((1, 5, 5, 4)))
 
 
@@ -307,6 +312,7 @@ def test_a_build_that_fails_leaves_nothing_behind():
         (lambda: Conv2D(3, 3, groups=3)(np.zeros((2, 5, 5, 4))), ValueError, "groups"),
         (lambda: Reshape((7,))(np.zeros((2, 8))), ValueError, "target_shape"),
         (lambda: Softmax(axis=2)(np.zeros((2, 8))), ValueError, "axis"),
+        (lambda: Dense(3, trainable="no"), TypeError, "trainable must be True or False, got 'no'"),
         (lambda: Dense(3)(["a"]), TypeError, "x"),
         (lambda: Dense(3)([[1], [1, 2]]), ValueError, r"^x must be an array of numbers, got \[\[1\], \[1, 2\]\]"),
         (lambda: Dense(3)(np.zeros((1, 2)), training="x"), TypeError, "training"),
@@ -326,6 +332,71 @@ def test_a_build_that_fails_leaves_nothing_behind():
 def test_mistakes_are_named(make, error, complaint):
     with pytest.raises(error, match=complaint):
         make()
+
+
+def test_results_are_not_views_of_what_was_given():
+    x = np.ones((2, 3, 4), np.float32)
+    for layer in (Flatten(), Reshape((12,)), Activation(None), Dropout(0.5)):
+        layer(x)[...] = 2
+        assert (x == 1).all()
+
+
+def test_threads_may_meet_in_a_layer_that_is_not_built():
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        for _ in range(30):
+            model = fastcnn.Sequential([Conv2D(4, 3), Flatten(), Dense(3)], seed=0)
+            x = np.ones((2, 8, 8, 1))
+            with ThreadPoolExecutor(8) as pool:
+                results = [job.result() for job in [pool.submit(model.predict, x) for _ in range(8)]]
+            assert all(np.array_equal(result, results[0]) for result in results)
+    finally:
+        sys.setswitchinterval(interval)
+
+
+@pytest.mark.parametrize(
+    ("returned", "complaint"),
+    [
+        (lambda x: (None, x), "forward of layer odd must return two values, an array and .*None"),
+        (lambda x: (3.0, x), "forward of layer odd"),
+        (lambda x: (x.tolist(), x), "forward of layer odd"),
+    ],
+)
+def test_a_layer_that_returns_no_array_is_told_so(returned, complaint):
+    class Odd(Layer):
+        def forward(self, x, training=False):
+            return returned(x)
+
+    with pytest.raises(TypeError, match=complaint):
+        fastcnn.Sequential([Odd()]).predict(np.ones((2, 3)))
+
+
+@pytest.mark.parametrize(
+    ("value", "error", "complaint"),
+    [
+        (lambda shape: np.ones((1, 1)), ValueError, r"must give kernel in shape \(3, 2\), got \(1, 1\)"),
+        (lambda shape: "a", TypeError, "for kernel must hold real numbers"),
+    ],
+)
+def test_an_initialiser_of_ones_own_is_checked(value, error, complaint):
+    class Own(Initializer):
+        def __call__(self, shape, dtype, rng):
+            return value(shape)
+
+    with pytest.raises(error, match=complaint):
+        Dense(2, kernel_initializer=Own())(np.ones((1, 3)))
+
+
+def test_what_an_initialiser_gives_becomes_a_weight_of_the_layers_type():
+    class Odd(Initializer):
+        def __call__(self, shape, dtype, rng):
+            return np.broadcast_to(np.int64(2), shape)
+
+    layer = Dense(2, kernel_initializer=Odd())
+    layer(np.ones((1, 3)))
+    assert layer.kernel.dtype == np.float32
+    assert layer.kernel.flags.writeable and layer.kernel.flags.c_contiguous
 
 
 def test_a_weight_takes_real_numbers_alone():

@@ -185,6 +185,20 @@ def test_metrics_refuse_predictions_that_are_none(metric):
             metric([1], 0.5)
 
 
+def test_a_nan_is_never_right():
+    assert Accuracy()([0, 1, 1], [[np.nan, 1], [0, np.nan], [0, 1]]).tolist() == [0, 0, 1]
+    assert BinaryAccuracy()([0, 0], [np.nan, 0.1]).tolist() == [0, 1]
+
+
+@pytest.mark.parametrize("loss", [CategoricalCrossentropy(), BinaryCrossentropy()])
+def test_probabilities_may_be_off_by_rounding_and_no_more(loss):
+    assert np.isfinite(loss([[0, 1]], [[-1e-7, 1 + 1e-7]]))
+    for bad in (-0.5, 1.5):
+        with pytest.raises(ValueError, match=rf"y_pred must hold probabilities in \[0, 1\], got {bad}"):
+            loss([[0, 1]], [[0.5, bad]])
+    assert np.isnan(loss([[0, 1]], [[0.5, np.nan]]))
+
+
 def test_integer_predictions_do_not_round_the_labels():
     assert BinaryAccuracy()([0.9, 0.2], [1, 0]).tolist() == [1, 1]
 

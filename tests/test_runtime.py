@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import platform
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -361,6 +362,21 @@ def test_wider_elements_have_the_lower_peak():
     single, double = (runtime.fma_peak(d, seconds=0.05) for d in ("float32", "float64"))
     if runtime.active_isa() != "scalar":
         assert 1.2 < single / double < 3.5
+
+
+@parallel
+def test_threads_that_the_system_refuses_are_an_error_and_not_the_end():
+    code = (
+        "import resource, numpy as np, fastcnn\n"
+        "resource.setrlimit(resource.RLIMIT_AS, (3 << 30, 3 << 30))\n"
+        "try:\n    fastcnn.set_num_threads(1024)\nexcept RuntimeError as error:\n    print(error)\n"
+        "fastcnn.set_num_threads(2)\n"
+        "print(fastcnn.nn.matmul(np.ones((300, 300)), np.ones((300, 300)))[0, 0])\n"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    said, result = run.stdout.splitlines()
+    assert re.fullmatch(r"n must be a number of threads that the system lets the process have, \d+, got 1024", said)
+    assert result == "300.0"
 
 
 def test_the_peak_refuses_other_types():

@@ -12,7 +12,18 @@ from reference import numerical_gradient_by
 
 import fastcnn
 from fastcnn import demo, losses, nn, optimizers
-from fastcnn.layers import Activation, BatchNormalization, Conv2D, Dense, Dropout, Flatten, Input, MaxPool2D, Softmax
+from fastcnn.layers import (
+    Activation,
+    BatchNormalization,
+    Conv2D,
+    Dense,
+    Dropout,
+    Flatten,
+    Input,
+    MaxPool2D,
+    Reshape,
+    Softmax,
+)
 
 
 def points(count=200, seed=0):
@@ -497,12 +508,51 @@ def test_weights_are_set_all_or_none():
         model.set_weights(old[:1])
 
 
+def test_layers_that_are_not_trainable_stay_as_they_are():
+    x, y = points(64)
+    model = fastcnn.Sequential(
+        [Dense(8, trainable=False), BatchNormalization(trainable=False), Dense(2, activation="softmax")], seed=0
+    )
+    model.compile("adam", "sparse_categorical_crossentropy")
+    model.build((None, 4))
+    before = model.get_weights()
+    assert list(model.trainable_weights) == ["dense_1/kernel", "dense_1/bias"]
+    assert list(model.loss_and_gradients(x, y)[1]) == ["dense_1/kernel", "dense_1/bias"]
+    model.fit(x, y, epochs=1, verbose=0)
+    moved = [not np.array_equal(a, b) for a, b in zip(before, model.get_weights(), strict=True)]
+    assert moved == [name.startswith("dense_1/") for name in model.weights]
+
+    model.layers[0].trainable = True
+    with pytest.raises(ValueError, match="compile anew where other layers become trainable"):
+        model.train_on_batch(x, y)
+    model.compile("adam", "sparse_categorical_crossentropy")
+    model.train_on_batch(x, y)
+    assert not np.array_equal(before[0], model.get_weights()[0])
+
+
+@pytest.mark.parametrize("wrong", [np.zeros((1, 9, 9, 1)), np.zeros((1, 8)), 5.0])
+def test_a_failed_build_leaves_a_model_that_can_be_built(wrong):
+    model = fastcnn.Sequential([Conv2D(4, 3), Reshape((6, 6, 4)), Flatten()])
+    with pytest.raises(ValueError):
+        model.predict_on_batch(wrong)
+    assert not model.built
+    assert model.predict_on_batch(np.zeros((1, 8, 8, 1))).shape == (1, 144)
+
+
+def test_predictions_that_are_no_probabilities_are_told():
+    x, y = points(8)
+    model = fastcnn.Sequential([Dense(2, kernel_initializer="ones")])
+    model.compile("sgd", "sparse_categorical_crossentropy")
+    with pytest.raises(ValueError, match=r"y_pred must hold probabilities .*from_logits=True"):
+        model.train_on_batch(100 * np.abs(x), y)
+
+
 def test_one_optimiser_trains_one_model():
     shared = optimizers.Adam()
     a, b = classifier(optimizer=shared), classifier(optimizer=shared)
     x, y = points(8)
     a.train_on_batch(x, y)
-    with pytest.raises(ValueError, match="already trains another model"):
+    with pytest.raises(ValueError, match="already trains other weights"):
         b.train_on_batch(x, y)
     a.train_on_batch(x, y)
 

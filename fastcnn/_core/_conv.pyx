@@ -141,7 +141,7 @@ cdef struct Correlation:
     Py_ssize_t y_image, y_row, y_col
     bint relu
     # Cut of the work: rows of a band, panels of a group, and how many of each; runs of a slab, whose part of a panel
-    # stays in L2 while the band's rows pass by. Where no two tasks need the same panel, each packs its own, slab by slab.
+    # stays in L2 while the band's rows pass by. Where no two tasks need the same panel, each packs its own, by slabs.
     Py_ssize_t rows, bands, group, groups, slab
     bint packs_slabs
     Py_ssize_t copy_bytes, slab_bytes

@@ -35,6 +35,9 @@ cdef extern from *:
     """
     void fc_prefetch(const char *start, Py_ssize_t nbytes) noexcept nogil
 
+# What arguments.py says of the size of an array.
+cdef Py_ssize_t MAX_ELEMENTS = 1 << 47
+
 cdef enum:
     # Rows of A up to which dots beat packing a transposed B (benchmarks/test_matmul.py, both sides of the crossing).
     DOT_ROWS = 8
@@ -336,6 +339,8 @@ def matmul(a, b, bint transpose_a, bint transpose_b, bias, bint relu):
             return None
         if cnp.PyArray_NDIM(bias) != 1 or cnp.PyArray_DIM(bias, 0) != p.n:
             return None
+    if p.n and p.m > MAX_ELEMENTS // p.n:
+        return None
     shape[0], shape[1] = p.m, p.n
     y = cnp.PyArray_EMPTY(2, shape, kind, 0)
     cdef Py_ssize_t size = cnp.PyArray_ITEMSIZE(y)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -10,7 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from .. import initializers, nn
-from ..arguments import brief, choice, flag, integer, real_array
+from ..arguments import brief, flag, float_type, integer, real_array
 from ..initializers import Initializer
 from ..registry import Configurable
 from ..shapes import elements
@@ -20,7 +21,8 @@ Shape = tuple[int | None, ...]
 Gradients = dict[str, Array]
 WeightSource = Callable[[str, tuple[int, ...], Initializer], Array]
 
-DTYPES = ("float32", "float64")
+# Threads that share an unbuilt layer or model build it once.
+BUILDING = threading.RLock()
 
 
 class Layer(Configurable):
@@ -37,6 +39,8 @@ class Layer(Configurable):
         What the layer is called in summaries and files; None for one that the model gives.
     dtype
         "float32" or "float64", the element type of weights and results; None for that of the model.
+    trainable
+        Whether an optimiser moves the weights. It may be changed before the model is compiled.
 
     Examples
     --------
@@ -56,11 +60,15 @@ class Layer(Configurable):
     #: Whether forward takes a ``seed``, the key of its random numbers, in training.
     uses_seed: bool = False
 
-    def __init__(self, name: str | None = None, dtype: str | None = None) -> None:
+    #: Whether an optimiser moves the weights.
+    trainable: bool = True
+
+    def __init__(self, name: str | None = None, dtype: str | None = None, trainable: bool = True) -> None:
         if name is not None and not (isinstance(name, str) and re.fullmatch(r"[^/\s]+", name)):
             raise ValueError(f"name must be a word without '/', got {name!r}")
         self.name = name
-        self.dtype = None if dtype is None else choice(dtype, "dtype", DTYPES)
+        self.dtype = None if dtype is None else float_type(dtype)
+        self.trainable = trainable
 
     # ---- what a subclass defines ----
 
@@ -123,7 +131,7 @@ class Layer(Configurable):
         initializer
             A Keras string or an initialiser.
         trainable
-            Whether an optimiser moves it; others, such as running statistics, are only saved.
+            Whether an optimiser moves it, where it moves the layer; others, such as running statistics, are only saved.
 
         Returns
         -------
@@ -139,6 +147,9 @@ class Layer(Configurable):
             raise ValueError(f"name of a weight must be a Python name, got {name!r}")
         if name in self.weights or hasattr(self, name):
             raise ValueError(f"name of a weight must be new to the layer, got {name!r}")
+        if not isinstance(shape, (list, tuple)):
+            raise TypeError(f"shape of {name} must be a tuple of sizes, got {shape!r}")
+        trainable = flag(trainable, "trainable")
         sizes = tuple([integer(n, f"shape of {name}", 1, shape) for n in shape])
         elements(sizes, name)
         source = vars(self).get("_source") or self._draw
@@ -146,6 +157,10 @@ class Layer(Configurable):
             array = source(name, sizes, initializers.get(initializer))
         except MemoryError:
             raise MemoryError(f"there is no memory for {name} of shape {sizes}") from None
+        array = real_array(array, f"what {initializer!r} gives for {name}")
+        if array.shape != sizes:
+            raise ValueError(f"{initializer!r} must give {name} in shape {sizes}, got {array.shape}")
+        array = np.require(array, self.dtype or "float32", ["C", "A", "W", "O"])
         vars(self)[name] = self.weights[name] = array
         if trainable:
             vars(self).setdefault("_trainable", []).append(name)
@@ -162,14 +177,14 @@ class Layer(Configurable):
 
     @property
     def trainable_weights(self) -> dict[str, Array]:
-        """The weights that an optimiser moves, by name."""
-        return {name: self.weights[name] for name in vars(self).get("_trainable", [])}
+        """The weights that an optimiser moves, by name; none where the layer is not trainable."""
+        return {name: self.weights[name] for name in vars(self).get("_trainable", []) if self.trainable}
 
     def __setattr__(self, name: str, value: Any) -> None:
         """Copy into a weight of that name, so that whoever else holds it sees the change; else set an attribute."""
         weight = vars(self).get("_weights", {}).get(name)
         if weight is None:
-            super().__setattr__(name, value)
+            super().__setattr__(name, flag(value, name) if name == "trainable" else value)
         elif value is not weight:
             array = real_array(value, name)
             if array.shape != weight.shape:
@@ -201,27 +216,36 @@ class Layer(Configurable):
             If the layer is built for inputs of another shape.
         """
         state = vars(self)
-        if self.built and state["_input_shape"] != input_shape:
-            raise ValueError(
-                f"layer {self.name or type(self).__name__} is built for inputs of shape {state['_input_shape']}, "
-                f"got {input_shape}"
-            )
         if not self.built:
-            state["_source"] = source
-            try:
-                self.build(input_shape)
-                output_shape = self.compute_output_shape(input_shape)
-            except BaseException:
-                for name in list(self.weights):
-                    del state[name]
-                state.pop("_weights", None)
-                state.pop("_trainable", None)
-                raise
-            finally:
-                del state["_source"]
-            state["_input_shape"], state["_output_shape"] = input_shape, output_shape
+            with BUILDING:
+                if not self.built:
+                    self._build(input_shape, source)
+        if state["_input_shape"] != input_shape:
+            raise ValueError(
+                f"x must have shape {state['_input_shape']} as the layer is built for it, got {input_shape}"
+            )
         shape: Shape = state["_output_shape"]
         return shape
+
+    def _build(self, input_shape: Shape, source: WeightSource | None) -> None:
+        state = vars(self)
+        state["_source"] = source
+        try:
+            self.build(input_shape)
+            output_shape = self.compute_output_shape(input_shape)
+        except BaseException:
+            self.unbuild()
+            raise
+        finally:
+            del state["_source"]
+        state["_output_shape"] = output_shape
+        state["_input_shape"] = input_shape
+
+    def unbuild(self) -> None:
+        """Forget the weights and the shape that they were made for."""
+        state = vars(self)
+        for name in [*self.weights, "_weights", "_trainable", "_input_shape", "_output_shape"]:
+            state.pop(name, None)
 
     def __call__(self, x: ArrayLike, training: bool = False, **options: Any) -> Array:
         """Return the result for a batch, building the layer at the first call.
@@ -239,7 +263,8 @@ class Layer(Configurable):
         self.build_once((None, *array.shape[1:]))
         array = np.require(array, self.dtype or "float32", ["C", "A"])
         result: Array = returned_pair(self, self.forward(array, training, **options), "forward")[0]
-        return result
+        # A view of what the caller gave would change with it.
+        return result.copy() if np.may_share_memory(result, array) else result
 
 
 def returned_pair(layer: Layer, returned: Any, method: str) -> tuple[Any, Any]:
@@ -250,13 +275,18 @@ def returned_pair(layer: Layer, returned: Any, method: str) -> tuple[Any, Any]:
     TypeError
         If it is anything else, as a method of one's own may return.
     """
-    if type(returned) is not tuple or len(returned) != 2:
-        second = "what backward needs" if method == "forward" else "the gradients of the weights by name"
-        raise TypeError(
-            f"{method} of layer {layer.name or type(layer).__name__} must return two values, the second "
-            f"{second}, got {brief(returned)}"
-        )
-    return returned
+    if (
+        type(returned) is tuple
+        and len(returned) == 2
+        and isinstance(returned[0], np.ndarray)
+        and (method == "forward" or isinstance(returned[1], dict))
+    ):
+        return returned
+    second = "what backward needs" if method == "forward" else "a dict of the weights' gradients by name"
+    raise TypeError(
+        f"{method} of layer {layer.name or type(layer).__name__} must return two values, an array and {second}, "
+        f"got {brief(returned)}"
+    )
 
 
 class Activated(Layer):

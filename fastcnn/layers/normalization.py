@@ -104,7 +104,7 @@ class BatchNormalization(Layer):
 
     def forward(self, x: Array, training: bool = False) -> tuple[Array, Any]:
         """Return the normalised input."""
-        training = training and x.size > 0
+        training = training and self.trainable and x.size > 0
         mean, variance = nn.moments(x) if training else (self.moving_mean, self.moving_variance)
         beta = self.beta if self.center else np.zeros_like(self.moving_mean)
         y = nn.batch_normalization(x, mean, variance, beta, self._gamma(), self.epsilon)

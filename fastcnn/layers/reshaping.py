@@ -29,6 +29,10 @@ class Flatten(Layer):
     (2, 128)
     """
 
+    def compute_output_shape(self, input_shape: Shape) -> Shape:
+        """Return (None, features)."""
+        return (None, shapes.elements(input_shape, "input"))
+
     def forward(self, x: Array, training: bool = False) -> tuple[Array, Any]:
         """Return the rows, a view."""
         return x.reshape(x.shape[0], math.prod(x.shape[1:])), x.shape

@@ -246,7 +246,10 @@ def conv2d_backward_filters(
     filters_shape = shapes.known_shape(filters_shape, "filters_shape")
     geometry, shape = _geometry(input.shape, filters_shape, strides, padding, dilations, groups)
     like(grad, shape)
-    dfilters = (np.empty if grad.size else np.zeros)(filters_shape, grad.dtype)
+    try:
+        dfilters = (np.empty if grad.size else np.zeros)(filters_shape, grad.dtype)
+    except MemoryError:
+        raise no_memory(filters_shape, filters_shape=filters_shape) from None
     engine = _engine(geometry, algorithm, "filters", grad.itemsize == 4)
     if grad.size:
         engine.backward_filters(geometry, grad, input, dfilters)

@@ -6,7 +6,8 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from .._core import _gemm
-from ._arrays import FloatArray, flag, floats, like
+from ..shapes import elements
+from ._arrays import FloatArray, flag, floats, like, no_memory
 from .activations import apply_in_place, checked_activation
 from .normalization import bias_add_backward
 
@@ -40,12 +41,16 @@ def matmul(a: ArrayLike, b: ArrayLike, transpose_a: bool = False, transpose_b: b
     """
     if type(transpose_a) is not bool or type(transpose_b) is not bool:
         transpose_a, transpose_b = flag(transpose_a, "transpose_a"), flag(transpose_b, "transpose_b")
-    y = _gemm.matmul(a, b, transpose_a, transpose_b, None, False)
-    if y is None:
-        a, b = floats(("a", "b"), a, b)
-        _product_shape(a, b, transpose_a, transpose_b)
+    try:
         y = _gemm.matmul(a, b, transpose_a, transpose_b, None, False)
-        assert y is not None
+        if y is None:
+            a, b = floats(("a", "b"), a, b)
+            elements(_product_shape(a, b, transpose_a, transpose_b), "the product of a and b")
+            y = _gemm.matmul(a, b, transpose_a, transpose_b, None, False)
+            assert y is not None
+    except MemoryError:
+        shape = np.shape(a)[1 if transpose_a else 0], np.shape(b)[0 if transpose_b else 1]
+        raise no_memory(shape, a=np.shape(a), b=np.shape(b)) from None
     return y
 
 
@@ -134,15 +139,21 @@ def dense(x: ArrayLike, kernel: ArrayLike, bias: ArrayLike | None = None, activa
     """
     activation = checked_activation(activation)
     relu = activation == "relu"
-    y = _gemm.matmul(x, kernel, False, False, bias, relu)
-    if y is None:
-        x, kernel, bias = floats(("x", "kernel", "bias"), x, kernel, bias, optional=1)
-        _check(x, kernel)
-        if bias is not None:
-            like(bias, kernel.shape[1:], "bias")
-        y = _gemm.matmul(_rows(x), kernel, False, False, bias, relu)
-        assert y is not None
-        y = y.reshape(*x.shape[:-1], kernel.shape[1])
+    try:
+        y = _gemm.matmul(x, kernel, False, False, bias, relu)
+        if y is None:
+            x, kernel, bias = floats(("x", "kernel", "bias"), x, kernel, bias, optional=1)
+            _check(x, kernel)
+            if bias is not None:
+                like(bias, kernel.shape[1:], "bias")
+            shape = *x.shape[:-1], kernel.shape[1]
+            elements(shape, "the result of x and kernel")
+            y = _gemm.matmul(_rows(x), kernel, False, False, bias, relu)
+            assert y is not None
+            y = y.reshape(shape)
+    except MemoryError:
+        shape = *np.shape(x)[:-1], np.shape(kernel)[-1]
+        raise no_memory(shape, x=np.shape(x), kernel=np.shape(kernel)) from None
     return y if relu else apply_in_place(y, activation)
 
 
