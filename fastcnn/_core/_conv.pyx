@@ -23,7 +23,7 @@ from libc.string cimport memcpy, memset
 
 cimport numpy as cnp
 
-from ._gemm cimport Product, multiply_tiles, pack_panels, pad_bias, panel_shape, product
+from ._gemm cimport Product, fc_prefetch, multiply_tiles, pack_panels, pad_bias, panel_shape, product
 from ._runtime cimport (
     FC_SUM, acquire, ceil_div, fc_kernels, fc_tile, kernels, l1_bytes, l2_bytes, line, release, threads_for,
 )
@@ -515,7 +515,8 @@ cdef struct FilterGradient:
     # whole vectors, or if `overhang` rows of the image follow, into which the last vector then reads.
     const char *dy
     Py_ssize_t dy_row, overhang
-    bint whole
+    # whole: its rows are whole vectors. prefetch: the images are read in place, from far away.
+    bint whole, prefetch
     char *dw
     Py_ssize_t dw_row
     # A filter row (and tap, where dilated) has `length` rows of dw, whose tiles go in `slices`.
@@ -578,7 +579,8 @@ cdef void accumulate_tiles(const FilterGradient *f, const Block *block, Py_ssize
 
     In strips of pixels whose gradients stay in L1 while all the slice's tiles pass by.
     """
-    cdef Py_ssize_t size = f.table.itemsize, width, tiles, first, last, run = 0
+    cdef Py_ssize_t size = f.table.itemsize, width, tiles, first, last, left, part, run = 0
+    cdef const char *next_x
     cdef Py_ssize_t slice = unit % f.slices, s = unit // f.slices % f.segments
     cdef Py_ssize_t r = unit // f.slices // f.segments % f.rows, panel = unit // f.slices // f.segments // f.rows
     cdef const char *b
@@ -608,7 +610,17 @@ cdef void accumulate_tiles(const FilterGradient *f, const Block *block, Py_ssize
         t.accumulate = accumulate or run > 0
         t.a = block.x + r * f.dilation_h * f.source.pitch + s * f.dilation_w * f.source.pixel + first * size
         t.c = dw + ((r * f.segments + s) * f.length + first) * dw_row + panel * f.width * size
-        multiply_tiles(f.table, kind, &t, last - first)
+        left = last - first
+        if f.prefetch and panel == block.panel and r == 0 and s == 0 and slice == 0:
+            # The next strip's pixels, a part with each tile: read column by column, they would come one by one.
+            next_x = block.x + block.runs[run] + t.n_runs * t.run_length * f.source.pixel
+            part = line(ceil_div(t.n_runs * t.run_length * f.source.pixel, tiles))
+            while left > f.table.max_rows[kind]:
+                fc_prefetch(next_x, part)
+                next_x += part
+                multiply_tiles(f.table, kind, &t, f.table.max_rows[kind])
+                left -= f.table.max_rows[kind]
+        multiply_tiles(f.table, kind, &t, left)
         run += f.strip
 
 
@@ -699,6 +711,8 @@ cdef int accumulate_filters(FilterGradient *f, int threads) except -1:
     merged = f.dilation_w == 1 and f.source.pixel == f.source.channels * size
     f.length = (f.cols if merged else 1) * f.source.channels
     f.segments = 1 if merged else f.cols
+    f.prefetch = (f.source.in_place and f.source.col_step == 1 and f.source.row_step == 1
+                  and f.images * f.source.in_h * f.source.pitch > 2 * l2_bytes)
     cut_filters(f, threads)
     scratch_bytes = f.run_bytes + f.copy_bytes + f.pack_bytes
     sum_bytes = f.parts * f.sum_bytes if f.parts > 1 else 0

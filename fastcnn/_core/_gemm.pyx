@@ -26,15 +26,6 @@ from ._runtime cimport (
 
 cnp.import_array()
 
-cdef extern from *:
-    """
-    /* Asks for memory that will be read soon to be brought into L2. */
-    static inline void fc_prefetch(const char *start, ptrdiff_t nbytes) {
-        for (ptrdiff_t i = 0; i < nbytes; i += 64) __builtin_prefetch(start + i, 0, 2);
-    }
-    """
-    void fc_prefetch(const char *start, Py_ssize_t nbytes) noexcept nogil
-
 # What arguments.py says of the size of an array.
 cdef Py_ssize_t MAX_ELEMENTS = 1 << 47
 
@@ -50,6 +41,8 @@ cdef enum:
     # What it costs to bring an element of A near, and to pack one of B, in multiply-adds.
     A_COST = 1
     B_COST = 8
+    # What it costs to begin a row of a block of C, all of its multiply-adds over k together.
+    C_COST = 64
 
 
 cdef void panel_shape(const fc_kernels *table, Py_ssize_t columns, Py_ssize_t *width, int *kind) noexcept nogil:
@@ -158,7 +151,7 @@ cdef void cut_blocks(const Product *p, Blocks *s, int threads) noexcept nogil:
             continue  # the same blocks as those of fewer across
         rows = ceil_div(ceil_div(p.m, max(1, wanted // across)), s.group) * s.group
         cost = (ceil_div(ceil_div(p.m, rows) * across, threads)
-                * (<double> rows * columns + A_COST * rows + B_COST * columns))
+                * (<double> rows * columns + (A_COST + C_COST / max(1, p.k)) * rows + B_COST * columns))
         if least < 0 or cost < least:
             least = cost
             s.rows, s.columns, s.across = rows, columns, across
