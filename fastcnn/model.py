@@ -369,7 +369,7 @@ class Model(Configurable):
         iterations = self.optimizer.iterations
         # Distinct for every step and layer: an odd factor, modulo a power of two, maps no two numbers to one.
         result, tape = self._forward(x, training, (key + _ODD * (iterations << 16)) % 2**64, logits)
-        value, grad = loss.value_and_gradient(y, result)
+        value, grad = _loss(loss, y, result)
         gradients = self._backward(grad, tape)
         if self.metrics and logits:
             result = nn.activate(result, self._last_activation())
@@ -381,7 +381,7 @@ class Model(Configurable):
         return activation is not None and not self.loss.from_logits and activation == self._last_activation()
 
     def _measure(self, y: ArrayLike, result: Array) -> list[float]:
-        return [float(np.mean(metric(y, result))) if len(result) else 0.0 for metric in self.metrics]
+        return [_measured(metric, y, result) if len(result) else 0.0 for metric in self.metrics]
 
     def _figure_names(self) -> list[str]:
         return ["loss", *(metric.name for metric in self.metrics)]
@@ -483,7 +483,7 @@ class Model(Configurable):
         x = self._prepared(x)
         loss, logits = self.loss, self._takes_logits()
         result, _ = self._forward(x, False, 0, logits)
-        value, _ = (loss.of_logits() if logits else loss).value_and_gradient(y, result)
+        value, _ = _loss(loss.of_logits() if logits else loss, y, result)
         if self.metrics and logits:
             result = nn.activate(result, self._last_activation())
         return len(x), [value, *self._measure(y, result)]
@@ -772,6 +772,28 @@ class _Means:
 
     def figures(self) -> dict[str, float]:
         return {name: total / max(1, self.count) for name, total in zip(self._names, self._sums, strict=True)}
+
+
+def _loss(loss: Loss, y: ArrayLike, result: Array) -> tuple[float, Array]:
+    """Return a loss's value and gradient, if they are such: a loss may be one's own."""
+    returned = loss.value_and_gradient(y, result)
+    if not (type(returned) is tuple and len(returned) == 2 and np.shape(returned[0]) == ()):
+        raise TypeError(
+            f"value_and_gradient of {loss!r} must return a number and an array of shape {result.shape}, "
+            f"got {brief(returned)}"
+        )
+    gradient = real_array(returned[1], f"the gradient of {loss!r}")
+    if gradient.shape != result.shape:
+        raise ValueError(f"the gradient of {loss!r} must have shape {result.shape}, got {gradient.shape}")
+    return float(returned[0]), np.require(gradient, result.dtype, ["C", "A"])
+
+
+def _measured(metric: Metric, y: ArrayLike, result: Array) -> float:
+    """Return the mean of a metric that may be one's own."""
+    values = real_array(metric(y, result), f"what {metric!r} returns")
+    if values.shape != (len(result),):
+        raise ValueError(f"{metric!r} must return a value for each of {len(result)} samples, got shape {values.shape}")
+    return float(values.mean())
 
 
 def _metric(metric: Any) -> Metric:

@@ -120,7 +120,13 @@ class Sequential(Model):
         for index in range(len(self.layers) - 1, -1, -1):
             layer = self.layers[index]
             if index:
+                count = len(grad)
                 grad, gradients = returned_pair(layer, layer.backward(grad, tape[index]), "backward")
+                if grad.shape != (wanted := (count, *vars(layer)["_input_shape"][1:])):
+                    raise ValueError(
+                        f"backward of layer {layer.name} must return its input's gradient in shape {wanted}, "
+                        f"got {grad.shape}"
+                    )
             else:
                 gradients = layer.backward_weights(grad, tape[index])
             if weights := layer.trainable_weights:

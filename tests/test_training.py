@@ -20,6 +20,7 @@ from fastcnn.layers import (
     Dropout,
     Flatten,
     Input,
+    Layer,
     MaxPool2D,
     Reshape,
     Softmax,
@@ -545,6 +546,57 @@ def test_predictions_that_are_no_probabilities_are_told():
     model.compile("sgd", "sparse_categorical_crossentropy")
     with pytest.raises(ValueError, match=r"y_pred must hold probabilities .*from_logits=True"):
         model.train_on_batch(100 * np.abs(x), y)
+
+
+@pytest.mark.parametrize(
+    ("returned", "error", "complaint"),
+    [
+        (lambda p: None, TypeError, "value_and_gradient of Own.* must return a number and an array"),
+        (lambda p: 1.0, TypeError, "must return a number and an array"),
+        (lambda p: (p, p), TypeError, "must return a number and an array"),
+        (lambda p: (1.0, "a"), TypeError, "the gradient of Own.* must hold real numbers"),
+        (lambda p: (1.0, p[:1]), ValueError, r"the gradient of Own.* must have shape \(8, 2\), got \(1, 2\)"),
+    ],
+)
+def test_a_loss_of_ones_own_is_checked(returned, error, complaint):
+    class Own(losses.Loss):
+        def value_and_gradient(self, y_true, y_pred):
+            return returned(y_pred)
+
+    model = fastcnn.Sequential([Dense(2)])
+    model.compile("sgd", Own())
+    for act in (model.train_on_batch, model.evaluate):
+        with pytest.raises(error, match=complaint):
+            act(*points(8))
+
+
+@pytest.mark.parametrize(
+    ("returned", "error", "complaint"),
+    [(None, TypeError, "what Own.* returns must hold"), ([1.0], ValueError, r"each of 8 samples, got shape \(1,\)")],
+)
+def test_a_metric_of_ones_own_is_checked(returned, error, complaint):
+    class Own(fastcnn.metrics.Metric):
+        def __call__(self, y_true, y_pred):
+            return returned
+
+    model = fastcnn.Sequential([Dense(2, activation="softmax")])
+    model.compile("sgd", "sparse_categorical_crossentropy", metrics=[Own()])
+    with pytest.raises(error, match=complaint):
+        model.train_on_batch(*points(8))
+
+
+def test_the_gradient_of_a_layers_input_has_its_shape():
+    class Short(Layer):
+        def forward(self, x, training=False):
+            return x, None
+
+        def backward(self, grad, cache):
+            return grad[:, :1], {}
+
+    model = fastcnn.Sequential([Dense(3), Short(), Dense(2, activation="softmax")])
+    model.compile("sgd", "sparse_categorical_crossentropy")
+    with pytest.raises(ValueError, match=r"backward of layer short must return .* \(8, 3\), got \(8, 1\)"):
+        model.train_on_batch(*points(8))
 
 
 def test_one_optimiser_trains_one_model():
