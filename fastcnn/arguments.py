@@ -170,6 +170,18 @@ def real_array(value: Any, name: str) -> NDArray[Any]:
     return array
 
 
+def must_be_probabilities(array: NDArray[Any], name: str) -> None:
+    """Raise ValueError unless the array holds numbers in [0, 1] alone.
+
+    Examples
+    --------
+    >>> must_be_probabilities(np.array([0.0, 1.0]), "labels")
+    """
+    inside = (array >= 0) & (array <= 1)
+    if not inside.all():
+        raise ValueError(f"{name} must hold probabilities in [0, 1], got {array[~inside][0]}")
+
+
 def brief(value: Any) -> str:
     """Return a text that shows value in one line, cut short where it is long.
 

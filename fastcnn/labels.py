@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from .arguments import real_array
+from .arguments import must_be_probabilities, real_array
 
 Array = NDArray[Any]
 
@@ -98,7 +98,5 @@ def probabilities(y_true: ArrayLike, y_pred: Array) -> Array:
     [[1.0, 0.0]]
     """
     wanted = values(y_true, y_pred)
-    inside = (wanted >= 0) & (wanted <= 1)
-    if not inside.all():
-        raise ValueError(f"y must hold probabilities in [0, 1], got {wanted[~inside][0]}")
+    must_be_probabilities(wanted, "y")
     return wanted

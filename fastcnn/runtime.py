@@ -130,10 +130,12 @@ def _checked(n: Any, name: str = "n") -> int:
 def _must_start(count: int, name: str) -> None:
     """Raise RuntimeError unless the system gives the process so many threads: OpenMP would end the process."""
     global _startable
+    if count <= _startable:
+        return
     done = threading.Event()
     started = []
     try:
-        for _ in range(count - 1 if count > _startable else 0):
+        for _ in range(count - 1):
             started.append(threading.Thread(target=done.wait))
             started[-1].start()
     except RuntimeError:
@@ -145,7 +147,7 @@ def _must_start(count: int, name: str) -> None:
         for thread in started:
             if thread.ident is not None:
                 thread.join()
-    _startable = max(_startable, count)
+    _startable = count
 
 
 def get_num_threads() -> int:

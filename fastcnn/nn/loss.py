@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from .._core import _elementwise as _kernels
+from ..arguments import must_be_probabilities
 from ._arrays import FloatArray, floats, like, number, real_array
 
 
@@ -90,9 +91,7 @@ def class_probabilities(labels: ArrayLike, logits: ArrayLike, label_smoothing: f
     given = real_array("labels", labels)
     if given.shape == logits.shape and given.dtype.kind == "f":
         targets = given.astype(logits.dtype)
-        inside = (targets >= 0) & (targets <= 1)
-        if not inside.all():
-            raise ValueError(f"labels must be probabilities in [0, 1], got {targets[~inside][0]}")
+        must_be_probabilities(targets, "labels")
     else:
         if given.dtype.kind not in "iu" and given.size:
             raise TypeError(
