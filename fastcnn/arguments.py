@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from operator import index
+from pathlib import Path
 from reprlib import Repr
 from typing import Any
 
@@ -106,8 +107,14 @@ def number(value: Any, name: str, low: float, high: float, open_end: bool = Fals
     except (TypeError, ValueError, OverflowError):
         raise TypeError(f"{name} must be a number, got {value!r}") from None
     if not low <= x <= high or (open_end and x == high) or abs(x) == float("inf"):
-        raise ValueError(f"{name} must be in [{low}, {high}{')' if open_end else ']'}, got {value!r}")
+        raise ValueError(f"{name} must be {_interval(low, high, open_end)}, got {value!r}")
     return x
+
+
+def _interval(low: float, high: float, open_end: bool) -> str:
+    if high < float("inf"):
+        return f"in [{low}, {high}{')' if open_end else ']'}"
+    return "a finite number" + (f" of at least {low}" if low > -float("inf") else "")
 
 
 def choice(value: Any, name: str, allowed: Sequence[str], got: Any = None) -> str:
@@ -126,6 +133,49 @@ def choice(value: Any, name: str, allowed: Sequence[str], got: Any = None) -> st
     if not isinstance(value, str) or value not in allowed:
         raise ValueError(f"{name} must be one of {', '.join(allowed)}, got {brief(value if got is None else got)}")
     return value
+
+
+def text(value: Any, name: str) -> str:
+    """Return value if it is a string that is not empty.
+
+    Raises
+    ------
+    TypeError
+        If it is not.
+
+    Examples
+    --------
+    >>> text("accuracy", "name")
+    'accuracy'
+    """
+    if not (isinstance(value, str) and value):
+        raise TypeError(f"{name} must be a text, got {brief(value)}")
+    return value
+
+
+def file_path(value: Any, name: str = "path") -> Path:
+    """Return value as a path, with ``~`` resolved.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If it is none that a file or folder can have.
+
+    Examples
+    --------
+    >>> file_path("model.safetensors").suffix
+    '.safetensors'
+    """
+    try:
+        found = Path(value)
+    except TypeError:
+        raise TypeError(f"{name} must be a path, got {value!r}") from None
+    if "\0" in str(found):
+        raise ValueError(f"{name} must be without null characters, got {value!r}")
+    try:
+        return found.expanduser()
+    except RuntimeError as error:
+        raise ValueError(f"{name} must begin with the name of a user where it begins with ~, got {value!r}") from error
 
 
 def flag(value: Any, name: str) -> bool:
@@ -147,7 +197,7 @@ def flag(value: Any, name: str) -> bool:
 
 
 def real_array(value: Any, name: str) -> NDArray[Any]:
-    """Return value as an array of real numbers of at most 64 bits, of any kind.
+    """Return value as an array of real numbers of at most 64 bits, of any kind; a masked one is refused.
 
     Raises
     ------
@@ -159,6 +209,8 @@ def real_array(value: Any, name: str) -> NDArray[Any]:
     >>> real_array([[1, 2]], "x").shape
     (1, 2)
     """
+    if type(value) is not np.ndarray and isinstance(value, np.ndarray) and hasattr(value, "mask"):
+        raise TypeError(f"{name} must not be masked, as the mask would be ignored, got {brief(value)}")
     try:
         array = np.asarray(value)
     except (ValueError, TypeError, OverflowError) as error:
@@ -168,6 +220,44 @@ def real_array(value: Any, name: str) -> NDArray[Any]:
             f"{name} must hold real numbers of at most 64 bits, got {brief(value)}, an array of dtype {array.dtype}"
         )
     return array
+
+
+def real_batch(value: Any, name: str) -> NDArray[Any]:
+    """Return value as an array of real numbers whose first axis counts samples.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If it is none.
+
+    Examples
+    --------
+    >>> len(real_batch([[1, 2]], "x"))
+    1
+    """
+    array = real_array(value, name)
+    if array.ndim < 1:
+        raise ValueError(f"{name} must have a batch axis, got shape {array.shape}")
+    return array
+
+
+def plain(array: NDArray[Any], dtype: Any, name: str) -> NDArray[Any]:
+    """Return an array as kernels read it, C-ordered, aligned and native, a copy where it is not so already.
+
+    Raises
+    ------
+    MemoryError
+        If there is none for the copy.
+
+    Examples
+    --------
+    >>> plain(np.eye(2).T, "float32", "x").dtype
+    dtype('float32')
+    """
+    try:
+        return np.require(array, dtype, ["C", "A"])
+    except MemoryError:
+        raise MemoryError(f"there is no memory for a copy of {name}, got an array of shape {array.shape}") from None
 
 
 def must_be_probabilities(array: NDArray[Any], name: str) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .arguments import brief, integer, real_array
+from .arguments import brief, integer, real_batch
 
 Array = NDArray[Any]
 Batch = tuple[Any, Any]
@@ -81,11 +81,11 @@ def batches(
     if isinstance(x, (str, bytes, Mapping)) or not (_is_array(x) or isinstance(x, Iterable)):
         raise TypeError(f"{x_name} must be an array or an iterable of batches (x, y), got {brief(x)}")
     if _is_array(x):
-        array = _array(x, x_name)
+        array = real_batch(x, x_name)
         size = DEFAULT_BATCH_SIZE if batch_size is None else integer(batch_size, "batch_size")
         if labelled and y is None:
             raise ValueError(f"{y_name} must be given where {x_name} is an array, got None")
-        targets = None if y is None else _array(y, y_name)
+        targets = None if y is None else real_batch(y, y_name)
         if targets is not None and len(targets) != len(array):
             raise ValueError(f"{y_name} must have as many samples as {x_name}, {len(array)}, got {len(targets)}")
         return ArrayBatches(None, -(-len(array) // size), array, targets, size)
@@ -105,7 +105,7 @@ def split(x: Any, y: Any, share: float) -> tuple[tuple[Array, Array], tuple[Arra
     """
     if not _is_array(x) or y is None:
         raise ValueError("validation_split needs x and y as arrays; pass validation_data instead")
-    x, y = _array(x, "x"), _array(y, "y")
+    x, y = real_batch(x, "x"), real_batch(y, "y")
     count = int(len(x) * (1 - share))
     if not 0 < count < len(x):
         raise ValueError(f"validation_split must leave samples on both sides of {len(x)}, got {share!r}")
@@ -117,10 +117,3 @@ def _is_array(x: Any) -> bool:
     if isinstance(x, (list, tuple)):
         return not (len(x) and isinstance(x[0], tuple))
     return hasattr(x, "__array__") or hasattr(x, "__array_interface__")
-
-
-def _array(value: Any, name: str) -> Array:
-    array = real_array(value, name)
-    if array.ndim < 1:
-        raise ValueError(f"{name} must have a batch axis, got shape {array.shape}")
-    return array

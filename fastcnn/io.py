@@ -5,11 +5,14 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Mapping
+from errno import ENOENT
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
+
+from .arguments import file_path
 
 Array: TypeAlias = NDArray[Any]
 PathLike: TypeAlias = "str | os.PathLike[str]"
@@ -36,6 +39,8 @@ def write_atomically(path: Path, content: bytes) -> None:
         mask = os.umask(0)
         os.umask(mask)
         mode = 0o666 & ~mask
+    if not path.parent.is_dir():
+        raise FileNotFoundError(ENOENT, "there is no such folder", str(path.parent))
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:100]}.")
     try:
         with os.fdopen(handle, "wb") as file:
@@ -59,7 +64,7 @@ def save_arrays(path: PathLike, arrays: Mapping[str, Array], texts: Mapping[str,
     """
     from safetensors.numpy import save
 
-    write_atomically(_path(path), save({k: np.ascontiguousarray(a) for k, a in arrays.items()}, dict(texts)))
+    write_atomically(file_path(path), save({k: np.ascontiguousarray(a) for k, a in arrays.items()}, dict(texts)))
 
 
 def load_arrays(path: PathLike) -> tuple[dict[str, Array], dict[str, str]]:
@@ -80,7 +85,7 @@ def load_arrays(path: PathLike) -> tuple[dict[str, Array], dict[str, str]]:
     """
     from safetensors import SafetensorError, safe_open
 
-    path = _path(path)
+    path = file_path(path)
     with path.open("rb"):  # the system's own error, where there is no such file
         pass
     arrays = {}
@@ -94,10 +99,3 @@ def load_arrays(path: PathLike) -> tuple[dict[str, Array], dict[str, str]]:
     except SafetensorError as error:
         raise ValueError(f"{path} is cut off, damaged, or no safetensors file: {error}") from None
     return arrays, texts
-
-
-def _path(path: PathLike) -> Path:
-    try:
-        return Path(path).expanduser()
-    except TypeError:
-        raise TypeError(f"path must be a path, got {path!r}") from None

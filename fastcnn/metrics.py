@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from . import labels
-from .arguments import integer, number, real_array
+from .arguments import integer, number, real_array, text
 from .registry import Configurable, lookup, register
 
 Array = NDArray[Any]
@@ -55,7 +55,7 @@ class Accuracy(Metric):
     """
 
     def __init__(self, name: str = "accuracy") -> None:
-        self.name = name
+        self.name = text(name, "name")
 
     def __call__(self, y_true: ArrayLike, y_pred: ArrayLike) -> Array:
         """Return 1 for every right answer, else 0; the mean where a sample has several."""
@@ -86,7 +86,7 @@ class BinaryAccuracy(Metric):
 
     def __init__(self, threshold: float = 0.5, name: str = "binary_accuracy") -> None:
         self.threshold = number(threshold, "threshold", -np.inf, np.inf)
-        self.name = name
+        self.name = text(name, "name")
 
     def __call__(self, y_true: ArrayLike, y_pred: ArrayLike) -> Array:
         """Return each sample's share of right answers."""
@@ -115,7 +115,7 @@ class TopKCategoricalAccuracy(Metric):
 
     def __init__(self, k: int = 5, name: str = "top_k_categorical_accuracy") -> None:
         self.k = integer(k, "k")
-        self.name = name
+        self.name = text(name, "name")
 
     def __call__(self, y_true: ArrayLike, y_pred: ArrayLike) -> Array:
         """Return 1 where fewer than k classes have a larger prediction than the true one, else 0."""

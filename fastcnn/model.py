@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from . import io, losses, metrics, nn, optimizers
-from .arguments import brief, flag, float_type, fresh_seed, integer, number, real_array
+from .arguments import brief, flag, float_type, fresh_seed, integer, number, plain, real_array, real_batch
 from .arguments import seed as checked_seed
 from .batches import ArrayBatches, Batches, batches, split
 from .initializers import Initializer
@@ -167,13 +167,11 @@ class Model(Configurable):
 
     def _prepared(self, x: ArrayLike) -> Array:
         """Return a batch in the model's element type, after building the model for it."""
-        array = real_array(x, "x")
+        array = real_batch(x, "x")
         shape = array.shape
-        if len(shape) < 1:
-            raise ValueError(f"x must have a batch axis, got shape {shape}")
         if self.output_shape is None or self.input_shape is None or shape[1:] != self.input_shape[1:]:
             self._build((None, *shape[1:]), self._draw)
-        return np.require(array, self.dtype, ["C", "A"])
+        return plain(array, self.dtype, "x")
 
     def count_params(self) -> int:
         """Return how many numbers the weights hold.
@@ -220,6 +218,11 @@ class Model(Configurable):
         if len(set(names)) != len(names):
             raise ValueError(f"metrics must have names that differ, got {names[1:]}")
         loss = losses.get(loss)
+        if loss.from_logits and self.layers and loss.activation == self._last_activation():
+            warnings.warn(
+                f"loss takes logits, but the last layer gives what follows a {loss.activation}, got {loss!r}",
+                stacklevel=2,
+            )
         self.optimizer = optimizers.get(optimizer)
         self.loss = loss
         self.metrics = found
@@ -609,6 +612,8 @@ class Model(Configurable):
             What is called with each line.
         """
         self._must_be_built()
+        if not callable(print_fn):
+            raise TypeError(f"print_fn must be a function of a line, got {brief(print_fn)}")
         head = ("layer", "output shape", "parameters")
         rows = [
             (f"{layer.name} ({type(layer).__name__})", str(vars(layer)["_output_shape"]), f"{layer.count_params():,}")

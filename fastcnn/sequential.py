@@ -6,8 +6,7 @@ import re
 from collections.abc import Callable, Iterable
 from typing import Any
 
-import numpy as np
-
+from .arguments import plain, real_array
 from .layers.base import Activated, Input, Layer, Shape, returned_pair
 from .model import Array, Model, Tape
 from .registry import register
@@ -138,7 +137,7 @@ def _gradient(layer: Layer, name: str, gradients: dict[str, Array], weight: Arra
     """Return the gradient of a weight as an optimiser takes it: of the weight's shape and element type."""
     if name not in gradients:
         raise ValueError(f"layer {layer.name}: backward must return a gradient for {name!r}, got {list(gradients)}")
-    gradient = np.require(gradients[name], weight.dtype, ["C", "A"])
+    gradient = plain(real_array(gradients[name], f"gradient of {name}"), weight.dtype, name)
     if gradient.shape != weight.shape:
         raise ValueError(
             f"layer {layer.name}: backward must return a gradient of shape {weight.shape} for {name!r}, "

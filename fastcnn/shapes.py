@@ -97,7 +97,7 @@ def pads(padding: Any, size: tuple[int, int], window: Pair, strides: Pair, name:
         return (number, number), (number, number)
     entries = list(padding)
     if len(entries) == 4 and all(isinstance(e, (list, tuple)) for e in entries):
-        if any(integer(v, name, 0, padding) for e in (entries[0], entries[3]) for v in e):
+        if any(any(_sides(e, name, padding)) for e in (entries[0], entries[3])):
             raise ValueError(f"{name} of batch and channels must be zero, got {padding!r}")
         entries = entries[1:3]
     if len(entries) != 2:
@@ -309,11 +309,7 @@ def pool(
     batch, h, w, c = _image_shape(input_shape, "input")
     window = pair(ksize, name)
     step = window if strides is None else pair(strides, "strides")
-    around = pads(padding, (h, w), window, step)
-    if max(around[0]) >= window[0] or max(around[1]) >= window[1]:
-        raise ValueError(
-            f"padding must be smaller than {name}={ksize!r}, or windows would hold nothing, got {padding!r}"
-        )
+    around = pool_pads(padding, (h, w), window, step, name)
     output = (
         batch,
         sliding(h, window[0], step[0], *around[0]),
@@ -326,6 +322,27 @@ def pool(
         )
     elements(output, "output")
     return output, window, step, around
+
+
+def pool_pads(padding: Any, size: tuple[int, int], window: Pair, strides: Pair, name: str = "ksize") -> Pads:
+    """Return :func:`pads` for a pooling, none of whose windows may lie outside of the image.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If padding is none, or as large as the window, which is called name.
+
+    Examples
+    --------
+    >>> pool_pads(1, (5, 6), (3, 3), (2, 2))
+    ((1, 1), (1, 1))
+    """
+    around = pads(padding, size, window, strides)
+    if max(around[0]) >= window[0] or max(around[1]) >= window[1]:
+        raise ValueError(
+            f"padding must be smaller than {name}={window!r}, or windows would hold nothing, got {padding!r}"
+        )
+    return around
 
 
 def conv2d_output_shape(

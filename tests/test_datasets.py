@@ -106,7 +106,7 @@ def test_a_missing_file_is_named_and_nothing_is_downloaded(tmp_path, monkeypatch
 
 @pytest.mark.parametrize("load", [datasets.load_mnist, datasets.load_fashion_mnist])
 def test_a_path_is_a_path(load):
-    with pytest.raises(TypeError, match="path must be a folder's path or None, got 3"):
+    with pytest.raises(TypeError, match="path must be a path, got 3"):
         load(3)
 
 

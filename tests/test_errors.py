@@ -217,8 +217,22 @@ def test_the_right_call_is_right(op):
         ({1: 2}, "object"),
         ([2**70], "object"),
         (lambda: 0, "object"),
+        (np.ma.masked_array([1.0, 2.0], mask=[0, 1]), "masked"),
     ],
-    ids=["complex", "longdouble", "object", "str", "date", "record", "text", "bytes", "dict", "huge", "function"],
+    ids=[
+        "complex",
+        "longdouble",
+        "object",
+        "str",
+        "date",
+        "record",
+        "text",
+        "bytes",
+        "dict",
+        "huge",
+        "function",
+        "masked",
+    ],
 )
 @pytest.mark.parametrize(("op", "name"), ARRAYS)
 def test_operands_hold_real_numbers(op, name, bad, echo):

@@ -169,6 +169,13 @@ def test_a_place_that_cannot_be_written_is_named(saved, tmp_path, where, error):
         saved[0].save(3)
 
 
+@pytest.mark.parametrize(("path", "complaint"), [("~nobody-of-that-name/m", "user"), ("a\0b", "null character")])
+def test_a_path_that_no_file_can_have_is_named(saved, path, complaint):
+    for act in (saved[0].save, fastcnn.load):
+        with pytest.raises(ValueError, match=f"^path must .*{complaint}.*got {re.escape(repr(path))}"):
+            act(path)
+
+
 def test_an_unbuilt_model_has_nothing_to_save(tmp_path):
     with pytest.raises(ValueError, match="no weights yet"):
         small_model().save(tmp_path / "m")
@@ -248,7 +255,10 @@ def rewritten(path, change=None, arrays=None):
         (lambda a: a.update(compiled=3), "compiled with"),
         (lambda a: a["compiled"].update(optimizer={"class": "Zeros", "config": {}}), "no optimizer class 'Zeros'"),
         (lambda a: a["compiled"].update(optimizer={"class": "SGD", "config": {}}), "arrays that the model has not"),
-        (lambda a: a["compiled"].update(metrics=[{"class": "Accuracy", "config": {"name": [1]}}]), "list"),
+        (
+            lambda a: a["compiled"].update(metrics=[{"class": "Accuracy", "config": {"name": [1]}}]),
+            "name must be a text",
+        ),
         (lambda a: a.update(iterations="a"), "iterations must be made of integers, got 'a'"),
         (lambda a: a.update(input_shape=[None, "8", 8, 1]), "input_shape must be made of integers"),
         (lambda a: a.update(model=nested(300)), "recursion"),

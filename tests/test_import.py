@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from importlib import metadata
@@ -32,6 +33,16 @@ def test_import_costs_little_over_numpy():
     # The minimum, because whatever else the machine does only ever adds.
     best = min(float(run_python(code)) for _ in range(INTERPRETERS))
     assert best <= MOST_MILLISECONDS
+
+
+def test_sources_that_are_not_compiled_say_so(tmp_path):
+    package = Path(fastcnn.__file__).parent
+    ignored = shutil.ignore_patterns("*.so", "*.pyd", "__pycache__")
+    shutil.copytree(package, tmp_path / "fastcnn", ignore=ignored)
+    run = subprocess.run([sys.executable, "-c", "import fastcnn"], capture_output=True, text=True, cwd=tmp_path)
+    assert run.returncode == 1
+    assert "ImportError: " in run.stderr
+    assert "not compiled" in run.stderr.splitlines()[-1]
 
 
 def test_import_pulls_in_nothing_but_numpy_and_the_standard_library():

@@ -104,6 +104,10 @@ def run(layer, x, training):
     return layer.forward(x, training, seed=5) if training and layer.uses_seed else layer.forward(x, training)
 
 
+# 128 TiB, which no machine can hold, in four bytes.
+HUGE = np.broadcast_to(np.float64(1), (2**42, 4))
+
+
 def test_every_layer_is_in_the_table():
     classes = {v for v in vars(layers).values() if isinstance(v, type) and issubclass(v, Layer)}
     assert {type(make()) for make, _, _ in TABLE.values()} >= classes - {Layer, layers.Activated}
@@ -231,6 +235,11 @@ def test_batch_norm_normalises_and_its_running_statistics_follow():
     np.testing.assert_allclose(layer(x), expected, rtol=1e-10, atol=1e-12)
 
 
+def test_the_axis_of_channels_can_be_counted_from_the_batch():
+    x = np.random.default_rng(0).standard_normal((2, 3, 3, 4))
+    assert np.array_equal(BatchNormalization(axis=3)(x, training=True), BatchNormalization()(x, training=True))
+
+
 def test_dropout_drops_in_training_only():
     x = np.ones((1, 10000), np.float32)
     y = Dropout(0.25)(x, training=True, seed=1)
@@ -299,7 +308,8 @@ def test_a_build_that_fails_leaves_nothing_behind():
         (lambda: Dropout(1.0), ValueError, "rate"),
         (lambda: Dropout("half"), TypeError, "rate"),
         (lambda: Dropout(0.5, seed=-1), ValueError, "seed"),
-        (lambda: BatchNormalization(axis=1), ValueError, "axis"),
+        (lambda: BatchNormalization(axis=1)(np.zeros((1, 2, 2, 3))), ValueError, "axis"),
+        (lambda: BatchNormalization(axis=np.arange(2)), TypeError, "axis"),
         (lambda: BatchNormalization(epsilon=0), ValueError, "epsilon"),
         (lambda: BatchNormalization(momentum=1.5), ValueError, "momentum"),
         (lambda: LeakyReLU(float("nan")), ValueError, "negative_slope"),
@@ -314,6 +324,8 @@ def test_a_build_that_fails_leaves_nothing_behind():
         (lambda: Softmax(axis=2)(np.zeros((2, 8))), ValueError, "axis"),
         (lambda: Dense(3, trainable="no"), TypeError, "trainable must be True or False, got 'no'"),
         (lambda: Dense(3)(["a"]), TypeError, "x"),
+        (lambda: Dense(3)(np.ma.masked_array([[1.0]], mask=[[True]])), TypeError, "x must not be masked"),
+        (lambda: Dense(3)(HUGE), MemoryError, r"copy of x, got an array of shape \(4398046511104, 4\)"),
         (lambda: Dense(3)([[1], [1, 2]]), ValueError, r"^x must be an array of numbers, got \[\[1\], \[1, 2\]\]"),
         (lambda: Dense(3)(np.zeros((1, 2)), training="x"), TypeError, "training"),
         (lambda: Dense(3, use_bias="no"), TypeError, "use_bias must be True or False, got 'no'"),
@@ -322,7 +334,7 @@ def test_a_build_that_fails_leaves_nothing_behind():
         (lambda: GlobalMaxPool2D(keepdims="x"), TypeError, "keepdims"),
         (lambda: BatchNormalization(center="x"), TypeError, "center"),
         (lambda: BatchNormalization(scale="x"), TypeError, "scale"),
-        (lambda: MaxPool2D(2, padding=2)(np.zeros((1, 4, 4, 1))), ValueError, "padding must be .*pool_size"),
+        (lambda: MaxPool2D(2, padding=2), ValueError, "padding must be .*pool_size"),
         (lambda: AveragePooling2D(20)(np.zeros((1, 4, 4, 1))), ValueError, "pool_size=.20, 20. is larger"),
         (lambda: ReLU(max_value=-1), ValueError, "max_value .*-1"),
         (lambda: Dense(3)(1.0), ValueError, "x"),

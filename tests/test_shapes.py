@@ -126,6 +126,7 @@ INPUT, FILTERS = (2, 5, 5, 4), (3, 3, 4, 6)
         (lambda: shapes.pair((2, 2, 2, 1), "strides"), ValueError, r"^strides .*\(2, 2, 2, 1\)"),
         (lambda: shapes.pair((1, 2, 2, 2), "strides"), ValueError, r"^strides .*\(1, 2, 2, 2\)"),
         (lambda: shapes.pair(2**60, "strides"), ValueError, "^strides .*1152921504606846976"),
+        (lambda: shapes.pads([[], [1, 1], [1, 1], []], (5, 5), (3, 3), (1, 1)), ValueError, "^padding .*two numbers"),
         (lambda: shapes.pads("full", (5, 5), (3, 3), (1, 1)), ValueError, "^padding .*'full'"),
         (lambda: shapes.pads(-1, (5, 5), (3, 3), (1, 1)), ValueError, "^padding .*-1"),
         (lambda: shapes.pads(1.0, (5, 5), (3, 3), (1, 1)), TypeError, "^padding .*1.0"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import re
 import threading
@@ -198,6 +199,15 @@ def test_the_loss_works_from_logits_where_the_last_activation_is_a_softmax(last)
     assert np.isfinite(gradients["dense/kernel"]).all()
     assert model.evaluate(np.ones((1, 4)), [1]) == [8000, 0]
     assert model.predict(np.ones((1, 4))).tolist() == [[1, 0]]
+
+
+@pytest.mark.parametrize(("last", "warns"), [("softmax", True), (None, False), ("relu", False)])
+def test_a_loss_that_takes_probabilities_for_logits_is_told(last, warns):
+    model = fastcnn.Sequential([Dense(2, activation=last)])
+    loss = losses.SparseCategoricalCrossentropy(from_logits=True)
+    expected = pytest.warns(UserWarning, match="softmax") if warns else contextlib.nullcontext()
+    with expected:
+        model.compile("sgd", loss)
 
 
 def test_another_last_layer_is_left_its_probabilities():
@@ -624,6 +634,10 @@ def test_one_optimiser_trains_one_model():
         (lambda m: m.predict(np.zeros((1, 5))), ValueError, r"\(None, 4\).*got \(None, 5\)"),
         (lambda m: m.predict(np.zeros((1, 4), complex)), TypeError, "complex"),
         (lambda m: m.predict(np.float32(1)), ValueError, "x"),
+        (lambda m: m.predict_on_batch(np.broadcast_to(1.0, (2**42, 4))), MemoryError, "copy of x"),
+        (lambda m: m.summary(print_fn=3), TypeError, "print_fn must be .*got 3"),
+        (lambda m: fastcnn.metrics.Accuracy(name=3), TypeError, "name must be a text, got 3"),
+        (lambda m: fastcnn.metrics.BinaryAccuracy(float("inf")), ValueError, "threshold must be a finite number"),
         (lambda m: m.predict(3), TypeError, "x must be an array or an iterable of batches .*got 3"),
         (lambda m: m.fit("abc", np.zeros(3)), TypeError, "x must be an array .*'abc'"),
         (lambda m: m.fit({"a": np.zeros((3, 4))}, np.zeros(3)), TypeError, "x must be an array .*'a'"),

@@ -11,6 +11,7 @@ import zlib
 from pathlib import Path
 from typing import cast
 
+from ..arguments import file_path
 from ..io import write_atomically
 
 _TIMEOUT = 30.0
@@ -33,7 +34,7 @@ def cache_folder() -> Path:
     True
     """
     if chosen := os.environ.get("FASTCNN_CACHE"):
-        return Path(chosen).expanduser()
+        return file_path(chosen, "FASTCNN_CACHE")
     if sys.platform == "win32":
         base = os.environ.get("LOCALAPPDATA") or "~/AppData/Local"
     elif sys.platform == "darwin":

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from ..arguments import file_path
 from .fetch import cache_folder, fetch
 from .idx import read_idx
 
@@ -152,9 +153,7 @@ def load_fashion_mnist(path: str | os.PathLike[str] | None = None) -> tuple[Spli
 
 
 def _load(source: _Source, path: str | os.PathLike[str] | None) -> tuple[Split, Split]:
-    if not (path is None or isinstance(path, (str, os.PathLike))):
-        raise TypeError(f"path must be a folder's path or None, got {path!r}")
-    folder = _filled_folder(source) if path is None else Path(path).expanduser()
+    folder = _filled_folder(source) if path is None else file_path(path)
     return _read_split(source, folder, "train"), _read_split(source, folder, "t10k")
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from .. import initializers, nn
-from ..arguments import brief, flag, float_type, integer, real_array
+from ..arguments import brief, flag, float_type, integer, plain, real_array, real_batch
 from ..initializers import Initializer
 from ..registry import Configurable
 from ..shapes import elements
@@ -257,11 +257,9 @@ class Layer(Configurable):
         training
             As in ``forward``; ``seed=`` goes with it where the layer uses one.
         """
-        array, training = real_array(x, "x"), flag(training, "training")
-        if array.ndim < 1:
-            raise ValueError(f"x must have a batch axis, got shape {array.shape}")
+        array, training = real_batch(x, "x"), flag(training, "training")
         self.build_once((None, *array.shape[1:]))
-        array = np.require(array, self.dtype or "float32", ["C", "A"])
+        array = plain(array, self.dtype or "float32", "x")
         result: Array = returned_pair(self, self.forward(array, training, **options), "forward")[0]
         # A view of what the caller gave would change with it.
         return result.copy() if np.may_share_memory(result, array) else result

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from .. import initializers, nn
-from ..arguments import flag, number
+from ..arguments import flag, integer, number
 from ..registry import register
 from .base import Array, Gradients, Layer, Shape
 
@@ -22,7 +22,7 @@ class BatchNormalization(Layer):
     Parameters
     ----------
     axis
-        The axis of channels: the last, -1.
+        The axis of channels: the last, as -1 or counted from the batch.
     momentum
         In [0, 1]: how slowly the running statistics follow.
     epsilon
@@ -74,9 +74,7 @@ class BatchNormalization(Layer):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        if axis != -1:
-            raise ValueError(f"axis must be -1, the last one, where fastcnn keeps the channels, got {axis!r}")
-        self.axis = -1
+        self.axis = integer(axis, "axis", -1)
         self.momentum = number(momentum, "momentum", 0.0, 1.0)
         self.epsilon = number(epsilon, "epsilon", float(np.finfo(np.float32).tiny), np.inf)
         self.center = flag(center, "center")
@@ -90,6 +88,8 @@ class BatchNormalization(Layer):
         """Make gamma, beta and the running statistics."""
         if len(input_shape) < 2 or not input_shape[-1]:
             raise ValueError(f"input must have shape (batch, ..., channels), got {input_shape}")
+        if self.axis not in (-1, len(input_shape) - 1):
+            raise ValueError(f"axis must be the last one of input of shape {input_shape}, got {self.axis}")
         shape = (input_shape[-1],)
         if self.scale:
             self.add_weight("gamma", shape, self.gamma_initializer)

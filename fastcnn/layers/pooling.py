@@ -20,6 +20,7 @@ class _Pooling(Layer):
         self.pool_size = shapes.pair(pool_size, "pool_size")
         self.strides = None if strides is None else shapes.pair(strides, "strides")
         self.padding = shapes.checked_padding(padding)
+        shapes.pool_pads(self.padding, (1, 1), self.pool_size, self.strides or self.pool_size, "pool_size")
 
     def compute_output_shape(self, input_shape: Shape) -> Shape:
         """Return (None, H', W', C)."""

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from .. import arguments
 from .._core import _runtime
-from ..arguments import flag, number
+from ..arguments import flag, number, plain
 from ..shapes import elements
 
 __all__ = ["FloatArray", "flag", "floats", "frozen", "like", "no_memory", "number", "real_array"]
@@ -37,15 +37,8 @@ def floats(names: tuple[str, ...], *values: Any, optional: int = 0) -> Sequence[
     arrays: list[Any] = [v if v is None and i >= required else real_array(names[i], v) for i, v in enumerate(values)]
     native = [a.dtype.newbyteorder("=") for a in arrays if a is not None]
     dtype = np.float64 if np.float64 in native else np.float32
-    plain: list[Any] = [None if a is None else _plain(names[i], a, dtype) for i, a in enumerate(arrays)]
-    return plain
-
-
-def _plain(name: str, array: FloatArray, dtype: type) -> FloatArray:
-    try:
-        return np.require(array, dtype, ["C", "A"])
-    except MemoryError:
-        raise MemoryError(f"there is no memory for a copy of {name}, got an array of shape {array.shape}") from None
+    ready: list[Any] = [None if a is None else plain(a, dtype, names[i]) for i, a in enumerate(arrays)]
+    return ready
 
 
 def real_array(name: str, value: Any) -> FloatArray:
