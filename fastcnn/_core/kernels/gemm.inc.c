@@ -152,8 +152,10 @@ FC_INLINE void FC_NAME(add_passes)(const fc_tile *t, const int rows, const int m
     }
 }
 
-/* Four rows of A take four rows of B at a time, so that their 16 factors have registers. */
-static void FC_NAME(stream_1)(const fc_tile *t) { FC_NAME(add_passes)(t, 1, 8); }
+/* Rows of B whose length is a power of two meet in one set of L1, which has 8 ways: a seventh and the run of C leave no
+ * eighth unused, a ninth would push out what was prefetched. Four rows of A take four rows of B at a time, so that
+ * their 16 factors have registers. */
+static void FC_NAME(stream_1)(const fc_tile *t) { FC_NAME(add_passes)(t, 1, 7); }
 static void FC_NAME(stream_2)(const fc_tile *t) { FC_NAME(add_passes)(t, 2, 4); }
 static void FC_NAME(stream_3)(const fc_tile *t) { FC_NAME(add_passes)(t, 3, 4); }
 static void FC_NAME(stream_4)(const fc_tile *t) { FC_NAME(add_passes)(t, 4, 4); }
