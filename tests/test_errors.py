@@ -55,6 +55,7 @@ RIGHT = {
         "offset": ones(3),
         "scale": ones(3),
         "variance_epsilon": 1e-3,
+        "activation": None,
     },
     "batch_normalization_backward": {
         "grad": ones(2, 3),
@@ -64,6 +65,8 @@ RIGHT = {
         "scale": ones(3),
         "variance_epsilon": 1e-3,
         "training": True,
+        "offset": ones(3),
+        "activation": "relu",
     },
     "bias_add": {"x": ones(2, 3), "bias": ones(3), "activation": None},
     "bias_add_backward": {"grad": ones(2, 3)},

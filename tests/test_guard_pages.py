@@ -142,8 +142,11 @@ def cases(dtype: np.dtype, vl: int):
             yield nn.bias_add_backward, (g,), {}
             yield nn.moments, (x,), {}
             yield nn.batch_normalization, (x, mean, variance, offset, scale, 1e-3), {}
+            yield nn.batch_normalization, (x, mean, variance, offset, scale, 1e-3, "relu"), {}
             for training in (False, True):
                 yield nn.batch_normalization_backward, (g, x, mean, variance, scale, 1e-3, training), {}
+                relu = training, offset, "relu"
+                yield nn.batch_normalization_backward, (g, x, mean, variance, scale, 1e-3, *relu), {}
 
     for m in (1, 2, 3, 4, 5, 6, 7, 8, 9, 13, 14, 15, 17, 29, 127, 128, 129, 131):
         for n in around if m < 20 else few:

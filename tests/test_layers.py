@@ -81,6 +81,8 @@ TABLE = {
     "dropout seeded": (lambda: Dropout(0.4, seed=11), IMAGE, IMAGE),
     "batch norm": (lambda: BatchNormalization(), IMAGE, IMAGE),
     "batch norm, bare": (lambda: BatchNormalization(center=False, scale=False, epsilon=0.1), ROW, ROW),
+    "batch norm, relu": (lambda: BatchNormalization(activation="relu"), IMAGE, IMAGE),
+    "batch norm, tanh": (lambda: BatchNormalization(center=False, activation="tanh"), IMAGE, IMAGE),
     "activation": (lambda: Activation("sigmoid"), IMAGE, IMAGE),
     "relu": (lambda: ReLU(), IMAGE, IMAGE),
     "relu, clipped": (lambda: ReLU(max_value=1), IMAGE, IMAGE),

@@ -82,11 +82,36 @@ def test_a_large_mean_costs_no_digits_of_the_variance(channels, dtype):
     np.testing.assert_allclose(variance, x.astype(np.float64).var(0), rtol=1e-4 if dtype == np.float32 else 1e-12)
 
 
+@pytest.mark.parametrize("shape", [(5000, 4), (3000, 40)])
+def test_values_that_drift_and_values_far_off_cost_few_digits_of_the_variance(shape, dtype):
+    drifting = normals(*shape) + np.linspace(0, 1000, shape[0])[:, None]
+    far_off = normals(*shape)
+    far_off[0] = 1e5  # is among the rows that the centre is made of
+    for x in (drifting.astype(dtype), far_off.astype(dtype)):
+        mean, variance = nn.moments(x)
+        deviation = x.astype(np.float64).std(0)
+        assert (
+            np.abs(mean - x.astype(np.float64).mean(0)) < (1e-5 if dtype == np.float32 else 1e-13) * deviation
+        ).all()
+        np.testing.assert_allclose(variance, deviation**2, rtol=1e-4 if dtype == np.float32 else 1e-12)
+
+
 def test_moments_of_one_value_and_of_equal_values(dtype):
     for x in (np.full((1, 3), 7, dtype), np.full((50, 3), 7, dtype)):
         mean, variance = nn.moments(x)
         assert_equal(mean, [7, 7, 7], dtype)
         assert_equal(variance, [0, 0, 0], dtype)
+
+
+def check_relu(x, grad, mean, variance, offset, scale, training):
+    """A fused ReLU, whose result is not kept but made again in the backward pass, is one behind the operation."""
+    y = nn.relu(nn.batch_normalization(x, mean, variance, offset, scale, 0.01))
+    assert_equal(nn.batch_normalization(x, mean, variance, offset, scale, 0.01, "relu"), y, x.dtype)
+    apart = nn.batch_normalization_backward(nn.relu_backward(grad, y), x, mean, variance, scale, 0.01, training)
+    fused = nn.batch_normalization_backward(grad, x, mean, variance, scale, 0.01, training, offset, "relu")
+    for a, b in zip(fused, apart, strict=True):
+        # Where compilers fuse other multiplications with additions, all but roundings are equal.
+        np.testing.assert_allclose(a, b, rtol=0, atol=16 * np.finfo(x.dtype).eps * np.abs(b).max(initial=0))
 
 
 def check_batch_normalization(shape, dtype):
@@ -98,6 +123,7 @@ def check_batch_normalization(shape, dtype):
     for training in (False, True):
         if training:
             mean, variance = nn.moments(x)
+        check_relu(x, grad, mean, variance, offset, scale, training)
         inverse = 1 / np.sqrt(variance.astype(np.float64) + 0.01)
         operands = grad, x, mean, variance, scale, 0.01, training
         dx, dscale, doffset = nn.batch_normalization_backward(*operands)
@@ -170,6 +196,14 @@ X, C, WRONG = np.ones((2, 3)), np.ones(3), np.ones(2)
         (lambda: nn.batch_normalization(X, C, C * 0, C, C, 0), ValueError, "^variance .*0"),
         (lambda: nn.batch_normalization(X, C, C, C, C, -0.1), ValueError, "^variance_epsilon .*-0.1"),
         (lambda: nn.batch_normalization(X, C, C, C, C, "a"), TypeError, "^variance_epsilon .*'a'"),
+        (lambda: nn.batch_normalization(X, C, C, C, C, 0.1, "step"), ValueError, "^activation .*'step'"),
+        (lambda: nn.batch_normalization_backward(X, X, C, C, C, 0.1, activation="relu"), ValueError, "^offset .*None"),
+        (
+            lambda: nn.batch_normalization_backward(X, X, C, C, C, 0.1, True, C, "tanh"),
+            ValueError,
+            "^activation .*tanh",
+        ),
+        (lambda: nn.batch_normalization_backward(X, X, C, C, C, 0.1, True, WRONG), ValueError, r"^offset .*\(2,\)"),
         (lambda: nn.batch_normalization_backward(X[:1], X, C, C, C, 0.1), ValueError, r"^grad .*\(1, 3\)"),
         (lambda: nn.batch_normalization_backward(X, X, WRONG, C, C, 0.1), ValueError, r"^mean .*\(2,\)"),
         (lambda: nn.batch_normalization_backward(X, X, C, WRONG, C, 0.1), ValueError, r"^variance .*\(2,\)"),

@@ -659,7 +659,7 @@ cdef void add_parts(const FilterGradient *f, Py_ssize_t first, Py_ssize_t column
     memset(to, 0, columns * f.table.itemsize)
     for part in range(f.parts):
         x = f.sums + part * f.sum_bytes + first * f.table.itemsize
-        f.table.column_sum[FC_SUM](1, columns, x, x, x, to)
+        f.table.column_sum[FC_SUM](1, columns, x, x, to)
 
 
 cdef void cut_filters(FilterGradient *f, int threads) noexcept nogil:

@@ -187,7 +187,7 @@ cdef int run(Depthwise *d, int threads) except -1:
                     run_row(d, i, <Py_ssize_t *> (lists + threadid() * list_bytes), NULL)
         if d.parts:
             memset(d.dw, 0, d.part_bytes)
-            d.table.column_sum[FC_SUM](d.parts, d.part_bytes // d.table.itemsize, d.sums, d.sums, d.sums, d.dw)
+            d.table.column_sum[FC_SUM](d.parts, d.part_bytes // d.table.itemsize, d.sums, d.sums, d.dw)
     release(scratch)
     return 0
 

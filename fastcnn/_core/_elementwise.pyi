@@ -19,26 +19,36 @@ SOFTMAX: Final[int]
 SOFTMAX_BACKWARD: Final[int]
 LOG_SOFTMAX: Final[int]
 LOG_SOFTMAX_BACKWARD: Final[int]
-SUM: Final[int]
-CENTRED_SQUARE: Final[int]
-CENTRED_DOT: Final[int]
 
 def elementwise(op: int, a: NDArray[Any], b: NDArray[Any], alpha: float, out: NDArray[Any]) -> None: ...
 def rowwise(op: int, a: NDArray[Any], b: NDArray[Any], out: NDArray[Any]) -> None: ...
 def softmax_cross_entropy(
     logits: NDArray[Any], targets: NDArray[Any], dlogits: NDArray[Any], losses: NDArray[np.float64]
 ) -> None: ...
-def column_sum(op: int, x: NDArray[Any], y: NDArray[Any], centre: NDArray[Any], out: NDArray[Any]) -> None: ...
+def column_sum(x: NDArray[Any], out: NDArray[Any]) -> None: ...
+def moments(x: NDArray[Any], mean: NDArray[Any], variance: NDArray[Any]) -> None: ...
 def bias_add(x: NDArray[Any], bias: NDArray[Any], relu: bool, y: NDArray[Any]) -> None: ...
 def normalize(
-    x: NDArray[Any], mean: NDArray[Any], scale: NDArray[Any], offset: NDArray[Any], y: NDArray[Any]
+    x: NDArray[Any], mean: NDArray[Any], scale: NDArray[Any], offset: NDArray[Any], relu: bool, y: NDArray[Any]
+) -> None: ...
+def normalize_sums(
+    dy: NDArray[Any],
+    x: NDArray[Any],
+    mean: NDArray[Any],
+    scale: NDArray[Any],
+    offset: NDArray[Any],
+    relu: bool,
+    total: NDArray[Any],
+    dot: NDArray[Any],
 ) -> None: ...
 def normalize_backward(
     dy: NDArray[Any],
     x: NDArray[Any],
     mean: NDArray[Any],
     scale: NDArray[Any],
-    dy_mean: NDArray[Any],
+    offset: NDArray[Any],
+    relu: bool,
+    g_mean: NDArray[Any],
     slope: NDArray[Any],
     dx: NDArray[Any],
 ) -> None: ...

@@ -11,7 +11,7 @@ from libc.string cimport memset
 cimport numpy as cnp
 
 from ._runtime cimport (
-    FC_CENTRED_DOT,
+    FC_CENTRED,
     FC_CENTRED_SQUARE,
     FC_CLIPPED_RELU,
     FC_CLIPPED_RELU_BACKWARD,
@@ -31,6 +31,7 @@ from ._runtime cimport (
     acquire,
     ceil_div,
     fc_kernels,
+    fc_norm,
     kernels,
     release,
     threads_for,
@@ -45,11 +46,11 @@ SIGMOID, SIGMOID_BACKWARD = FC_SIGMOID, FC_SIGMOID_BACKWARD
 TANH, TANH_BACKWARD = FC_TANH, FC_TANH_BACKWARD
 SOFTMAX, SOFTMAX_BACKWARD = FC_SOFTMAX, FC_SOFTMAX_BACKWARD
 LOG_SOFTMAX, LOG_SOFTMAX_BACKWARD = FC_LOG_SOFTMAX, FC_LOG_SOFTMAX_BACKWARD
-SUM, CENTRED_SQUARE, CENTRED_DOT = FC_SUM, FC_CENTRED_SQUARE, FC_CENTRED_DOT
 
 cdef enum:
     RUN = 8192  # elements of a run: 32 KB of float32, so that a run's operands stay in L2
     SUM_BYTES = 1 << 22
+    SAMPLES = 64
     # What an element costs, in multiply-adds' time: memory traffic for the light ones, an exponential else.
     LIGHT = 8
     HEAVY = 40
@@ -99,81 +100,205 @@ def softmax_cross_entropy(cnp.ndarray logits, cnp.ndarray targets, cnp.ndarray d
 
 # ---- rows against one value per column ----
 
-cdef inline Py_ssize_t rows_per_run(Py_ssize_t columns) noexcept nogil:
-    return max(1, RUN // columns) if columns else 1
+cdef struct Rows:
+    Py_ssize_t columns, line, rows, run, runs  # line: bytes of a row; run: rows that are worked on at once
 
 
-def column_sum(int op, cnp.ndarray x, cnp.ndarray y, cnp.ndarray centre, cnp.ndarray out):
-    """Write the sum of op over all but the last axis to out; pass x for y and centre where the op has none."""
+cdef Rows rows_of(cnp.ndarray x, cnp.ndarray channels):
+    cdef Rows r
+    r.columns = cnp.PyArray_SIZE(channels)
+    r.line = r.columns * cnp.PyArray_ITEMSIZE(channels)
+    r.rows = cnp.PyArray_SIZE(x) // r.columns if r.columns else 0
+    r.run = max(1, RUN // r.columns) if r.columns else 1
+    r.runs = ceil_div(r.rows, r.run)
+    return r
+
+
+cdef Rows summed_rows_of(cnp.ndarray x, cnp.ndarray channels):
+    """Rows with enough of them to a run that the sums of all runs stay small."""
+    cdef Rows r = rows_of(x, channels)
+    r.run = max(r.run, ceil_div(r.rows * r.line, SUM_BYTES))
+    r.runs = ceil_div(r.rows, r.run)
+    return r
+
+
+cdef inline Py_ssize_t rows_in(const Rows *r, Py_ssize_t run) noexcept nogil:
+    return min(r.run, r.rows - run * r.run)
+
+
+cdef inline int threads_of(const Rows *r) noexcept nogil:
+    return threads_for(<double> r.rows * r.columns * LIGHT)
+
+
+def column_sum(cnp.ndarray x, cnp.ndarray out):
+    """Write the sum over all but the last axis to out."""
     cdef const fc_kernels *table = kernels(out)
-    cdef Py_ssize_t size = cnp.PyArray_ITEMSIZE(out), columns = cnp.PyArray_SIZE(out), i
-    cdef Py_ssize_t rows = cnp.PyArray_SIZE(x) // columns if columns else 0, line = columns * size
-    # Enough rows to a run that the sums of all runs stay small.
-    cdef Py_ssize_t run = max(rows_per_run(columns), ceil_div(rows * line, SUM_BYTES)), runs = ceil_div(rows, run)
+    cdef Rows r = summed_rows_of(x, out)
+    cdef Py_ssize_t i, step = r.run * r.line
     cdef const char *px = cnp.PyArray_BYTES(x)
-    cdef const char *py = cnp.PyArray_BYTES(y)
-    cdef const char *pc = cnp.PyArray_BYTES(centre)
     cdef char *po = cnp.PyArray_BYTES(out)
-    cdef int threads = threads_for(<double> rows * columns * LIGHT)
-    cdef char *sums = acquire(runs * line + 1)
+    cdef char *sums = acquire(r.runs * r.line + 1)
     with nogil:
-        memset(sums, 0, runs * line)
-        memset(po, 0, line)
-        for i in prange(runs, num_threads=threads, schedule="static"):
-            table.column_sum[op](min(run, rows - i * run), columns, px + i * run * line, py + i * run * line, pc,
-                                 sums + i * line)
-        table.column_sum[FC_SUM](runs, columns, sums, sums, sums, po)
+        memset(sums, 0, r.runs * r.line)
+        memset(po, 0, r.line)
+        for i in prange(r.runs, num_threads=threads_of(&r), schedule="static"):
+            table.column_sum[FC_SUM](rows_in(&r, i), r.columns, px + i * step, px, sums + i * r.line)
+        table.column_sum[FC_SUM](r.runs, r.columns, sums, sums, po)
+    release(sums)
+
+
+cdef void choose_centre(const fc_kernels *table, const Rows *r, const char *x, char *centre) noexcept nogil:
+    """The mean of some rows that lie evenly apart."""
+    cdef Py_ssize_t samples = min(r.rows, SAMPLES), i
+    memset(centre, 0, r.line)
+    for i in range(samples):
+        table.column_sum[FC_SUM](1, r.columns, x + i * (r.rows // samples) * r.line, x, centre)
+    if r.line == 4 * r.columns:
+        for i in range(r.columns):
+            (<float *> centre)[i] /= samples
+    else:
+        for i in range(r.columns):
+            (<double *> centre)[i] /= samples
+
+
+cdef inline double join_moments(Py_ssize_t rows, double sum, double squares, double *mean) noexcept nogil:
+    """Return the variance from sums about a centre, to which the mean's distance is added."""
+    cdef double distance = sum / rows, variance = squares / rows - distance * distance
+    mean[0] += distance
+    return 0 if variance < 0 else variance
+
+
+def moments(cnp.ndarray x, cnp.ndarray mean, cnp.ndarray variance):
+    """Write mean and variance over all but the last axis; there is at least one row.
+
+    The sums of values and of squares are about a centre near the mean, so that they don't cancel: the shifted data of
+    Chan, Golub and LeVeque, "Algorithms for computing the sample variance", 1983.
+    """
+    cdef const fc_kernels *table = kernels(x)
+    cdef Rows r = summed_rows_of(x, mean)
+    cdef Py_ssize_t i, rows, step = r.run * r.line, nbytes = r.runs * r.line
+    cdef double m
+    cdef const char *px = cnp.PyArray_BYTES(x)
+    cdef char *pm = cnp.PyArray_BYTES(mean)
+    cdef char *pv = cnp.PyArray_BYTES(variance)
+    cdef char *sums = acquire(2 * nbytes + 3 * r.line)
+    cdef char *squares = sums + nbytes
+    cdef char *centre = squares + nbytes
+    cdef char *sum = centre + r.line
+    cdef char *square = sum + r.line
+    with nogil:
+        choose_centre(table, &r, px, centre)
+        memset(sums, 0, 2 * nbytes)
+        memset(sum, 0, 2 * r.line)
+        for i in prange(r.runs, num_threads=threads_of(&r), schedule="static"):
+            rows = rows_in(&r, i)
+            table.column_sum[FC_CENTRED](rows, r.columns, px + i * step, centre, sums + i * r.line)
+            table.column_sum[FC_CENTRED_SQUARE](rows, r.columns, px + i * step, centre, squares + i * r.line)
+        table.column_sum[FC_SUM](r.runs, r.columns, sums, sums, sum)
+        table.column_sum[FC_SUM](r.runs, r.columns, squares, squares, square)
+        for i in range(r.columns):
+            if r.line == 4 * r.columns:
+                m = (<float *> centre)[i]
+                (<float *> pv)[i] = <float> join_moments(r.rows, (<float *> sum)[i], (<float *> square)[i], &m)
+                (<float *> pm)[i] = <float> m
+            else:
+                m = (<double *> centre)[i]
+                (<double *> pv)[i] = join_moments(r.rows, (<double *> sum)[i], (<double *> square)[i], &m)
+                (<double *> pm)[i] = m
     release(sums)
 
 
 def bias_add(cnp.ndarray x, cnp.ndarray bias, bint relu, cnp.ndarray y):
     """Write act(x + bias) to y, which may be x."""
     cdef const fc_kernels *table = kernels(y)
-    cdef Py_ssize_t columns = cnp.PyArray_SIZE(bias), line = columns * cnp.PyArray_ITEMSIZE(y), i
-    cdef Py_ssize_t rows = cnp.PyArray_SIZE(y) // columns if columns else 0, run = rows_per_run(columns)
+    cdef Rows r = rows_of(y, bias)
+    cdef Py_ssize_t i, step = r.run * r.line
     cdef const char *px = cnp.PyArray_BYTES(x)
     cdef const char *pb = cnp.PyArray_BYTES(bias)
     cdef char *py = cnp.PyArray_BYTES(y)
-    cdef int threads = threads_for(<double> rows * columns * LIGHT)
     with nogil:
-        for i in prange(ceil_div(rows, run), num_threads=threads, schedule="static"):
-            table.bias_add(min(run, rows - i * run), columns, px + i * run * line, pb, relu, py + i * run * line)
+        for i in prange(r.runs, num_threads=threads_of(&r), schedule="static"):
+            table.bias_add(rows_in(&r, i), r.columns, px + i * step, pb, relu, py + i * step)
 
 
-def normalize(cnp.ndarray x, cnp.ndarray mean, cnp.ndarray scale, cnp.ndarray offset, cnp.ndarray y):
-    """Write (x - mean) * scale + offset to y."""
-    cdef const fc_kernels *table = kernels(y)
-    cdef Py_ssize_t columns = cnp.PyArray_SIZE(mean), line = columns * cnp.PyArray_ITEMSIZE(y), i
-    cdef Py_ssize_t rows = cnp.PyArray_SIZE(y) // columns if columns else 0, run = rows_per_run(columns)
-    cdef const char *px = cnp.PyArray_BYTES(x)
-    cdef const char *pm = cnp.PyArray_BYTES(mean)
-    cdef const char *ps = cnp.PyArray_BYTES(scale)
-    cdef const char *po = cnp.PyArray_BYTES(offset)
-    cdef char *py = cnp.PyArray_BYTES(y)
-    cdef int threads = threads_for(<double> rows * columns * LIGHT)
+# ---- normalisation: y = act((x - mean) * scale + offset), mean, scale and offset per column ----
+
+cdef fc_norm normalization(cnp.ndarray x, cnp.ndarray mean, cnp.ndarray scale, cnp.ndarray offset, bint relu):
+    cdef fc_norm t
+    memset(&t, 0, sizeof(t))
+    t.columns = cnp.PyArray_SIZE(mean)
+    t.x = cnp.PyArray_BYTES(x)
+    t.mean = cnp.PyArray_BYTES(mean)
+    t.scale = cnp.PyArray_BYTES(scale)
+    t.offset = cnp.PyArray_BYTES(offset)
+    t.relu = relu
+    return t
+
+
+cdef fc_norm of_run(const fc_norm *all_rows, const Rows *r, Py_ssize_t run) noexcept nogil:
+    cdef fc_norm t = all_rows[0]
+    cdef Py_ssize_t step = run * r.run * r.line
+    t.rows = rows_in(r, run)
+    t.x += step
+    t.g += step
+    t.y += step
+    t.total += run * r.line
+    t.dot += run * r.line
+    return t
+
+
+def normalize(cnp.ndarray x, cnp.ndarray mean, cnp.ndarray scale, cnp.ndarray offset, bint relu, cnp.ndarray y):
+    """Write the result to y."""
+    cdef const fc_kernels *table = kernels(x)
+    cdef fc_norm t = normalization(x, mean, scale, offset, relu), part
+    cdef Rows r = rows_of(x, mean)
+    cdef Py_ssize_t i
+    t.y = cnp.PyArray_BYTES(y)
     with nogil:
-        for i in prange(ceil_div(rows, run), num_threads=threads, schedule="static"):
-            table.normalize(min(run, rows - i * run), columns, px + i * run * line, pm, ps, po, py + i * run * line)
+        for i in prange(r.runs, num_threads=threads_of(&r), schedule="static"):
+            part = of_run(&t, &r, i)
+            table.normalize(&part)
 
 
-def normalize_backward(cnp.ndarray dy, cnp.ndarray x, cnp.ndarray mean, cnp.ndarray scale, cnp.ndarray dy_mean,
-                       cnp.ndarray slope, cnp.ndarray dx):
-    """Write scale * (dy - dy_mean - (x - mean) * slope) to dx."""
-    cdef const fc_kernels *table = kernels(dx)
-    cdef Py_ssize_t columns = cnp.PyArray_SIZE(mean), line = columns * cnp.PyArray_ITEMSIZE(dx), i
-    cdef Py_ssize_t rows = cnp.PyArray_SIZE(dx) // columns if columns else 0, run = rows_per_run(columns)
-    cdef const char *pg = cnp.PyArray_BYTES(dy)
-    cdef const char *px = cnp.PyArray_BYTES(x)
-    cdef const char *pm = cnp.PyArray_BYTES(mean)
-    cdef const char *ps = cnp.PyArray_BYTES(scale)
-    cdef const char *pd = cnp.PyArray_BYTES(dy_mean)
-    cdef const char *pk = cnp.PyArray_BYTES(slope)
-    cdef char *po = cnp.PyArray_BYTES(dx)
-    cdef int threads = threads_for(<double> rows * columns * LIGHT)
+def normalize_sums(cnp.ndarray dy, cnp.ndarray x, cnp.ndarray mean, cnp.ndarray scale, cnp.ndarray offset, bint relu,
+                   cnp.ndarray total, cnp.ndarray dot):
+    """Write the sums of g and of g * (x - mean), where g is dy before the activation."""
+    cdef const fc_kernels *table = kernels(x)
+    cdef fc_norm t = normalization(x, mean, scale, offset, relu), part
+    cdef Rows r = summed_rows_of(x, mean)
+    cdef Py_ssize_t i
+    cdef char *pt = cnp.PyArray_BYTES(total)
+    cdef char *pd = cnp.PyArray_BYTES(dot)
+    cdef char *sums = acquire(2 * r.runs * r.line + 1)
+    t.g = cnp.PyArray_BYTES(dy)
+    t.total = sums
+    t.dot = sums + r.runs * r.line
     with nogil:
-        for i in prange(ceil_div(rows, run), num_threads=threads, schedule="static"):
-            table.normalize_backward(min(run, rows - i * run), columns, pg + i * run * line, px + i * run * line, pm,
-                                     ps, pd, pk, po + i * run * line)
+        memset(pt, 0, r.line)
+        memset(pd, 0, r.line)
+        for i in prange(r.runs, num_threads=threads_of(&r), schedule="static"):
+            part = of_run(&t, &r, i)
+            table.normalize_sums(&part)
+        table.column_sum[FC_SUM](r.runs, r.columns, t.total, t.total, pt)
+        table.column_sum[FC_SUM](r.runs, r.columns, t.dot, t.dot, pd)
+    release(sums)
+
+
+def normalize_backward(cnp.ndarray dy, cnp.ndarray x, cnp.ndarray mean, cnp.ndarray scale, cnp.ndarray offset,
+                       bint relu, cnp.ndarray g_mean, cnp.ndarray slope, cnp.ndarray dx):
+    """Write scale * (g - g_mean - (x - mean) * slope) to dx, where g is dy before the activation."""
+    cdef const fc_kernels *table = kernels(x)
+    cdef fc_norm t = normalization(x, mean, scale, offset, relu), part
+    cdef Rows r = rows_of(x, mean)
+    cdef Py_ssize_t i
+    t.g = cnp.PyArray_BYTES(dy)
+    t.g_mean = cnp.PyArray_BYTES(g_mean)
+    t.slope = cnp.PyArray_BYTES(slope)
+    t.y = cnp.PyArray_BYTES(dx)
+    with nogil:
+        for i in prange(r.runs, num_threads=threads_of(&r), schedule="static"):
+            part = of_run(&t, &r, i)
+            table.normalize_backward(&part)
 
 
 # ---- dropout ----

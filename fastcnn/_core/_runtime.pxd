@@ -11,7 +11,7 @@ cdef extern from "kernels.h" nogil:
         FC_RELU, FC_RELU_BACKWARD, FC_CLIPPED_RELU, FC_CLIPPED_RELU_BACKWARD
         FC_LEAKY_RELU, FC_LEAKY_RELU_BACKWARD
         FC_SIGMOID, FC_SIGMOID_BACKWARD, FC_TANH, FC_TANH_BACKWARD
-        FC_SUM, FC_CENTRED_SQUARE, FC_CENTRED_DOT
+        FC_SUM, FC_CENTRED, FC_CENTRED_SQUARE
         FC_SOFTMAX, FC_LOG_SOFTMAX, FC_SOFTMAX_BACKWARD, FC_LOG_SOFTMAX_BACKWARD
 
     ctypedef struct fc_tile:
@@ -69,8 +69,22 @@ cdef extern from "kernels.h" nogil:
 
     ctypedef void fc_map(Py_ssize_t n, const void *a, const void *b, void *out, double alpha) noexcept nogil
     ctypedef void fc_row_map(Py_ssize_t n, const void *a, const void *b, void *out) noexcept nogil
-    ctypedef void fc_column_sum(Py_ssize_t rows, Py_ssize_t columns, const void *x, const void *y,
-                                const void *centre, void *out) noexcept nogil
+    ctypedef void fc_column_sum(Py_ssize_t rows, Py_ssize_t columns, const void *x, const void *centre,
+                                void *out) noexcept nogil
+
+    ctypedef struct fc_norm:
+        Py_ssize_t rows, columns
+        const char *x
+        const char *g
+        const char *mean
+        const char *scale
+        const char *offset
+        const char *g_mean
+        const char *slope
+        char *y
+        char *total
+        char *dot
+        int relu
 
     ctypedef struct fc_kernels:
         Py_ssize_t itemsize, lanes
@@ -100,11 +114,9 @@ cdef extern from "kernels.h" nogil:
         fc_column_sum *column_sum[3]
         void (*bias_add)(Py_ssize_t rows, Py_ssize_t columns, const void *x, const void *bias, int relu,
                          void *y) noexcept nogil
-        void (*normalize)(Py_ssize_t rows, Py_ssize_t columns, const void *x, const void *mean,
-                          const void *scale, const void *offset, void *y) noexcept nogil
-        void (*normalize_backward)(Py_ssize_t rows, Py_ssize_t columns, const void *g, const void *x,
-                                   const void *mean, const void *scale, const void *g_mean,
-                                   const void *slope, void *dx) noexcept nogil
+        void (*normalize)(const fc_norm *) noexcept nogil
+        void (*normalize_sums)(const fc_norm *) noexcept nogil
+        void (*normalize_backward)(const fc_norm *) noexcept nogil
         double (*softmax_cross_entropy)(Py_ssize_t n, const void *x, const void *t, void *dx) noexcept nogil
         void (*dropout)(Py_ssize_t n, const void *x, uint64_t seed, uint64_t first, uint32_t threshold,
                         double scale, void *y) noexcept nogil

@@ -8,13 +8,14 @@ import numpy as np
 
 from .. import initializers, nn
 from ..arguments import flag, integer, number
+from ..nn.activations import checked_activation
 from ..registry import register
 from .base import Array, Gradients, Layer, Shape
 
 
 @register
 class BatchNormalization(Layer):
-    """Normalises each channel: (x - mean) / sqrt(variance + epsilon) * gamma + beta.
+    """Normalises each channel: activation((x - mean) / sqrt(variance + epsilon) * gamma + beta).
 
     In training, mean and variance are the batch's own; after the step the running statistics move towards them:
     moving = momentum * moving + (1 - momentum) * batch. In inference they are the running ones.
@@ -31,6 +32,9 @@ class BatchNormalization(Layer):
         Whether there are a beta and a gamma.
     beta_initializer, gamma_initializer, moving_mean_initializer, moving_variance_initializer
         Keras strings or initialisers.
+    activation
+        One of :data:`fastcnn.nn.ACTIVATIONS`, or None. A ReLU costs nothing here, forward and backward, where a layer
+        of its own would go over memory again.
     name, dtype
         As in :class:`Layer`.
 
@@ -71,6 +75,7 @@ class BatchNormalization(Layer):
         gamma_initializer: Any = "ones",
         moving_mean_initializer: Any = "zeros",
         moving_variance_initializer: Any = "ones",
+        activation: str | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -83,6 +88,7 @@ class BatchNormalization(Layer):
         self.gamma_initializer = initializers.get(gamma_initializer, "gamma_initializer")
         self.moving_mean_initializer = initializers.get(moving_mean_initializer, "moving_mean_initializer")
         self.moving_variance_initializer = initializers.get(moving_variance_initializer, "moving_variance_initializer")
+        self.activation = checked_activation(activation)
 
     def build(self, input_shape: Shape) -> None:
         """Make gamma, beta and the running statistics."""
@@ -103,18 +109,20 @@ class BatchNormalization(Layer):
         return input_shape
 
     def forward(self, x: Array, training: bool = False) -> tuple[Array, Any]:
-        """Return the normalised input."""
+        """Return the normalised and activated input."""
         training = training and self.trainable and x.size > 0
         mean, variance = nn.moments(x) if training else (self.moving_mean, self.moving_variance)
-        beta = self.beta if self.center else np.zeros_like(self.moving_mean)
-        y = nn.batch_normalization(x, mean, variance, beta, self._gamma(), self.epsilon)
-        return y, (x, mean, variance, training)
+        y = nn.batch_normalization(x, mean, variance, self._beta(), self._gamma(), self.epsilon, self.activation)
+        return y, (x, mean, variance, training, None if self.activation in (None, "relu") else y)
 
     def backward(self, grad: Array, cache: Any) -> tuple[Array, Gradients]:
         """Return the gradients of the input, gamma and beta."""
-        x, mean, variance, training = cache
+        x, mean, variance, training, y = cache
+        fused = self.activation if y is None else None
+        if y is not None:
+            grad = nn.activate_backward(grad, y, self.activation)
         dx, dgamma, dbeta = nn.batch_normalization_backward(
-            grad, x, mean, variance, self._gamma(), self.epsilon, training
+            grad, x, mean, variance, self._gamma(), self.epsilon, training, self._beta(), fused
         )
         gradients = {"gamma": dgamma} if self.scale else {}
         if self.center:
@@ -123,12 +131,15 @@ class BatchNormalization(Layer):
 
     def after_step(self, cache: Any) -> None:
         """Move the running statistics towards the batch's."""
-        _, mean, variance, training = cache
+        _, mean, variance, training, _ = cache
         if training:
             keep = self.moving_mean.dtype.type(self.momentum)
             for moving, batch in ((self.moving_mean, mean), (self.moving_variance, variance)):
                 moving *= keep
                 moving += (1 - keep) * batch
+
+    def _beta(self) -> Array:
+        return self.beta if self.center else np.zeros_like(self.moving_mean)
 
     def _gamma(self) -> Array:
         return self.gamma if self.scale else np.ones_like(self.moving_mean)

@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from .._core import _elementwise as _kernels
+from ..arguments import choice
 from ._arrays import FloatArray, flag, floats, like, number
 from .activations import apply_in_place, checked_activation
 
@@ -76,19 +77,15 @@ def bias_add_backward(grad: ArrayLike) -> FloatArray:
     [4.0, 6.0]
     """
     (grad,) = floats(("grad",), grad)
-    return _sum(_kernels.SUM, grad, grad, grad)
-
-
-def _sum(op: int, x: FloatArray, y: FloatArray, centre: FloatArray) -> FloatArray:
-    out = np.empty(_channels(x, "grad"), x.dtype)
-    _kernels.column_sum(op, x, y, centre, out)
+    out = np.empty(_channels(grad, "grad"), grad.dtype)
+    _kernels.column_sum(grad, out)
     return out
 
 
 def moments(x: ArrayLike) -> tuple[FloatArray, FloatArray]:
     """Return the mean and the (population) variance of each channel.
 
-    In two passes, the second about the mean, so that a large mean costs no digits.
+    In one pass over memory; sums are about a centre near the mean, so that a large mean costs no digits.
 
     Parameters
     ----------
@@ -112,12 +109,12 @@ def moments(x: ArrayLike) -> tuple[FloatArray, FloatArray]:
     ([2.0], [1.0])
     """
     (x,) = floats(("x",), x)
-    _channels(x, "x")
+    channels = _channels(x, "x")
     if not x.size:
         raise ValueError(f"x must not be empty, got shape {x.shape}")
-    count = x.size // x.shape[-1]
-    mean = _sum(_kernels.SUM, x, x, x) / x.dtype.type(count)
-    return mean, _sum(_kernels.CENTRED_SQUARE, x, x, mean) / x.dtype.type(count)
+    mean, variance = np.empty(channels, x.dtype), np.empty(channels, x.dtype)
+    _kernels.moments(x, mean, variance)
+    return mean, variance
 
 
 def batch_normalization(
@@ -127,8 +124,9 @@ def batch_normalization(
     offset: ArrayLike,
     scale: ArrayLike,
     variance_epsilon: float,
+    activation: str | None = None,
 ) -> FloatArray:
-    """Normalise each channel: y = (x - mean) / sqrt(variance + epsilon) * scale + offset.
+    """Normalise each channel: y = activation((x - mean) / sqrt(variance + epsilon) * scale + offset).
 
     Parameters
     ----------
@@ -138,6 +136,8 @@ def batch_normalization(
         (C,); variance is not negative.
     variance_epsilon
         Not negative; positive where a variance is zero.
+    activation
+        One of :data:`fastcnn.nn.ACTIVATIONS`, or None.
 
     Returns
     -------
@@ -158,6 +158,7 @@ def batch_normalization(
     >>> batch_normalization([[1.0], [3.0]], [2.0], [1.0], [0.0], [5.0], 0.0).tolist()
     [[-5.0], [5.0]]
     """
+    activation = checked_activation(activation)
     x, mean, variance, offset, scale = floats(
         ("x", "mean", "variance", "offset", "scale"), x, mean, variance, offset, scale
     )
@@ -165,8 +166,9 @@ def batch_normalization(
     for name, value in (("mean", mean), ("variance", variance), ("offset", offset), ("scale", scale)):
         like(value, channels, name)
     y = np.empty_like(x)
-    _kernels.normalize(x, mean, scale * _inverse_deviation(variance, variance_epsilon), offset, y)
-    return y
+    relu = activation == "relu"
+    _kernels.normalize(x, mean, scale * _inverse_deviation(variance, variance_epsilon), offset, relu, y)
+    return y if relu else apply_in_place(y, activation)
 
 
 def _inverse_deviation(variance: FloatArray, variance_epsilon: float) -> FloatArray:
@@ -188,6 +190,8 @@ def batch_normalization_backward(
     scale: ArrayLike,
     variance_epsilon: float,
     training: bool = True,
+    offset: ArrayLike | None = None,
+    activation: str | None = None,
 ) -> tuple[FloatArray, FloatArray, FloatArray]:
     """Return the gradients of batch normalisation's input, scale and offset.
 
@@ -201,6 +205,9 @@ def batch_normalization_backward(
         As given to :func:`batch_normalization`.
     training
         Whether mean and variance are x's own :func:`moments`, whose dependence on x then counts, or constants.
+    offset, activation
+        As given to :func:`batch_normalization`, where activation is "relu", which is worked into the same passes.
+        With others grad is what :func:`activate_backward` gives, and activation None.
 
     Returns
     -------
@@ -225,19 +232,25 @@ def batch_normalization_backward(
     >>> dx.tolist(), dscale.tolist(), doffset.tolist()
     ([[0.0], [0.0]], [2.0], [4.0])
     """
-    grad, x, mean, variance, scale = floats(("grad", "x", "mean", "variance", "scale"), grad, x, mean, variance, scale)
+    names = ("grad", "x", "mean", "variance", "scale", "offset")
+    relu = activation is not None and choice(activation, "activation", ("relu",)) == "relu"
+    if relu and offset is None:
+        raise ValueError("offset must be given where activation is 'relu', got None")
+    grad, x, mean, variance, scale, offset = floats(names, grad, x, mean, variance, scale, offset, optional=1)
     like(grad, x.shape)
     channels = _channels(x, "x")
-    for name, value in (("mean", mean), ("variance", variance), ("scale", scale)):
+    offset = mean if offset is None else offset
+    for name, value in (("mean", mean), ("variance", variance), ("scale", scale), ("offset", offset)):
         like(value, channels, name)
     inverse = _inverse_deviation(variance, variance_epsilon)
-    doffset = _sum(_kernels.SUM, grad, grad, grad)
-    dot = _sum(_kernels.CENTRED_DOT, x, grad, mean)
+    slopes = scale * inverse
+    doffset, dot = np.empty(channels, x.dtype), np.empty(channels, x.dtype)
+    _kernels.normalize_sums(grad, x, mean, slopes, offset, relu, doffset, dot)
     dx = np.empty_like(x)
     if flag(training, "training") and x.size:
         count = x.dtype.type(x.size // x.shape[-1])
         grad_mean, slope = doffset / count, dot * inverse * inverse / count
     else:
         grad_mean = slope = np.zeros_like(mean)
-    _kernels.normalize_backward(grad, x, mean, scale * inverse, grad_mean, slope, dx)
+    _kernels.normalize_backward(grad, x, mean, slopes, offset, relu, grad_mean, slope, dx)
     return dx, dot * inverse, doffset

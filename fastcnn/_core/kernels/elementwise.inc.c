@@ -188,40 +188,47 @@ static double FC_NAME(softmax_cross_entropy)(ptrdiff_t n, const void *x_, const 
 
 /* Fewer columns than lanes are taken VL rows at a time, as `columns` vectors of the dense memory: lane l of vector j
  * belongs to column (j VL + l) mod columns. */
+#define COLUMN_SUM_BLOCK(COUNT, VALUE)                                                                    \
+        for (; c + COUNT * VL <= columns; c += COUNT * VL) {                                              \
+            vec sums[COUNT] = {0}, centres[COUNT];                                                        \
+            FC_UNROLL for (int j = 0; j < COUNT; j++) centres[j] = load(centre + c + j * VL);             \
+            for (ptrdiff_t i = 0; i < left; i++)                                                          \
+                FC_UNROLL for (int j = 0; j < COUNT; j++) {                                               \
+                    const ptrdiff_t at = i * columns + c + j * VL;                                        \
+                    const vec x = load(px + at), m = centres[j];                                          \
+                    (void)m;                                                                              \
+                    sums[j] += VALUE;                                                                     \
+                }                                                                                         \
+            FC_UNROLL for (int j = 0; j < COUNT; j++)                                                     \
+                store(out + c + j * VL, load(out + c + j * VL) + sums[j]);                                \
+        }
+
 #define COLUMN_SUM(NAME, VALUE)                                                                           \
-    static void FC_NAME(NAME)(ptrdiff_t rows, ptrdiff_t columns, const void *x_, const void *y_,          \
+    static void FC_NAME(NAME)(ptrdiff_t rows, ptrdiff_t columns, const void *x_,                          \
                               const void *centre_, void *out_) {                                          \
-        const FC_T *px = x_, *py = y_, *centre = centre_;                                                 \
+        const FC_T *px = x_, *centre = centre_;                                                           \
         FC_T *out = out_;                                                                                 \
         ptrdiff_t r = 0, c = 0;                                                                           \
         if (columns < VL && rows >= VL) {                                                                 \
             vec sums[FC_VECTOR_BYTES / sizeof(FC_T)] = {0}, centres[FC_VECTOR_BYTES / sizeof(FC_T)];      \
             for (ptrdiff_t i = 0; i < columns * VL; i++) ((FC_T *)centres)[i] = centre[i % columns];      \
-            for (; r + VL <= rows; r += VL, px += VL * columns, py += VL * columns)                       \
+            for (; r + VL <= rows; r += VL, px += VL * columns)                                           \
                 for (ptrdiff_t j = 0; j < columns; j++) {                                                 \
-                    const vec x = load(px + j * VL), y = load(py + j * VL), m = centres[j];               \
-                    (void)y, (void)m;                                                                     \
+                    const vec x = load(px + j * VL), m = centres[j];                                      \
+                    (void)m;                                                                              \
                     sums[j] += VALUE;                                                                     \
                 }                                                                                         \
             for (ptrdiff_t i = 0; i < columns * VL; i++) out[i % columns] += ((FC_T *)sums)[i];           \
         }                                                                                                 \
         const ptrdiff_t left = rows - r;                                                                  \
-        for (; c + VL <= columns; c += VL) {                                                              \
-            const vec m = load(centre + c);                                                               \
-            vec sum = {0};                                                                                \
-            for (ptrdiff_t i = 0; i < left; i++) {                                                        \
-                const vec x = load(px + i * columns + c), y = load(py + i * columns + c);                 \
-                (void)y, (void)m;                                                                         \
-                sum += VALUE;                                                                             \
-            }                                                                                             \
-            store(out + c, load(out + c) + sum);                                                          \
-        }                                                                                                 \
+        COLUMN_SUM_BLOCK(4, VALUE)                                                                        \
+        COLUMN_SUM_BLOCK(1, VALUE)                                                                        \
         for (; c < columns; c++) {                                                                        \
             const FC_T m = centre[c];                                                                     \
             FC_T sum = 0;                                                                                 \
             for (ptrdiff_t i = 0; i < left; i++) {                                                        \
-                const FC_T x = px[i * columns + c], y = py[i * columns + c];                              \
-                (void)y, (void)m;                                                                         \
+                const FC_T x = px[i * columns + c];                                                       \
+                (void)m;                                                                                  \
                 sum += VALUE;                                                                             \
             }                                                                                             \
             out[c] += sum;                                                                                \
@@ -229,8 +236,8 @@ static double FC_NAME(softmax_cross_entropy)(ptrdiff_t n, const void *x_, const 
     }
 
 COLUMN_SUM(sum, x)
+COLUMN_SUM(centred, x - m)
 COLUMN_SUM(centred_square, (x - m) * (x - m))
-COLUMN_SUM(centred_dot, y * (x - m))
 
 static void FC_NAME(bias_add)(ptrdiff_t rows, ptrdiff_t columns, const void *x_, const void *bias_, int relu,
                               void *y_) {
@@ -249,32 +256,94 @@ static void FC_NAME(bias_add)(ptrdiff_t rows, ptrdiff_t columns, const void *x_,
     }
 }
 
-static void FC_NAME(normalize)(ptrdiff_t rows, ptrdiff_t columns, const void *x_, const void *mean_,
-                               const void *scale_, const void *offset_, void *y_) {
-    const FC_T *x = x_, *mean = mean_, *scale = scale_, *offset = offset_;
-    FC_T *y = y_;
-    for (ptrdiff_t r = 0; r < rows; r++, x += columns, y += columns) {
-        ptrdiff_t c = 0;
-        for (; c + VL <= columns; c += VL)
-            store(y + c, (load(x + c) - load(mean + c)) * load(scale + c) + load(offset + c));
-        for (; c < columns; c++) y[c] = (x[c] - mean[c]) * scale[c] + offset[c];
+/* ---- normalisation: `count` vectors of columns at a time, whose statistics stay in registers, down the rows ---- */
+
+#define NORM_VECTORS (FC_REGISTERS >= 32 ? 4 : 2)
+#define norm_load FC_NAME(norm_load)
+#define norm_store FC_NAME(norm_store)
+#define norm_gradient FC_NAME(norm_gradient)
+#define norm_forward FC_NAME(norm_forward)
+#define norm_sums FC_NAME(norm_sums)
+#define norm_backward FC_NAME(norm_backward)
+
+/* The vector from element i on, or its first `left` lanes where left is given. */
+FC_INLINE vec norm_load(const char *p, ptrdiff_t i, ptrdiff_t left) {
+    return left ? load_part((const FC_T *)p + i, left) : load((const FC_T *)p + i);
+}
+
+FC_INLINE void norm_store(char *p, ptrdiff_t i, vec v, ptrdiff_t left) {
+    if (left) store_part((FC_T *)p + i, v, left);
+    else store((FC_T *)p + i, v);
+}
+
+/* What columns c to c + count VL of all rows share: their statistics in vectors, and the loop over their elements. */
+#define NORM_COLUMNS                                                      \
+    vec mean[NORM_VECTORS], scale[NORM_VECTORS], offset[NORM_VECTORS];                                     \
+    FC_UNROLL for (int j = 0; j < count; j++) {                           \
+        mean[j] = norm_load(t->mean, c + j * VL, left);                   \
+        scale[j] = norm_load(t->scale, c + j * VL, left);                 \
+        offset[j] = norm_load(t->offset, c + j * VL, left);               \
+    }
+#define NORM_ELEMENTS                                                     \
+    for (ptrdiff_t i = c, end = t->rows * t->columns; i < end; i += t->columns) \
+        FC_UNROLL for (int j = 0; j < count; j++)
+
+FC_INLINE vec norm_gradient(vec g, vec centred, vec scale, vec offset, const int relu) {
+    return relu ? (vec)((mask)g & (centred * scale + offset > (FC_T)0)) : g;
+}
+
+FC_INLINE void norm_forward(const fc_norm *t, ptrdiff_t c, ptrdiff_t left, const int count, const int relu) {
+    NORM_COLUMNS
+    NORM_ELEMENTS {
+        const vec y = (norm_load(t->x, i + j * VL, left) - mean[j]) * scale[j] + offset[j];
+        norm_store(t->y, i + j * VL, relu ? vrelu(y) : y, left);
     }
 }
 
-static void FC_NAME(normalize_backward)(ptrdiff_t rows, ptrdiff_t columns, const void *g_, const void *x_,
-                                        const void *mean_, const void *scale_, const void *g_mean_,
-                                        const void *slope_, void *dx_) {
-    const FC_T *g = g_, *x = x_, *mean = mean_, *scale = scale_, *g_mean = g_mean_, *slope = slope_;
-    FC_T *dx = dx_;
-    for (ptrdiff_t r = 0; r < rows; r++, g += columns, x += columns, dx += columns) {
-        ptrdiff_t c = 0;
-        for (; c + VL <= columns; c += VL) {
-            vec centred = load(x + c) - load(mean + c);
-            store(dx + c, (load(g + c) - load(g_mean + c) - centred * load(slope + c)) * load(scale + c));
-        }
-        for (; c < columns; c++) dx[c] = (g[c] - g_mean[c] - (x[c] - mean[c]) * slope[c]) * scale[c];
+FC_INLINE void norm_sums(const fc_norm *t, ptrdiff_t c, ptrdiff_t left, const int count, const int relu) {
+    vec total[NORM_VECTORS] = {0}, dot[NORM_VECTORS] = {0};
+    NORM_COLUMNS
+    NORM_ELEMENTS {
+        const vec centred = norm_load(t->x, i + j * VL, left) - mean[j];
+        const vec g = norm_gradient(norm_load(t->g, i + j * VL, left), centred, scale[j], offset[j], relu);
+        total[j] += g;
+        dot[j] += g * centred;
+    }
+    FC_UNROLL for (int j = 0; j < count; j++) {
+        norm_store(t->total, c + j * VL, total[j], left);
+        norm_store(t->dot, c + j * VL, dot[j], left);
     }
 }
+
+FC_INLINE void norm_backward(const fc_norm *t, ptrdiff_t c, ptrdiff_t left, const int count, const int relu) {
+    vec g_mean[NORM_VECTORS], slope[NORM_VECTORS];
+    NORM_COLUMNS
+    FC_UNROLL for (int j = 0; j < count; j++) {
+        g_mean[j] = norm_load(t->g_mean, c + j * VL, left);
+        slope[j] = norm_load(t->slope, c + j * VL, left);
+    }
+    NORM_ELEMENTS {
+        const vec centred = norm_load(t->x, i + j * VL, left) - mean[j];
+        const vec g = norm_gradient(norm_load(t->g, i + j * VL, left), centred, scale[j], offset[j], relu);
+        norm_store(t->y, i + j * VL, (g - g_mean[j] - centred * slope[j]) * scale[j], left);
+    }
+}
+
+#define NORM(NAME, PART)                                                                              \
+    FC_INLINE void FC_NAME(NAME##_columns)(const fc_norm *t, const int relu) {                        \
+        ptrdiff_t c = 0;                                                                              \
+        for (; c + NORM_VECTORS * VL <= t->columns; c += NORM_VECTORS * VL) PART(t, c, 0, NORM_VECTORS, relu); \
+        for (; c + VL <= t->columns; c += VL) PART(t, c, 0, 1, relu);                                 \
+        if (c < t->columns) PART(t, c, t->columns - c, 1, relu);                                      \
+    }                                                                                                 \
+    static void FC_NAME(NAME)(const fc_norm *t) {                                                     \
+        if (t->relu) FC_NAME(NAME##_columns)(t, 1);                                                   \
+        else FC_NAME(NAME##_columns)(t, 0);                                                           \
+    }
+
+NORM(normalize, norm_forward)
+NORM(normalize_sums, norm_sums)
+NORM(normalize_backward, norm_backward)
 
 /* ---- dropout ---- */
 

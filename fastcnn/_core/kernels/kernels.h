@@ -115,15 +115,27 @@ enum {
 };
 typedef void fc_map(ptrdiff_t n, const void *a, const void *b, void *out, double alpha);
 
-/* out[c] += sum over rows of f(x[row, c], y[row, c], centre[c]), rows dense. */
+/* out[c] += sum over rows of f(x[row, c], centre[c]), rows dense. */
 enum {
     FC_SUM,            /* x */
+    FC_CENTRED,        /* x - centre */
     FC_CENTRED_SQUARE, /* (x - centre)^2 */
-    FC_CENTRED_DOT,    /* y (x - centre) */
     FC_COLUMN_SUMS
 };
-typedef void fc_column_sum(ptrdiff_t rows, ptrdiff_t columns, const void *x, const void *y,
-                           const void *centre, void *out);
+typedef void fc_column_sum(ptrdiff_t rows, ptrdiff_t columns, const void *x, const void *centre, void *out);
+
+/* Dense rows, and values per column c.
+ * normalize: y = act((x - mean) * scale + offset).
+ * With g, the gradient of the result before the activation: what comes in, or zero where relu cut the result off:
+ * normalize_sums: total[c] = sum g and dot[c] = sum g (x - mean) over the rows.
+ * normalize_backward: y = scale * (g - g_mean - (x - mean) * slope).
+ * Tail rule: reads and writes these rows and columns only. */
+typedef struct {
+    ptrdiff_t rows, columns;
+    const char *x, *g, *mean, *scale, *offset, *g_mean, *slope;
+    char *y, *total, *dot;
+    int relu;
+} fc_norm;
 
 /* One row: y = softmax(x), and so on. a, b as in fc_map. */
 enum { FC_SOFTMAX, FC_LOG_SOFTMAX, FC_SOFTMAX_BACKWARD, FC_LOG_SOFTMAX_BACKWARD, FC_ROW_MAPS };
@@ -166,13 +178,9 @@ typedef struct {
 
     /* y = act(x + bias), row by row. */
     void (*bias_add)(ptrdiff_t rows, ptrdiff_t columns, const void *x, const void *bias, int relu, void *y);
-    /* y = (x - mean) * scale + offset, row by row. */
-    void (*normalize)(ptrdiff_t rows, ptrdiff_t columns, const void *x, const void *mean, const void *scale,
-                      const void *offset, void *y);
-    /* dx = scale * (g - g_mean - (x - mean) * slope), row by row. */
-    void (*normalize_backward)(ptrdiff_t rows, ptrdiff_t columns, const void *g, const void *x,
-                               const void *mean, const void *scale, const void *g_mean, const void *slope,
-                               void *dx);
+    void (*normalize)(const fc_norm *);
+    void (*normalize_sums)(const fc_norm *);
+    void (*normalize_backward)(const fc_norm *);
     /* One row: dx = softmax(x) * sum(t) - t; returns sum_c t[c] (log sum_j exp x[j] - x[c]). */
     double (*softmax_cross_entropy)(ptrdiff_t n, const void *x, const void *t, void *dx);
 

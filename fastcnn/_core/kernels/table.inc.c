@@ -30,10 +30,10 @@
         .row_map = {[FC_SOFTMAX] = FC_NAME(softmax), [FC_LOG_SOFTMAX] = FC_NAME(log_softmax),        \
                     [FC_SOFTMAX_BACKWARD] = FC_NAME(softmax_backward),                               \
                     [FC_LOG_SOFTMAX_BACKWARD] = FC_NAME(log_softmax_backward)},                      \
-        .column_sum = {[FC_SUM] = FC_NAME(sum), [FC_CENTRED_SQUARE] = FC_NAME(centred_square),       \
-                       [FC_CENTRED_DOT] = FC_NAME(centred_dot)},                                     \
+        .column_sum = {[FC_SUM] = FC_NAME(sum), [FC_CENTRED] = FC_NAME(centred),                     \
+                       [FC_CENTRED_SQUARE] = FC_NAME(centred_square)},                               \
         .bias_add = FC_NAME(bias_add), .normalize = FC_NAME(normalize),                              \
-        .normalize_backward = FC_NAME(normalize_backward),                                           \
+        .normalize_sums = FC_NAME(normalize_sums), .normalize_backward = FC_NAME(normalize_backward), \
         .softmax_cross_entropy = FC_NAME(softmax_cross_entropy), .dropout = FC_NAME(dropout),        \
         .sgd = FC_NAME(sgd), .adam = FC_NAME(adam), .fma_rounds = FC_NAME(fma_rounds),               \
     }
