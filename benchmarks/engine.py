@@ -9,7 +9,9 @@ from importlib import import_module
 from typing import Any
 
 from .data import Array
-from .layers import Case, Conv, Dense, Network, Pool
+from .layers import Case, Conv, Dense, Network, Norm, Pool
+
+NORM_EPSILON = 1e-3
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,8 @@ class Engine:
             return self.conv(case, what, configuration)
         if isinstance(case, Pool):
             return self.pool(case, what, configuration)
+        if isinstance(case, Norm):
+            return self.norm(case, what, configuration)
         if isinstance(case, Dense):
             return self.dense(case, what, configuration)
         assert isinstance(case, Network)
@@ -56,6 +60,9 @@ class Engine:
         return None
 
     def pool(self, case: Pool, what: str, configuration: str) -> Prepared | None:
+        return None
+
+    def norm(self, case: Norm, what: str, configuration: str) -> Prepared | None:
         return None
 
     def dense(self, case: Dense, what: str, configuration: str) -> Prepared | None:

@@ -7,8 +7,8 @@ from typing import Any
 from fastcnn import nn, runtime
 
 from .data import Array, arrays
-from .engine import Engine, Prepared
-from .layers import Conv, Dense, Network, Pool
+from .engine import NORM_EPSILON, Engine, Prepared
+from .layers import Conv, Dense, Network, Norm, Pool
 
 
 def _same(result: Array) -> Array:
@@ -47,6 +47,16 @@ class FastcnnEngine(Engine):
         if what == "forward":
             return Prepared(lambda: nn.avg_pool(x, *options), _same)
         return Prepared(lambda: nn.avg_pool_backward(g, x.shape, *options), _same)
+
+    def norm(self, case: Norm, what: str, configuration: str) -> Prepared:
+        x, scale, offset, g = arrays(case)
+        if what == "forward":
+            return Prepared(
+                lambda: nn.batch_normalization(x, *nn.moments(x), offset, scale, NORM_EPSILON, "relu"), _same
+            )
+        moments = nn.moments(x)
+        options = NORM_EPSILON, True, offset, "relu"
+        return Prepared(lambda: nn.batch_normalization_backward(g, x, *moments, scale, *options), lambda r: r[0])
 
     def dense(self, case: Dense, what: str, configuration: str) -> Prepared:
         x, w, g = arrays(case)

@@ -12,8 +12,8 @@ from typing import Any
 import torch  # type: ignore[import-not-found,unused-ignore]
 
 from .data import Array, arrays
-from .engine import Engine, Prepared
-from .layers import Case, Conv, Dense, Network, Pool
+from .engine import NORM_EPSILON, Engine, Prepared
+from .layers import Case, Conv, Dense, Network, Norm, Pool
 
 LAYOUTS = {
     "contiguous": torch.contiguous_format,
@@ -79,6 +79,28 @@ class TorchEngine(Engine):
         if what == "forward":
             return _prepared(lambda: aten.avg_pool2d(x, *average), _nhwc)
         return _prepared(lambda: aten.avg_pool2d_backward(g, x, *average, None), _nhwc)
+
+    def norm(self, case: Norm, what: str, configuration: str) -> Prepared:
+        layout = LAYOUTS[configuration]
+        images, scale, offset, grad = arrays(case)
+        x, g = _images(images, layout), _images(grad, layout)
+        weight, bias = torch.from_numpy(scale), torch.from_numpy(offset)
+        mean, variance = torch.zeros_like(weight), torch.ones_like(weight)
+        aten = torch.ops.aten
+
+        def forward() -> Any:
+            return aten.native_batch_norm(x, weight, bias, mean, variance, True, 0.01, NORM_EPSILON)
+
+        if what == "forward":
+            return _prepared(lambda: torch.relu_(forward()[0]), _nhwc)
+        y, saved_mean, saved_deviation = forward()
+        y = torch.relu_(y)
+        statistics = weight, mean, variance, saved_mean, saved_deviation, True, NORM_EPSILON, [True] * 3
+
+        def backward() -> Any:
+            return aten.native_batch_norm_backward(aten.threshold_backward(g, y, 0), x, *statistics)[0]
+
+        return _prepared(backward, _nhwc)
 
     def dense(self, case: Dense, what: str, configuration: str) -> Prepared | None:
         if configuration != "contiguous":  # matrices have only one layout

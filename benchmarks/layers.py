@@ -128,6 +128,29 @@ class Pool(Case):
 
 
 @dataclass(frozen=True)
+class Norm(Case):
+    """Batch normalisation in training and a ReLU behind it, on square images.
+
+    Forward takes the batch's mean and variance too; data gives the gradients of the scale and the offset as well.
+    """
+
+    network: str
+    channels: int
+    size: int
+    batch: int
+    passes = ("forward", "data")
+    group = "batch norm + relu"
+
+    @property
+    def name(self) -> str:
+        return f"{self.network} norm {self.channels} {self.size}x{self.size} n{self.batch}"
+
+    def bytes(self, what: str) -> float:
+        # Once for the statistics or sums, once for the result: (x, x, y), and (x, g, x, g, dx).
+        return float(FLOAT_BYTES * (5 if what == "data" else 3) * self.batch * self.channels * self.size**2)
+
+
+@dataclass(frozen=True)
 class Dense(Case):
     """A dense layer without bias: x @ kernel, grad @ kernel.T and x.T @ grad are its passes."""
 
@@ -249,6 +272,16 @@ POOLS = (
     Pool("cifar", "avg", 2, 64, 32, stride=2, batch=64),
 )
 
+NORMS = (
+    Norm("cifar", 64, 32, batch=64),
+    Norm("cifar", 256, 8, batch=64),
+    Norm("resnet50", 64, 112, batch=1),
+    Norm("resnet50", 64, 56, batch=16),
+    Norm("resnet50", 256, 56, batch=16),
+    Norm("resnet50", 256, 14, batch=16),
+    Norm("resnet50", 2048, 7, batch=16),
+)
+
 # The small ones are LeNet-5's; the rows straddle the places where the method changes.
 DENSES = (
     *(Dense(n, n, n) for n in (512, 1024, 2048)),
@@ -260,7 +293,7 @@ DENSES = (
 
 NETWORKS = (Network(64, ("train",)), Network(1, ("predict",)))
 
-CASES: tuple[Case, ...] = (*CONVS, *POOLS, *DENSES, *NETWORKS)
+CASES: tuple[Case, ...] = (*CONVS, *POOLS, *NORMS, *DENSES, *NETWORKS)
 
 _BY_NAME = {case.name: case for case in CASES}
 
