@@ -138,6 +138,20 @@ def test_a_window_with_a_nan_gives_nan_and_its_gradient_to_the_first(at, dtype):
     assert dx.sum() == 21
 
 
+@pytest.mark.parametrize(("ksize", "strides"), [((3, 3), 2), ((2, 2), 2), ((1, 3), 2), ((4, 3), (1, 2)), ((3, 2), 1)])
+@pytest.mark.parametrize("channels", [3, 16, 37])
+def test_gradients_of_windows_with_nans_and_infinities(ksize, strides, channels, dtype):
+    x = integers(2, 9, 12, channels).astype(dtype)
+    dice = np.random.default_rng(0).random(x.shape)
+    x[dice < 0.1], x[(dice > 0.1) & (dice < 0.2)], x[dice > 0.9] = np.nan, np.inf, -np.inf
+    y = nn.max_pool(x, ksize, strides, "same")
+    grad = integers(*y.shape, seed=1)
+    exact = reference.max_pool_backward(
+        grad, x, ksize, strides if isinstance(strides, tuple) else (strides,) * 2, "same"
+    )
+    assert_equal(nn.max_pool_backward(grad.astype(dtype), x, ksize, strides, "same"), exact, dtype)
+
+
 def test_nan_and_infinity_stay_in_their_windows(dtype):
     x = integers(1, 6, 6, 19).astype(dtype)
     x[0, 0, 0, 3], x[0, 5, 5, 18] = np.nan, np.inf

@@ -107,6 +107,7 @@ cdef void pool_row(const Pooling *p, Py_ssize_t *taps, Py_ssize_t image, Py_ssiz
     t.y_step = p.pixel
     t.channels = min(p.slice, p.channels - slice * p.slice)
     t.tiled = p.stride_w == p.cols and p.stride_h >= p.rows
+    t.threes = p.cols == 3 and p.stride_w == 2
     interior = ceil_div(p.left, p.stride_w)
     end = (p.in_w + p.left - p.cols) // p.stride_w + 1 if p.in_w + p.left >= p.cols else 0
     while col < p.out_w:

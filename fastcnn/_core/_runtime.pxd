@@ -44,7 +44,7 @@ cdef extern from "kernels.h" nogil:
         Py_ssize_t y_step, pixels, channels
         char *dx
         double scale
-        int tiled
+        int tiled, threes
 
     ctypedef struct fc_depthwise:
         const char *x

@@ -64,6 +64,7 @@ typedef struct {
     char *dx;
     double scale; /* of an average: 1 / number of taps */
     int tiled;    /* windows lie side by side in a row, without gap or overlap, and rows do not share any */
+    int threes;   /* windows are 3 pixels wide, at a stride of 2 */
 } fc_pool;
 
 /* `pixels` output pixels of one row, each channel c with a filter of its own:

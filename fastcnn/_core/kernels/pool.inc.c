@@ -1,9 +1,9 @@
 /* Pooling over a window of taps, along a contiguous run of channels: see fc_pool in kernels.h. */
 
 /* Runs BODY(load, store, further argument of both, mask of the channels that count) over the channels of each pixel: in
- * whole vectors, unless BLOCKS has gone over them already, then once for the `left` < VL channels that are left.  Those go as a whole vector too while its further
- * elements belong to the next pixels: what is stored there is what was there, or is stored again by their turn.  Only
- * at the end of the row are they put together from parts, which is many times slower.
+ * whole vectors, unless BLOCKS has gone over them already, then once for the `left` < VL channels that are left.  Those
+ * go as a whole vector too while its further elements belong to the next pixels: what is stored there is what was
+ * there, or is stored again by their turn.  Only at the end of the row are they taken as parts, which is slower.
  *
  * overwrites: a backward pass need not read what it adds to, as windows do not overlap and every further element is
  * stored once more after it, by a tap or pixel to the right.  Where a pixel takes several vectors, the last one's further
@@ -59,19 +59,21 @@
         STORE(y + c, m LEFT);                              \
     }
 
+#define LANES_OF(k) ((FC_INT)(k) - (mask){0})
+
 #define MAX_POOL_BACKWARD(LOAD, STORE, LEFT, COUNTS)                                     \
     {                                                                                    \
         vec m = LOAD(TAP(x, 0) LEFT);                                                    \
         mask at = {0};                                                                   \
-        for (ptrdiff_t k = 1; k < t->n_taps; k++) {                                      \
+        for (ptrdiff_t k = 1; k < n_taps; k++) {                                         \
             vec v = LOAD(TAP(x, k) LEFT);                                                \
             mask wins = BEATS(v, m);                                                     \
             m = blend(wins, v, m);                                                       \
-            at = (at & ~wins) | (((FC_INT)k - (mask){0}) & wins);                        \
+            at = (at & ~wins) | (LANES_OF(k) & wins);                                    \
         }                                                                                \
         vec g = LOAD(y + c LEFT);                                                        \
-        for (ptrdiff_t k = t->first_tap; k < t->last_tap; k++) {                         \
-            mask here = (at == ((FC_INT)k - (mask){0})) & COUNTS;                        \
+        for (ptrdiff_t k = first_tap; k < last_tap; k++) {                               \
+            mask here = (at == LANES_OF(k)) & COUNTS;                                    \
             vec sum = overwrites ? (vec){0} : LOAD(TAP(dx, k) LEFT);                     \
             STORE(TAP(dx, k), blend(here, sum + g, sum) LEFT);                           \
         }                                                                                \
@@ -99,6 +101,64 @@ static void FC_NAME(max_pool)(const fc_pool *t) {
 
 static void FC_NAME(avg_pool)(const fc_pool *t) { FOR_CHANNELS(IN_BLOCKS(m[b] + v, m[b] * (FC_T)t->scale), AVG_POOL) }
 
-static void FC_NAME(max_pool_backward)(const fc_pool *t) { FOR_CHANNELS(, MAX_POOL_BACKWARD) }
+FC_INLINE void FC_NAME(max_pool_backward_taps)(const fc_pool *t, ptrdiff_t n_taps, ptrdiff_t first_tap,
+                                               ptrdiff_t last_tap) {
+    FOR_CHANNELS(, MAX_POOL_BACKWARD)
+}
+
+/* Windows of 3 x 3 pixels at a stride of 2, from left to right: the column that two of them share stays in registers,
+ * with what the left one adds to it, so that memory is read and written once for both.  Else the right one would
+ * wait for what the left one has just written. */
+FC_INLINE void FC_NAME(max_pool_backward_3x3)(const fc_pool *t, ptrdiff_t c, ptrdiff_t left) {
+    const ptrdiff_t pixel = t->taps[1], row = t->taps[3];
+#define AT(base, r, s) ((FC_T *)((base) + (r) * row + (s) * pixel) + c)
+#define LOAD_AT(p) (left ? load_part(p, left) : load(p))
+#define STORE_AT(p, v) (left ? store_part(p, v, left) : store(p, v))
+    const char *x = t->x, *y = t->y;
+    char *dx = t->dx;
+    vec v[3][3], sum[3][3];
+    for (int r = 0; r < 3; r++) v[r][0] = LOAD_AT(AT(x, r, 0)), sum[r][0] = LOAD_AT(AT(dx, r, 0));
+    for (ptrdiff_t i = 0; i < t->pixels; i++, x += t->x_step, dx += t->x_step, y += t->y_step) {
+        FC_UNROLL for (int r = 0; r < 3; r++) FC_UNROLL for (int s = 1; s < 3; s++) {
+            v[r][s] = LOAD_AT(AT(x, r, s));
+            sum[r][s] = LOAD_AT(AT(dx, r, s));
+        }
+        /* The first NaN, or else the first of the maxima.  In two sweeps of single comparisons, the second from the last
+         * tap to the first, as GCC joins comparisons by way of other registers. */
+        vec m = v[0][0];
+        FC_UNROLL for (int k = 1; k < 9; k++) m = blend(v[k / 3][k % 3] > m, v[k / 3][k % 3], m);
+        mask at = {0}, nan_at = LANES_OF(-1);
+        FC_UNROLL for (int k = 8; k >= 0; k--) {
+            const vec u = v[k / 3][k % 3];
+            at = (mask)blend(u == m, (vec)LANES_OF(k), (vec)at);
+            nan_at = (mask)blend(u != u, (vec)LANES_OF(k), (vec)nan_at);
+        }
+        at = (mask)blend(nan_at >= 0, (vec)nan_at, (vec)at);
+        const vec g = LOAD_AT((const FC_T *)y + c);
+        FC_UNROLL for (int r = 0; r < 3; r++) {
+            FC_UNROLL for (int s = 0; s < 3; s++)
+                sum[r][s] = blend(at == LANES_OF(3 * r + s), sum[r][s] + g, sum[r][s]);
+            STORE_AT(AT(dx, r, 0), sum[r][0]);
+            STORE_AT(AT(dx, r, 1), sum[r][1]);
+            v[r][0] = v[r][2], sum[r][0] = sum[r][2];
+        }
+    }
+    for (int r = 0; r < 3; r++) STORE_AT(AT(dx, r, 0), sum[r][0]);
+#undef AT
+#undef LOAD_AT
+#undef STORE_AT
+}
+
+/* Whole windows of the usual sizes have loops of their own. */
+static void FC_NAME(max_pool_backward)(const fc_pool *t) {
+    const int whole = t->first_tap == 0 && t->last_tap == t->n_taps;
+    if (whole && t->n_taps == 4) FC_NAME(max_pool_backward_taps)(t, 4, 0, 4);
+    else if (whole && t->n_taps == 9 && t->threes) {
+        ptrdiff_t c = 0;
+        for (; c + VL <= t->channels; c += VL) FC_NAME(max_pool_backward_3x3)(t, c, 0);
+        if (c < t->channels) FC_NAME(max_pool_backward_3x3)(t, c, t->channels - c);
+    }
+    else FC_NAME(max_pool_backward_taps)(t, t->n_taps, t->first_tap, t->last_tap);
+}
 
 static void FC_NAME(avg_pool_backward)(const fc_pool *t) { FOR_CHANNELS(, AVG_POOL_BACKWARD) }

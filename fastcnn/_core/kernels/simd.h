@@ -1,8 +1,9 @@
 /* The vector type of the ISA and of the element type being compiled.
  *
- * A stub (isa_*.c) sets FC_VECTOR_BYTES, table.inc.c sets the element type FC_T, its integer twin FC_INT
- * and its suffix, then includes this file and the bodies once for float and once for double.
- * Everything is GCC/Clang vector extensions: there are no intrinsics.
+ * A stub (isa_*.c) sets FC_VECTOR_BYTES, and FC_MASKED_MOVES to the same where the ISA has them; table.inc.c sets the
+ * element type FC_T, its integer twin FC_INT and its suffix, then includes this file and the bodies once for float and
+ * once for double.
+ * Everything is GCC/Clang vector extensions; the one intrinsic is the masked move, which they have no word for.
  */
 #ifndef FC_SIMD_H
 #define FC_SIMD_H
@@ -11,6 +12,9 @@
 #include <stddef.h>
 #include <stdint.h>
 #include <string.h>
+#ifdef FC_MASKED_MOVES
+#include <immintrin.h>
+#endif
 
 #define FC_CAT_(a, b) a##b
 #define FC_CAT(a, b) FC_CAT_(a, b)
@@ -42,6 +46,7 @@
 #define splat FC_NAME(splat)
 #define blend FC_NAME(blend)
 #define copy_part FC_NAME(copy_part)
+#define first_lanes FC_NAME(first_lanes)
 #define load_part FC_NAME(load_part)
 #define store_part FC_NAME(store_part)
 #define last_lanes FC_NAME(last_lanes)
@@ -59,8 +64,36 @@ FC_INLINE void store(FC_T *p, vec v) { *(vec_at *)p = v; }
 FC_INLINE vec splat(FC_T x) { return x - (vec){0}; }
 FC_INLINE vec blend(mask m, vec yes, vec no) { return (vec)(((mask)yes & m) | ((mask)no & ~m)); }
 
-/* The first n < VL lanes; the others are read as zero and not written.  By halves, since the sizes are then
- * constants and memcpy becomes a move. */
+/* The first n < VL lanes; the others are read as zero and not written. */
+#if FC_MASKED_MOVES == 64
+FC_INLINE vec load_part(const FC_T *p, ptrdiff_t n) {
+    const unsigned lanes = (1u << n) - 1;
+    return sizeof(FC_T) == 4 ? (vec)_mm512_maskz_loadu_ps((__mmask16)lanes, p)
+                             : (vec)_mm512_maskz_loadu_pd((__mmask8)lanes, p);
+}
+FC_INLINE void store_part(FC_T *p, vec v, ptrdiff_t n) {
+    const unsigned lanes = (1u << n) - 1;
+    if (sizeof(FC_T) == 4) _mm512_mask_storeu_ps(p, (__mmask16)lanes, (__m512)v);
+    else _mm512_mask_storeu_pd(p, (__mmask8)lanes, (__m512d)v);
+}
+#elif FC_MASKED_MOVES == 32
+FC_INLINE mask first_lanes(ptrdiff_t n) {
+    mask lane;
+    FC_UNROLL for (ptrdiff_t i = 0; i < VL; i++) lane[i] = (FC_INT)i;
+    return lane < (FC_INT)n;
+}
+FC_INLINE vec load_part(const FC_T *p, ptrdiff_t n) {
+    const __m256i lanes = (__m256i)first_lanes(n);
+    return sizeof(FC_T) == 4 ? (vec)_mm256_maskload_ps((const float *)p, lanes)
+                             : (vec)_mm256_maskload_pd((const double *)p, lanes);
+}
+FC_INLINE void store_part(FC_T *p, vec v, ptrdiff_t n) {
+    const __m256i lanes = (__m256i)first_lanes(n);
+    if (sizeof(FC_T) == 4) _mm256_maskstore_ps((float *)p, lanes, (__m256)v);
+    else _mm256_maskstore_pd((double *)p, lanes, (__m256d)v);
+}
+#else
+/* By halves, since the sizes are then constants and memcpy becomes a move. */
 FC_INLINE void copy_part(FC_T *to, const FC_T *from, ptrdiff_t n) {
 #define FC_COPY_HALF(LANES)                              \
     if (LANES < VL && (n & LANES)) {                     \
@@ -76,6 +109,7 @@ FC_INLINE vec load_part(const FC_T *p, ptrdiff_t n) {
     return v;
 }
 FC_INLINE void store_part(FC_T *p, vec v, ptrdiff_t n) { copy_part(p, (const FC_T *)&v, n); }
+#endif
 
 /* The last n lanes. */
 FC_INLINE mask last_lanes(ptrdiff_t n) {
