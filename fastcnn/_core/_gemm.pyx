@@ -17,6 +17,7 @@ continue it through C, so neither the threads nor the cut of the work change a b
 """
 
 from cython.parallel cimport parallel, prange, threadid
+from libc.string cimport memcpy
 
 cimport numpy as cnp
 
@@ -36,6 +37,7 @@ cdef enum:
     IN_PLACE_ROWS = 64
     # Rows of A up to which streaming through B beats packing it: those that a stream takes at a time.
     STREAM_ROWS = 4
+    PAGE = 4096
     # Columns of a block: enough of them that packing is little work beside multiplying.
     BLOCK_COLUMNS = 512
     # What it costs to bring an element of A near, and to pack one of B, in multiply-adds.
@@ -236,10 +238,23 @@ cdef int multiply_in_place(const Product *p, int threads) except -1:
     return 0
 
 
-cdef void stream_range(const Product *p, Py_ssize_t n, Py_ssize_t end) noexcept nogil:
-    """All rows of C in columns n to end, as many columns at a time as C has room for in L1."""
-    cdef Py_ssize_t size = p.table.itemsize, no_offset = 0
-    cdef Py_ssize_t most = max(16, l1_bytes // 2 // (p.m * size)) // p.table.lanes * p.table.lanes
+cdef inline Py_ssize_t stream_columns(const Product *p) noexcept nogil:
+    """As many columns at a time as C has room for in L1."""
+    return max(16, l1_bytes // 2 // (p.m * p.table.itemsize)) // p.table.lanes * p.table.lanes
+
+
+cdef inline Py_ssize_t stream_row(const Product *p) noexcept nogil:
+    """Bytes from one row of C to the next while it is added to: a quarter of a page beyond whole pages.
+
+    CPUs tell stores from later loads by an address's last 12 bits: where rows of C or B lie whole pages apart, as
+    they do in matrices of a power of two, each load would wait for the store before it.
+    """
+    return ceil_div(stream_columns(p) * p.table.itemsize, PAGE) * PAGE + PAGE // 4
+
+
+cdef void stream_range(const Product *p, Py_ssize_t n, Py_ssize_t end, char *scratch) noexcept nogil:
+    """All rows of C in columns n to end."""
+    cdef Py_ssize_t size = p.table.itemsize, no_offset = 0, most = stream_columns(p), m
     cdef fc_tile t
     t.runs = &no_offset
     t.n_runs = 1
@@ -248,23 +263,29 @@ cdef void stream_range(const Product *p, Py_ssize_t n, Py_ssize_t end) noexcept 
     t.a_row = p.a_row
     t.a_step = p.a_step
     t.b_step = p.b_row
-    t.c_row = p.c_row
+    t.c_row = stream_row(p)
     t.accumulate = False
     t.relu = p.relu
     while n < end:
         t.columns = min(most, end - n)
         t.bias = p.bias + n * size if p.bias != NULL else NULL
         t.b = p.b + n * size
-        t.c = p.c + n * size
+        # An eighth of a page apart from B too.
+        t.c = scratch + (<size_t> t.b + PAGE // 8 - <size_t> scratch) % PAGE
         p.table.stream[p.m - 1](&t)
+        for m in range(p.m):
+            memcpy(p.c + m * p.c_row + n * size, t.c + m * t.c_row, t.columns * size)
         n += t.columns
 
 
 cdef int multiply_stream(const Product *p, int threads) except -1:
     cdef Py_ssize_t i, lanes = p.table.lanes, columns = ceil_div(ceil_div(p.n, lanes), threads) * lanes
+    cdef Py_ssize_t nbytes = p.m * stream_row(p) + PAGE
+    cdef char *scratch = acquire(threads * nbytes)
     with nogil:
         for i in prange(ceil_div(p.n, columns), num_threads=threads, schedule="static"):
-            stream_range(p, i * columns, min(p.n, (i + 1) * columns))
+            stream_range(p, i * columns, min(p.n, (i + 1) * columns), scratch + i * nbytes)
+    release(scratch)
     return 0
 
 
