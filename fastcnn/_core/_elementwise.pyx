@@ -56,6 +56,11 @@ cdef enum:
     HEAVY = 40
 
 
+cdef inline char *after(const char *start, Py_ssize_t step) noexcept nogil:
+    """Return start + step, NULL where there is nothing."""
+    return <char *> start if start == NULL else <char *> start + step
+
+
 def elementwise(int op, cnp.ndarray a, cnp.ndarray b, double alpha, cnp.ndarray out):
     """Write op(a, b) to out, which may be a or b; pass a for b where the op has one argument."""
     cdef const fc_kernels *table = kernels(out)
@@ -240,10 +245,10 @@ cdef fc_norm of_run(const fc_norm *all_rows, const Rows *r, Py_ssize_t run) noex
     cdef Py_ssize_t step = run * r.run * r.line
     t.rows = rows_in(r, run)
     t.x += step
-    t.g += step
-    t.y += step
-    t.total += run * r.line
-    t.dot += run * r.line
+    t.g = after(t.g, step)
+    t.y = after(t.y, step)
+    t.total = after(t.total, run * r.line)
+    t.dot = after(t.dot, run * r.line)
     return t
 
 
@@ -324,10 +329,6 @@ cdef struct Run:
     char *g
     char *m
     char *v
-
-
-cdef inline char *after(char *start, Py_ssize_t step) noexcept:
-    return start if start == NULL else start + step
 
 
 cdef char *start_of(list arrays, Py_ssize_t i):

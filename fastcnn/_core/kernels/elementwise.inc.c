@@ -278,14 +278,15 @@ FC_INLINE void norm_store(char *p, ptrdiff_t i, vec v, ptrdiff_t left) {
 
 /* What columns c to c + count VL of all rows share: their statistics in vectors, and the loop over their elements. */
 #define NORM_COLUMNS                                                      \
-    vec mean[NORM_VECTORS], scale[NORM_VECTORS], offset[NORM_VECTORS];                                     \
+    vec mean[NORM_VECTORS], scale[NORM_VECTORS], offset[NORM_VECTORS];    \
     FC_UNROLL for (int j = 0; j < count; j++) {                           \
         mean[j] = norm_load(t->mean, c + j * VL, left);                   \
         scale[j] = norm_load(t->scale, c + j * VL, left);                 \
         offset[j] = norm_load(t->offset, c + j * VL, left);               \
     }
 #define NORM_ELEMENTS                                                     \
-    for (ptrdiff_t i = c, end = t->rows * t->columns; i < end; i += t->columns) \
+    const ptrdiff_t end = t->rows * t->columns;                           \
+    for (ptrdiff_t i = c; i < end; i += t->columns)                       \
         FC_UNROLL for (int j = 0; j < count; j++)
 
 FC_INLINE vec norm_gradient(vec g, vec centred, vec scale, vec offset, const int relu) {
