@@ -62,6 +62,15 @@ def test_a_reduction_longer_than_one_slab(m, n, transpose_a, transpose_b, dtype)
     check_product(m, n, 2 * slab + 3, transpose_a, transpose_b, dtype)
 
 
+@pytest.mark.parametrize("m", [1, 2, 3, 4])
+@pytest.mark.parametrize(("k", "n"), [(1, 300_001), (64, 20_001), (65, 20_000), (200, 7001), (1025, 1100), (4097, 320)])
+def test_a_few_rows_with_a_b_beyond_l2_are_reduced_in_parts(m, k, n, dtype):
+    x, kernel, bias = integers(m, k), integers(k, n, seed=1), integers(n, seed=2)
+    y = nn.dense(x.astype(dtype), kernel.astype(dtype), bias.astype(dtype), "relu")
+    assert_equal(y, np.maximum(x @ kernel + bias, 0), dtype)
+    assert_equal(nn.matmul(x.T.astype(dtype), kernel.astype(dtype), transpose_a=True), x @ kernel, dtype)
+
+
 @pytest.mark.parametrize(("transpose_a", "transpose_b"), TRANSPOSES)
 @pytest.mark.parametrize(("m", "n", "k"), [(0, 3, 4), (3, 0, 4), (3, 4, 0), (1, 4, 0), (200, 40, 0), (0, 0, 0)])
 def test_empty_products(m, n, k, transpose_a, transpose_b, dtype):

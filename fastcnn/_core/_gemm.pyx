@@ -17,12 +17,13 @@ continue it through C, so neither the threads nor the cut of the work change a b
 """
 
 from cython.parallel cimport parallel, prange, threadid
-from libc.string cimport memcpy
+from libc.string cimport memset
 
 cimport numpy as cnp
 
 from ._runtime cimport (
-    acquire, ceil_div, fc_dot, fc_kernels, fc_tile, is_plain, kernels, l1_bytes, l2_bytes, line, release, threads_for,
+    FC_RELU, FC_SUM, acquire, ceil_div, fc_dot, fc_kernels, fc_tile, is_plain, kernels, l1_bytes, l2_bytes, line,
+    release, threads_for,
 )
 
 cnp.import_array()
@@ -37,6 +38,9 @@ cdef enum:
     IN_PLACE_ROWS = 64
     # Rows of A up to which streaming through B beats packing it: those that a stream takes at a time.
     STREAM_ROWS = 4
+    # Parts of such a product, each of which a thread may take, and the rows of B that a part has at least.
+    STREAM_PARTS = 8
+    STREAM_DEPTH = 64
     PAGE = 4096
     # Columns of a block: enough of them that packing is little work beside multiplying.
     BLOCK_COLUMNS = 512
@@ -238,53 +242,69 @@ cdef int multiply_in_place(const Product *p, int threads) except -1:
     return 0
 
 
-cdef inline Py_ssize_t stream_columns(const Product *p) noexcept nogil:
-    """As many columns at a time as C has room for in L1."""
-    return max(16, l1_bytes // 2 // (p.m * p.table.itemsize)) // p.table.lanes * p.table.lanes
-
-
 cdef inline Py_ssize_t stream_row(const Product *p) noexcept nogil:
-    """Bytes from one row of C to the next while it is added to: a quarter of a page beyond whole pages.
+    """Bytes from one row of a part's C to the next: a quarter of a page beyond whole pages.
 
     CPUs tell stores from later loads by an address's last 12 bits: where rows of C or B lie whole pages apart, as
     they do in matrices of a power of two, each load would wait for the store before it.
     """
-    return ceil_div(stream_columns(p) * p.table.itemsize, PAGE) * PAGE + PAGE // 4
+    return ceil_div(p.n * p.table.itemsize, PAGE) * PAGE + PAGE // 4
 
 
-cdef void stream_range(const Product *p, Py_ssize_t n, Py_ssize_t end, char *scratch) noexcept nogil:
-    """All rows of C in columns n to end."""
-    cdef Py_ssize_t size = p.table.itemsize, no_offset = 0, most = stream_columns(p), m
+cdef inline char *apart_from(const char *other, char *scratch) noexcept nogil:
+    """The first place in scratch that lies an eighth of a page apart from another one, in the same sense."""
+    return scratch + (<size_t> other + PAGE // 8 - <size_t> scratch) % PAGE
+
+
+cdef void stream_part(const Product *p, Py_ssize_t k, Py_ssize_t length, Py_ssize_t n, Py_ssize_t end,
+                      char *scratch) noexcept nogil:
+    """Columns n to end of C, reduced over rows k to k + length of B, as many at a time as have room in L1."""
+    cdef Py_ssize_t size = p.table.itemsize, no_offset = 0
+    cdef Py_ssize_t most = max(16, l1_bytes // 2 // (p.m * size)) // p.table.lanes * p.table.lanes
     cdef fc_tile t
     t.runs = &no_offset
     t.n_runs = 1
-    t.run_length = p.k
-    t.a = p.a
+    t.run_length = length
+    t.a = p.a + k * p.a_step
     t.a_row = p.a_row
     t.a_step = p.a_step
     t.b_step = p.b_row
     t.c_row = stream_row(p)
     t.accumulate = False
-    t.relu = p.relu
+    t.relu = False
+    scratch = apart_from(p.b + k * p.b_row, scratch)
     while n < end:
         t.columns = min(most, end - n)
-        t.bias = p.bias + n * size if p.bias != NULL else NULL
-        t.b = p.b + n * size
-        # An eighth of a page apart from B too.
-        t.c = scratch + (<size_t> t.b + PAGE // 8 - <size_t> scratch) % PAGE
+        t.bias = p.bias + n * size if p.bias != NULL and k == 0 else NULL
+        t.b = p.b + k * p.b_row + n * size
+        t.c = scratch + n * size
         p.table.stream[p.m - 1](&t)
-        for m in range(p.m):
-            memcpy(p.c + m * p.c_row + n * size, t.c + m * t.c_row, t.columns * size)
         n += t.columns
 
 
 cdef int multiply_stream(const Product *p, int threads) except -1:
-    cdef Py_ssize_t i, lanes = p.table.lanes, columns = ceil_div(ceil_div(p.n, lanes), threads) * lanes
-    cdef Py_ssize_t nbytes = p.m * stream_row(p) + PAGE
-    cdef char *scratch = acquire(threads * nbytes)
+    """The reduction in parts, each of which runs through rows of B from end to end; their sums are then added.
+
+    So memory is read in one sweep by each thread. Where B has few rows, columns are shared too.
+    """
+    cdef Py_ssize_t length = max(STREAM_DEPTH, ceil_div(p.k, STREAM_PARTS)), parts = ceil_div(p.k, length)
+    cdef Py_ssize_t lanes = p.table.lanes, columns = ceil_div(ceil_div(p.n, lanes), STREAM_PARTS // parts) * lanes
+    cdef Py_ssize_t across = ceil_div(p.n, columns), k, n, i, m
+    cdef Py_ssize_t size = p.table.itemsize, nbytes = p.m * stream_row(p) + PAGE
+    cdef char *scratch = acquire(parts * nbytes)
+    cdef char *row
     with nogil:
-        for i in prange(ceil_div(p.n, columns), num_threads=threads, schedule="static"):
-            stream_range(p, i * columns, min(p.n, (i + 1) * columns), scratch + i * nbytes)
+        for i in prange(parts * across, num_threads=threads, schedule="static"):
+            k = i // across * length
+            n = i % across * columns
+            stream_part(p, k, min(length, p.k - k), n, min(p.n, n + columns), scratch + i // across * nbytes)
+        for m in range(p.m):
+            memset(p.c + m * p.c_row, 0, p.n * size)
+            for i in range(parts):
+                row = apart_from(p.b + i * length * p.b_row, scratch + i * nbytes) + m * stream_row(p)
+                p.table.column_sum[FC_SUM](1, p.n, row, row, p.c + m * p.c_row)
+            if p.relu:
+                p.table.map[FC_RELU](p.n, p.c + m * p.c_row, p.c + m * p.c_row, p.c + m * p.c_row, 0)
     release(scratch)
     return 0
 
