@@ -209,6 +209,7 @@ static double FC_NAME(softmax_cross_entropy)(ptrdiff_t n, const void *x_, const 
         const FC_T *px = x_, *centre = centre_;                                                           \
         FC_T *out = out_;                                                                                 \
         ptrdiff_t r = 0, c = 0;                                                                           \
+        if (!rows) return; /* there may be no centre either */                                            \
         if (columns < VL && rows >= VL) {                                                                 \
             vec sums[FC_VECTOR_BYTES / sizeof(FC_T)] = {0}, centres[FC_VECTOR_BYTES / sizeof(FC_T)];      \
             for (ptrdiff_t i = 0; i < columns * VL; i++) ((FC_T *)centres)[i] = centre[i % columns];      \
