@@ -10,7 +10,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
-from .layers import Case, Conv, Dense, Network, Pool
+from .layers import Case, Conv, Dense, Network, Norm, Pool
 from .results import Report, Row
 
 COLOURS = {
@@ -48,10 +48,12 @@ PANELS: tuple[tuple[tuple[str, str, Callable[[Case], bool]], ...], ...] = (
             _convs_of("lenet5", "cifar", "vgg16", batched=True),
         ),
         ("ResNet-50, batch 16", "torch", _convs_of("resnet50", batched=True)),
+        ("MobileNetV2", "torch", _convs_of("mobilenet2", batched=True)),
     ),
     (
         ("Matrix products", "numpy", lambda case: isinstance(case, Dense)),
         ("Pooling", "torch", lambda case: isinstance(case, Pool)),
+        ("Batch norm and ReLU", "torch", lambda case: isinstance(case, Norm)),
         ("LeNet-5 as a whole", "torch", lambda case: isinstance(case, Network)),
     ),
 )

@@ -790,7 +790,7 @@ def _loss(loss: Loss, y: ArrayLike, result: Array) -> tuple[float, Array]:
     gradient = real_array(returned[1], f"the gradient of {loss!r}")
     if gradient.shape != result.shape:
         raise ValueError(f"the gradient of {loss!r} must have shape {result.shape}, got {gradient.shape}")
-    return float(returned[0]), np.require(gradient, result.dtype, ["C", "A"])
+    return float(returned[0]), plain(gradient, result.dtype, "the loss's gradient")
 
 
 def _measured(metric: Metric, y: ArrayLike, result: Array) -> float:

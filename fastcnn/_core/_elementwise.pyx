@@ -152,18 +152,25 @@ def column_sum(cnp.ndarray x, cnp.ndarray out):
     release(sums)
 
 
+cdef inline double read(const fc_kernels *table, const char *x, Py_ssize_t i) noexcept nogil:
+    return (<const float *> x)[i] if table.itemsize == 4 else (<const double *> x)[i]
+
+
+cdef inline void write(const fc_kernels *table, char *x, Py_ssize_t i, double value) noexcept nogil:
+    if table.itemsize == 4:
+        (<float *> x)[i] = <float> value
+    else:
+        (<double *> x)[i] = value
+
+
 cdef void choose_centre(const fc_kernels *table, const Rows *r, const char *x, char *centre) noexcept nogil:
     """The mean of some rows that lie evenly apart."""
     cdef Py_ssize_t samples = min(r.rows, SAMPLES), i
     memset(centre, 0, r.line)
     for i in range(samples):
         table.column_sum[FC_SUM](1, r.columns, x + i * (r.rows // samples) * r.line, x, centre)
-    if r.line == 4 * r.columns:
-        for i in range(r.columns):
-            (<float *> centre)[i] /= samples
-    else:
-        for i in range(r.columns):
-            (<double *> centre)[i] /= samples
+    for i in range(r.columns):
+        write(table, centre, i, read(table, centre, i) / samples)
 
 
 cdef inline double join_moments(Py_ssize_t rows, double sum, double squares, double *mean) noexcept nogil:
@@ -202,14 +209,9 @@ def moments(cnp.ndarray x, cnp.ndarray mean, cnp.ndarray variance):
         table.column_sum[FC_SUM](r.runs, r.columns, sums, sums, sum)
         table.column_sum[FC_SUM](r.runs, r.columns, squares, squares, square)
         for i in range(r.columns):
-            if r.line == 4 * r.columns:
-                m = (<float *> centre)[i]
-                (<float *> pv)[i] = <float> join_moments(r.rows, (<float *> sum)[i], (<float *> square)[i], &m)
-                (<float *> pm)[i] = <float> m
-            else:
-                m = (<double *> centre)[i]
-                (<double *> pv)[i] = join_moments(r.rows, (<double *> sum)[i], (<double *> square)[i], &m)
-                (<double *> pm)[i] = m
+            m = read(table, centre, i)
+            write(table, pv, i, join_moments(r.rows, read(table, sum, i), read(table, square, i), &m))
+            write(table, pm, i, m)
     release(sums)
 
 

@@ -35,13 +35,10 @@ def cache_folder() -> Path:
     """
     if chosen := os.environ.get("FASTCNN_CACHE"):
         return file_path(chosen, "FASTCNN_CACHE")
-    if sys.platform == "win32":
-        base = os.environ.get("LOCALAPPDATA") or "~/AppData/Local"
-    elif sys.platform == "darwin":
-        base = "~/Library/Caches"
-    else:
-        base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(base).expanduser() / "fastcnn"
+    variable, usual = {"win32": ("LOCALAPPDATA", "~/AppData/Local"), "darwin": ("", "~/Library/Caches")}.get(
+        sys.platform, ("XDG_CACHE_HOME", "~/.cache")
+    )
+    return file_path(os.environ.get(variable) or usual, variable) / "fastcnn"
 
 
 def fetch(url: str, target: Path, sha256: str) -> None:

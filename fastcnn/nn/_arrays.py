@@ -34,14 +34,14 @@ def floats(names: tuple[str, ...], *values: Any, optional: int = 0) -> Sequence[
     required = len(values) - optional
     if _runtime.are_plain(required, *values):
         return values
-    arrays: list[Any] = [v if v is None and i >= required else real_array(names[i], v) for i, v in enumerate(values)]
+    arrays: list[Any] = [v if v is None and i >= required else real_array(v, names[i]) for i, v in enumerate(values)]
     native = [a.dtype.newbyteorder("=") for a in arrays if a is not None]
     dtype = np.float64 if np.float64 in native else np.float32
     ready: list[Any] = [None if a is None else plain(a, dtype, names[i]) for i, a in enumerate(arrays)]
     return ready
 
 
-def real_array(name: str, value: Any) -> FloatArray:
+def real_array(value: Any, name: str) -> FloatArray:
     """Return value as an array of real numbers of any kind, of a size that the kernels can count.
 
     Raises

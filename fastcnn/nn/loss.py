@@ -88,7 +88,7 @@ def class_probabilities(labels: ArrayLike, logits: ArrayLike, label_smoothing: f
     smoothing = number(label_smoothing, "label_smoothing", 0.0, 1.0)
     logits = _with_classes(logits)
     classes = logits.shape[-1]
-    given = real_array("labels", labels)
+    given = real_array(labels, "labels")
     if given.shape == logits.shape and given.dtype.kind == "f":
         targets = given.astype(logits.dtype)
         must_be_probabilities(targets, "labels")

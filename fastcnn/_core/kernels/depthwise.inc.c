@@ -11,14 +11,12 @@
 #define depthwise_filters FC_NAME(depthwise_filters)
 
 #define AT(base, offset) ((FC_T *)((base) + (offset)) + c)
-#define LOAD(p) (left < VL ? load_part(p, left) : load(p))
-#define STORE(p, v) (left < VL ? store_part(p, v, left) : store(p, v))
 
 /* One vector of channels of `count` pixels from i on, whose sums stay in registers.  What is used in the loop over taps
  * is copied first: it could be what is stored to, as far as the compiler knows.  Pixels are addressed as rows of a
  * matrix product's tile are. */
 FC_INLINE void depthwise_pixels(const fc_depthwise *t, ptrdiff_t c, ptrdiff_t left, ptrdiff_t i, const int count) {
-    const vec start = t->bias ? LOAD(AT(t->bias, 0)) : (vec){0};
+    const vec start = t->bias ? load_left(AT(t->bias, 0), left) : (vec){0};
     const ptrdiff_t *taps = t->taps, *filter_taps = t->filter_taps;
     const ptrdiff_t n_taps = t->n_taps, step = t->x_step, y_step = t->y_step;
     const char *w = (const char *)AT(t->w, 0), *x[3];
@@ -28,14 +26,14 @@ FC_INLINE void depthwise_pixels(const fc_depthwise *t, ptrdiff_t c, ptrdiff_t le
     FC_UNROLL for (int j = 0; j < 3; j++) x[j] = (const char *)AT(t->x, (i + 3 * j) * step);
     FC_UNROLL for (int j = 0; j < count; j++) sum[j] = start;
     for (ptrdiff_t k = 0; k < n_taps; k++) {
-        const vec wk = LOAD((const FC_T *)(w + filter_taps[k]));
+        const vec wk = load_left((const FC_T *)(w + filter_taps[k]), left);
         const char *xk[3];
         FC_UNROLL for (int j = 0; j < 3; j++) xk[j] = x[j] + taps[k];
-        FC_UNROLL for (int j = 0; j < count; j++) sum[j] += LOAD((const FC_T *)(xk[j / 3] + j % 3 * step)) * wk;
+        FC_UNROLL for (int j = 0; j < count; j++) sum[j] += load_left((const FC_T *)(xk[j / 3] + j % 3 * step), left) * wk;
     }
     FC_UNROLL for (int j = 0; j < count; j++) {
-        if (relu) sum[j] = blend(sum[j] < (vec){0}, (vec){0}, sum[j]);
-        STORE((FC_T *)(y + j * y_step), sum[j]);
+        if (relu) sum[j] = vrelu(sum[j]);
+        store_left((FC_T *)(y + j * y_step), sum[j], left);
     }
 }
 
@@ -63,7 +61,7 @@ static int depthwise_stride(const fc_depthwise *t) {
 /* As depthwise_pixels, where depthwise_stride() is not 0: each sum takes its taps in the same order. */
 FC_INLINE void depthwise_grid(const fc_depthwise *t, ptrdiff_t c, ptrdiff_t left, ptrdiff_t i, const int count,
                               const int stride, const int reversed) {
-    const vec start = t->bias ? LOAD(AT(t->bias, 0)) : (vec){0};
+    const vec start = t->bias ? load_left(AT(t->bias, 0), left) : (vec){0};
     const ptrdiff_t *taps = t->taps, *filter_taps = t->filter_taps;
     const ptrdiff_t n_taps = t->n_taps, column = t->x_step / stride, y_step = t->y_step;
     const char *w = (const char *)AT(t->w, 0), *first = (const char *)AT(t->x, i * t->x_step);
@@ -74,18 +72,18 @@ FC_INLINE void depthwise_grid(const fc_depthwise *t, ptrdiff_t c, ptrdiff_t left
     for (ptrdiff_t k = 0; k < n_taps; k += 3) {
         vec wk[3];
         const char *x[6];
-        FC_UNROLL for (int s = 0; s < 3; s++) wk[s] = LOAD((const FC_T *)(w + filter_taps[k + (reversed ? 2 - s : s)]));
+        FC_UNROLL for (int s = 0; s < 3; s++) wk[s] = load_left((const FC_T *)(w + filter_taps[k + (reversed ? 2 - s : s)]), left);
         FC_UNROLL for (int j = 0; j < 6; j++) x[j] = first + taps[reversed ? k + 2 : k] + 3 * j * column;
         FC_UNROLL for (int n = 0; n < columns; n++) {
             const int q = reversed ? columns - 1 - n : n;
-            vec v = LOAD((const FC_T *)(x[q / 3] + q % 3 * column));
+            vec v = load_left((const FC_T *)(x[q / 3] + q % 3 * column), left);
             FC_KEEP(v);
             FC_UNROLL for (int s = 0; s < 3; s++) if (BELONGS(q, s, count)) sum[PIXEL(q, s)] += v * wk[s];
         }
     }
     FC_UNROLL for (int j = 0; j < count; j++) {
-        if (relu) sum[j] = blend(sum[j] < (vec){0}, (vec){0}, sum[j]);
-        STORE((FC_T *)(y + j * y_step), sum[j]);
+        if (relu) sum[j] = vrelu(sum[j]);
+        store_left((FC_T *)(y + j * y_step), sum[j], left);
     }
 }
 
@@ -146,7 +144,7 @@ FC_INLINE void depthwise_taps(const fc_depthwise *t, ptrdiff_t c, ptrdiff_t left
     const char *x[9];
     ptrdiff_t i = 0;
     FC_UNROLL for (int j = 0; j < count; j++) {
-        sum[j] = LOAD(AT(t->dw, t->filter_taps[k + j]));
+        sum[j] = load_left(AT(t->dw, t->filter_taps[k + j]), left);
         x[j] = t->x + t->taps[k + j];
     }
     /* What the next output row sees and none before it, and its gradients. */
@@ -162,22 +160,22 @@ FC_INLINE void depthwise_taps(const fc_depthwise *t, ptrdiff_t c, ptrdiff_t left
             FC_UNROLL for (int j = 0; j < 4; j++, next_y += FC_VECTOR_BYTES) __builtin_prefetch(next_y);
         }
         FC_UNROLL for (int j = 0; j < 4; j++) {
-            g[j] = LOAD(AT(t->y, (i + j) * t->y_step));
+            g[j] = load_left(AT(t->y, (i + j) * t->y_step), left);
             FC_KEEP(g[j]);
         }
         FC_UNROLL for (int r = 0; r < count; r += 3) {
             FC_UNROLL for (int q = 0; q < 3 * stride + 3; q++) {
-                vec v = LOAD(AT(x[r], i * t->x_step + q * column));
+                vec v = load_left(AT(x[r], i * t->x_step + q * column), left);
                 FC_KEEP(v);
                 FC_UNROLL for (int s = 0; s < 3; s++) if (BELONGS(q, s, 4)) sum[r + s] += v * g[PIXEL(q, s)];
             }
         }
     }
     for (; i < t->pixels; i++) {
-        const vec g = LOAD(AT(t->y, i * t->y_step));
-        FC_UNROLL for (int j = 0; j < count; j++) sum[j] += LOAD(AT(x[j], i * t->x_step)) * g;
+        const vec g = load_left(AT(t->y, i * t->y_step), left);
+        FC_UNROLL for (int j = 0; j < count; j++) sum[j] += load_left(AT(x[j], i * t->x_step), left) * g;
     }
-    FC_UNROLL for (int j = 0; j < count; j++) STORE(AT(t->dw, t->filter_taps[k + j]), sum[j]);
+    FC_UNROLL for (int j = 0; j < count; j++) store_left(AT(t->dw, t->filter_taps[k + j]), sum[j], left);
 }
 
 FC_INLINE void depthwise_filter_run(const fc_depthwise *t, ptrdiff_t c, ptrdiff_t left, const int stride) {
@@ -204,5 +202,3 @@ static void FC_NAME(depthwise_filter_backward)(const fc_depthwise *t) {
 #undef PIXEL
 #undef BELONGS
 #undef AT
-#undef LOAD
-#undef STORE

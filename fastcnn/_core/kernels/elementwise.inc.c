@@ -5,7 +5,6 @@
 #define vexp FC_NAME(vexp)
 #define vtanh FC_NAME(vtanh)
 #define vsigmoid FC_NAME(vsigmoid)
-#define vrelu FC_NAME(vrelu)
 
 /* x = n ln 2 + r with |r| <= ln 2 / 2.  Returns e^r - 1 by its Taylor polynomial, whose first dropped term is
  * below half an ulp, and 2^(n-1).  Adding 1.5 * 2^(mantissa bits) rounds to an integer and leaves it in the low bits. */
@@ -56,8 +55,6 @@ FC_INLINE vec vsigmoid(vec x) {
     vec one = splat((FC_T)1);
     return blend(x < (FC_T)0, e, one) / (one + e);
 }
-
-FC_INLINE vec vrelu(vec x) { return blend(x < (FC_T)0, (vec){0}, x); }
 
 /* ---- element by element ---- */
 
@@ -260,30 +257,20 @@ static void FC_NAME(bias_add)(ptrdiff_t rows, ptrdiff_t columns, const void *x_,
 /* ---- normalisation: `count` vectors of columns at a time, whose statistics stay in registers, down the rows ---- */
 
 #define NORM_VECTORS (FC_REGISTERS >= 32 ? 4 : 2)
-#define norm_load FC_NAME(norm_load)
-#define norm_store FC_NAME(norm_store)
 #define norm_gradient FC_NAME(norm_gradient)
 #define norm_forward FC_NAME(norm_forward)
 #define norm_sums FC_NAME(norm_sums)
 #define norm_backward FC_NAME(norm_backward)
 
-/* The vector from element i on, or its first `left` lanes where left is given. */
-FC_INLINE vec norm_load(const char *p, ptrdiff_t i, ptrdiff_t left) {
-    return left ? load_part((const FC_T *)p + i, left) : load((const FC_T *)p + i);
-}
-
-FC_INLINE void norm_store(char *p, ptrdiff_t i, vec v, ptrdiff_t left) {
-    if (left) store_part((FC_T *)p + i, v, left);
-    else store((FC_T *)p + i, v);
-}
+#define AT(p, i) ((FC_T *)t->p + (i))
 
 /* What columns c to c + count VL of all rows share: their statistics in vectors, and the loop over their elements. */
 #define NORM_COLUMNS                                                      \
     vec mean[NORM_VECTORS], scale[NORM_VECTORS], offset[NORM_VECTORS];    \
     FC_UNROLL for (int j = 0; j < count; j++) {                           \
-        mean[j] = norm_load(t->mean, c + j * VL, left);                   \
-        scale[j] = norm_load(t->scale, c + j * VL, left);                 \
-        offset[j] = norm_load(t->offset, c + j * VL, left);               \
+        mean[j] = load_left(AT(mean, c + j * VL), left);                  \
+        scale[j] = load_left(AT(scale, c + j * VL), left);                \
+        offset[j] = load_left(AT(offset, c + j * VL), left);              \
     }
 #define NORM_ELEMENTS                                                     \
     const ptrdiff_t end = t->rows * t->columns;                           \
@@ -297,8 +284,8 @@ FC_INLINE vec norm_gradient(vec g, vec centred, vec scale, vec offset, const int
 FC_INLINE void norm_forward(const fc_norm *t, ptrdiff_t c, ptrdiff_t left, const int count, const int relu) {
     NORM_COLUMNS
     NORM_ELEMENTS {
-        const vec y = (norm_load(t->x, i + j * VL, left) - mean[j]) * scale[j] + offset[j];
-        norm_store(t->y, i + j * VL, relu ? vrelu(y) : y, left);
+        const vec y = (load_left(AT(x, i + j * VL), left) - mean[j]) * scale[j] + offset[j];
+        store_left(AT(y, i + j * VL), relu ? vrelu(y) : y, left);
     }
 }
 
@@ -306,14 +293,14 @@ FC_INLINE void norm_sums(const fc_norm *t, ptrdiff_t c, ptrdiff_t left, const in
     vec total[NORM_VECTORS] = {0}, dot[NORM_VECTORS] = {0};
     NORM_COLUMNS
     NORM_ELEMENTS {
-        const vec centred = norm_load(t->x, i + j * VL, left) - mean[j];
-        const vec g = norm_gradient(norm_load(t->g, i + j * VL, left), centred, scale[j], offset[j], relu);
+        const vec centred = load_left(AT(x, i + j * VL), left) - mean[j];
+        const vec g = norm_gradient(load_left(AT(g, i + j * VL), left), centred, scale[j], offset[j], relu);
         total[j] += g;
         dot[j] += g * centred;
     }
     FC_UNROLL for (int j = 0; j < count; j++) {
-        norm_store(t->total, c + j * VL, total[j], left);
-        norm_store(t->dot, c + j * VL, dot[j], left);
+        store_left(AT(total, c + j * VL), total[j], left);
+        store_left(AT(dot, c + j * VL), dot[j], left);
     }
 }
 
@@ -321,21 +308,21 @@ FC_INLINE void norm_backward(const fc_norm *t, ptrdiff_t c, ptrdiff_t left, cons
     vec g_mean[NORM_VECTORS], slope[NORM_VECTORS];
     NORM_COLUMNS
     FC_UNROLL for (int j = 0; j < count; j++) {
-        g_mean[j] = norm_load(t->g_mean, c + j * VL, left);
-        slope[j] = norm_load(t->slope, c + j * VL, left);
+        g_mean[j] = load_left(AT(g_mean, c + j * VL), left);
+        slope[j] = load_left(AT(slope, c + j * VL), left);
     }
     NORM_ELEMENTS {
-        const vec centred = norm_load(t->x, i + j * VL, left) - mean[j];
-        const vec g = norm_gradient(norm_load(t->g, i + j * VL, left), centred, scale[j], offset[j], relu);
-        norm_store(t->y, i + j * VL, (g - g_mean[j] - centred * slope[j]) * scale[j], left);
+        const vec centred = load_left(AT(x, i + j * VL), left) - mean[j];
+        const vec g = norm_gradient(load_left(AT(g, i + j * VL), left), centred, scale[j], offset[j], relu);
+        store_left(AT(y, i + j * VL), (g - g_mean[j] - centred * slope[j]) * scale[j], left);
     }
 }
 
 #define NORM(NAME, PART)                                                                              \
     FC_INLINE void FC_NAME(NAME##_columns)(const fc_norm *t, const int relu) {                        \
         ptrdiff_t c = 0;                                                                              \
-        for (; c + NORM_VECTORS * VL <= t->columns; c += NORM_VECTORS * VL) PART(t, c, 0, NORM_VECTORS, relu); \
-        for (; c + VL <= t->columns; c += VL) PART(t, c, 0, 1, relu);                                 \
+        for (; c + NORM_VECTORS * VL <= t->columns; c += NORM_VECTORS * VL) PART(t, c, VL, NORM_VECTORS, relu); \
+        for (; c + VL <= t->columns; c += VL) PART(t, c, VL, 1, relu);                                 \
         if (c < t->columns) PART(t, c, t->columns - c, 1, relu);                                      \
     }                                                                                                 \
     static void FC_NAME(NAME)(const fc_norm *t) {                                                     \
@@ -346,6 +333,7 @@ FC_INLINE void norm_backward(const fc_norm *t, ptrdiff_t c, ptrdiff_t left, cons
 NORM(normalize, norm_forward)
 NORM(normalize_sums, norm_sums)
 NORM(normalize_backward, norm_backward)
+#undef AT
 
 /* ---- dropout ---- */
 

@@ -7,7 +7,7 @@ FC_INLINE vec tile_start(const fc_tile *t, ptrdiff_t m, ptrdiff_t j) {
     if (t->accumulate) {
         const FC_T *c = (const FC_T *)(t->c + m * t->c_row) + j * VL;
         ptrdiff_t left = t->columns - j * VL;
-        return left >= VL ? load(c) : left > 0 ? load_part(c, left) : (vec){0};
+        return left > 0 ? load_left(c, left) : (vec){0};
     }
     return t->bias ? load((const FC_T *)t->bias + j * VL) : (vec){0};
 }
@@ -15,11 +15,8 @@ FC_INLINE vec tile_start(const fc_tile *t, ptrdiff_t m, ptrdiff_t j) {
 FC_INLINE void tile_finish(const fc_tile *t, ptrdiff_t m, ptrdiff_t j, vec v) {
     FC_T *c = (FC_T *)(t->c + m * t->c_row) + j * VL;
     ptrdiff_t left = t->columns - j * VL;
-    if (t->relu) v = blend(v < (vec){0}, (vec){0}, v);
-    if (left >= VL)
-        store(c, v);
-    else if (left > 0)
-        store_part(c, v, left);
+    if (t->relu) v = vrelu(v);
+    if (left > 0) store_left(c, v, left);
 }
 
 /* Rows are addressed from every third one, at +0, +1 and +2 row strides: x86 forms these in the load itself,
@@ -119,7 +116,7 @@ FC_INLINE void FC_NAME(add_pass)(const fc_tile *t, ptrdiff_t k, const int rows, 
             FC_T *c = (FC_T *)(t->c + m * t->c_row) + n;                                             \
             vec sum = goes_on ? LOAD(c LEFT) : t->bias ? LOAD((const FC_T *)t->bias + n LEFT) : (vec){0}; \
             FC_UNROLL for (int i = 0; i < depth; i++) sum += a[m][i] * bn[i];                        \
-            STORE(c, relu ? blend(sum < (vec){0}, (vec){0}, sum) : sum LEFT);                        \
+            STORE(c, relu ? vrelu(sum) : sum LEFT);                                                  \
         }                                                                                            \
     }
     ptrdiff_t n = 0;

@@ -112,16 +112,14 @@ FC_INLINE void FC_NAME(max_pool_backward_taps)(const fc_pool *t, ptrdiff_t n_tap
 FC_INLINE void FC_NAME(max_pool_backward_3x3)(const fc_pool *t, ptrdiff_t c, ptrdiff_t left) {
     const ptrdiff_t pixel = t->taps[1], row = t->taps[3];
 #define AT(base, r, s) ((FC_T *)((base) + (r) * row + (s) * pixel) + c)
-#define LOAD_AT(p) (left ? load_part(p, left) : load(p))
-#define STORE_AT(p, v) (left ? store_part(p, v, left) : store(p, v))
     const char *x = t->x, *y = t->y;
     char *dx = t->dx;
     vec v[3][3], sum[3][3];
-    for (int r = 0; r < 3; r++) v[r][0] = LOAD_AT(AT(x, r, 0)), sum[r][0] = LOAD_AT(AT(dx, r, 0));
+    for (int r = 0; r < 3; r++) v[r][0] = load_left(AT(x, r, 0), left), sum[r][0] = load_left(AT(dx, r, 0), left);
     for (ptrdiff_t i = 0; i < t->pixels; i++, x += t->x_step, dx += t->x_step, y += t->y_step) {
         FC_UNROLL for (int r = 0; r < 3; r++) FC_UNROLL for (int s = 1; s < 3; s++) {
-            v[r][s] = LOAD_AT(AT(x, r, s));
-            sum[r][s] = LOAD_AT(AT(dx, r, s));
+            v[r][s] = load_left(AT(x, r, s), left);
+            sum[r][s] = load_left(AT(dx, r, s), left);
         }
         /* The first NaN, or else the first of the maxima.  In two sweeps of single comparisons, the second from the last
          * tap to the first, as GCC joins comparisons by way of other registers. */
@@ -134,19 +132,17 @@ FC_INLINE void FC_NAME(max_pool_backward_3x3)(const fc_pool *t, ptrdiff_t c, ptr
             nan_at = (mask)blend(u != u, (vec)LANES_OF(k), (vec)nan_at);
         }
         at = (mask)blend(nan_at >= 0, (vec)nan_at, (vec)at);
-        const vec g = LOAD_AT((const FC_T *)y + c);
+        const vec g = load_left((const FC_T *)y + c, left);
         FC_UNROLL for (int r = 0; r < 3; r++) {
             FC_UNROLL for (int s = 0; s < 3; s++)
                 sum[r][s] = blend(at == LANES_OF(3 * r + s), sum[r][s] + g, sum[r][s]);
-            STORE_AT(AT(dx, r, 0), sum[r][0]);
-            STORE_AT(AT(dx, r, 1), sum[r][1]);
+            store_left(AT(dx, r, 0), sum[r][0], left);
+            store_left(AT(dx, r, 1), sum[r][1], left);
             v[r][0] = v[r][2], sum[r][0] = sum[r][2];
         }
     }
-    for (int r = 0; r < 3; r++) STORE_AT(AT(dx, r, 0), sum[r][0]);
+    for (int r = 0; r < 3; r++) store_left(AT(dx, r, 0), sum[r][0], left);
 #undef AT
-#undef LOAD_AT
-#undef STORE_AT
 }
 
 /* Whole windows of the usual sizes have loops of their own. */
@@ -155,7 +151,7 @@ static void FC_NAME(max_pool_backward)(const fc_pool *t) {
     if (whole && t->n_taps == 4) FC_NAME(max_pool_backward_taps)(t, 4, 0, 4);
     else if (whole && t->n_taps == 9 && t->threes) {
         ptrdiff_t c = 0;
-        for (; c + VL <= t->channels; c += VL) FC_NAME(max_pool_backward_3x3)(t, c, 0);
+        for (; c + VL <= t->channels; c += VL) FC_NAME(max_pool_backward_3x3)(t, c, VL);
         if (c < t->channels) FC_NAME(max_pool_backward_3x3)(t, c, t->channels - c);
     }
     else FC_NAME(max_pool_backward_taps)(t, t->n_taps, t->first_tap, t->last_tap);

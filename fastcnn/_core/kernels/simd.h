@@ -49,7 +49,10 @@
 #define first_lanes FC_NAME(first_lanes)
 #define load_part FC_NAME(load_part)
 #define store_part FC_NAME(store_part)
+#define load_left FC_NAME(load_left)
+#define store_left FC_NAME(store_left)
 #define last_lanes FC_NAME(last_lanes)
+#define vrelu FC_NAME(vrelu)
 #define sum_lanes FC_NAME(sum_lanes)
 
 #endif
@@ -63,6 +66,7 @@ FC_INLINE vec load(const FC_T *p) { return *(const vec_at *)p; }
 FC_INLINE void store(FC_T *p, vec v) { *(vec_at *)p = v; }
 FC_INLINE vec splat(FC_T x) { return x - (vec){0}; }
 FC_INLINE vec blend(mask m, vec yes, vec no) { return (vec)(((mask)yes & m) | ((mask)no & ~m)); }
+FC_INLINE vec vrelu(vec x) { return blend(x < (FC_T)0, (vec){0}, x); } /* NaN stays */
 
 /* The first n < VL lanes; the others are read as zero and not written. */
 #if FC_MASKED_MOVES == 64
@@ -110,6 +114,13 @@ FC_INLINE vec load_part(const FC_T *p, ptrdiff_t n) {
 }
 FC_INLINE void store_part(FC_T *p, vec v, ptrdiff_t n) { copy_part(p, (const FC_T *)&v, n); }
 #endif
+
+/* As many lanes as are left of a run: all of them, or a part. */
+FC_INLINE vec load_left(const FC_T *p, ptrdiff_t left) { return left >= VL ? load(p) : load_part(p, left); }
+FC_INLINE void store_left(FC_T *p, vec v, ptrdiff_t left) {
+    if (left >= VL) store(p, v);
+    else store_part(p, v, left);
+}
 
 /* The last n lanes. */
 FC_INLINE mask last_lanes(ptrdiff_t n) {

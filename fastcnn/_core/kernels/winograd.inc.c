@@ -107,7 +107,7 @@ FC_INLINE void winograd_pixels(const fc_winograd *t, const int taps, ptrdiff_t r
                 if (j >= cols) break;
                 FC_T *y = (FC_T *)(t->y + i * t->y_row + j * t->y_col) + c;
                 vec sum = v[j] + start;
-                if (relu) sum = blend(sum < (vec){0}, (vec){0}, sum);
+                if (relu) sum = vrelu(sum);
                 if (left >= VL)
                     store(y, sum);
                 else
