@@ -16,7 +16,7 @@ from fastcnn import nn
 from .data import arrays
 from .layers import Conv, select
 
-ALGORITHMS = ("direct", "winograd")
+ALGORITHMS = ("direct", "winograd-2x2", "winograd-4x4", "winograd-6x6")
 
 
 def errors(layer: Conv) -> Iterator[tuple[str, str, float, float]]:

@@ -80,6 +80,8 @@ OPS = [
        (IMAGE, (3, 3, 1, 3)), ((3, 39, 40, 19), (3, 3, 1, 19))),
     Op("conv2d_backward, depthwise", lambda g, x, w: nn.conv2d_backward(g, x, w, groups=np.shape(x)[3], padding="same"),
        2, (IMAGE, IMAGE, (3, 3, 1, 3)), ((3, 39, 40, 19), (3, 39, 40, 19), (3, 3, 1, 19))),
+    Op("PreparedConv2D", lambda x, w, b: nn.PreparedConv2D(w, np.shape(x), **SAME, bias=b)(x), 1,
+       (IMAGE, FILTERS, (5,)), (LARGE_IMAGE, LARGE_FILTERS, (21,))),
     Op("conv2d by a product", nn.conv2d, 1, (IMAGE, (1, 1, 3, 5)), (LARGE_IMAGE, (1, 1, 13, 21))),
     Op("conv2d_backward", lambda g, x, w: nn.conv2d_backward(g, x, w, **SAME), 2,
        (GRAD, IMAGE, FILTERS), (LARGE_GRAD, LARGE_IMAGE, LARGE_FILTERS)),

@@ -68,6 +68,17 @@ RIGHT = {
         "offset": ones(3),
         "activation": "relu",
     },
+    "PreparedConv2D": {
+        "filters": ones(3, 2, 2, 6),
+        "input_shape": (2, 5, 6, 4),
+        "strides": 1,
+        "padding": "VALID",
+        "dilations": 1,
+        "groups": 2,
+        "bias": ones(6),
+        "activation": None,
+        "algorithm": "auto",
+    },
     "bias_add": {"x": ones(2, 3), "bias": ones(3), "activation": None},
     "bias_add_backward": {"grad": ones(2, 3)},
     "class_probabilities": {"labels": np.array([0, 2]), "logits": ones(2, 3), "label_smoothing": 0.0},
@@ -153,7 +164,7 @@ RIGHT = {
     "tanh": {"x": ones(2, 3)},
     "tanh_backward": {"grad": ones(2, 3), "y": ones(2, 3)},
 }
-OPTIONAL = {("conv2d", "bias"), ("dense", "bias")}
+OPTIONAL = {("conv2d", "bias"), ("PreparedConv2D", "bias"), ("dense", "bias")}
 
 
 def fresh(op: str, **changes):

@@ -226,12 +226,18 @@ def cases(dtype: np.dtype, vl: int):
         n, h, w = pick.choice((1, 2)), pick.randint(3, 11), pick.randint(3, 18)
         padding = pick.choice(("VALID", "SAME", ((0, 1), (3, 0))))
         x, f = values(n, h, w, c), values(3, 3, c, k)
-        options = {"padding": padding, "algorithm": "winograd"}
+        options = {"padding": padding, "algorithm": pick.choice(nn.conv.ALGORITHMS[3:])}
         y = nn.conv2d(x, f, **options)
-        yield nn.conv2d, (x, f), {**options, "bias": values(k), "activation": "relu"}
+        b = values(k)
+        yield nn.conv2d, (x, f), {**options, "bias": b, "activation": "relu"}
+        yield prepared_conv2d, (x, f), {**options, "bias": b}
         g = values(*y.shape)
         yield nn.conv2d_backward_input, (g, f, x.shape), options
         yield nn.conv2d_backward_filters, (g, x, f.shape), options
+
+
+def prepared_conv2d(x, filters, **options):
+    return nn.PreparedConv2D(filters, x.shape, **options)(x)
 
 
 def leaves(result) -> list[bytes]:

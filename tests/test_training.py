@@ -108,18 +108,18 @@ def test_fashion_mnist_is_learned(fashion_mnist_folder):
 def test_winograd_trains_as_well_as_the_direct_algorithm(fashion_mnist_folder, monkeypatch, capsys):
     (x, y), (x_test, y_test) = fastcnn.datasets.load_fashion_mnist(fashion_mnist_folder)
     x, x_test = x[..., None] / np.float32(255), x_test[..., None] / np.float32(255)
-    chosen = nn.conv.winograd_pays
+    chosen = nn.conv.algorithm_of
     accuracies = {"auto": [], "direct": []}
     for algorithm, seed in itertools.product(accuracies, range(3)):
         used = set()
 
-        def pays(geometry, result, algorithm=algorithm, used=used):
-            wins = algorithm == "auto" and chosen(geometry, result)
-            used.update({result} if wins else ())
-            return wins
+        def algorithm_of(geometry, _, result, is_single, algorithm=algorithm, used=used):
+            name = chosen(geometry, algorithm, result, is_single)
+            used.update({result} if name != "direct" else ())
+            return name
 
-        monkeypatch.setattr(nn.conv, "winograd_pays", pays)
-        nn.conv._engine.cache_clear()
+        monkeypatch.setattr(nn.conv, "algorithm_of", algorithm_of)
+        nn.conv._algorithm.cache_clear()
         model = fastcnn.Sequential(
             [
                 Conv2D(32, 3, padding="same", activation="relu"),
@@ -136,7 +136,7 @@ def test_winograd_trains_as_well_as_the_direct_algorithm(fashion_mnist_folder, m
         model.fit(x, y, epochs=2, batch_size=64, verbose=0)
         assert used == ({"forward", "input", "filters"} if algorithm == "auto" else set())
         accuracies[algorithm].append(model.evaluate(x_test, y_test, batch_size=256)[1])
-    nn.conv._engine.cache_clear()
+    nn.conv._algorithm.cache_clear()
     with capsys.disabled():
         print(f"\naccuracies after two epochs: {accuracies}")
     auto, direct = (np.array(accuracies[algorithm]) for algorithm in ("auto", "direct"))

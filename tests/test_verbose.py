@@ -43,7 +43,7 @@ def test_a_call_is_a_line_of_shapes_algorithm_isa_threads_time_and_rate():
     assert rows[0] == HEADER
     table = [dict(zip(HEADER, row, strict=True)) for row in rows[1:]]
     assert [row["operation"] for row in table] == ["conv2d", "conv2d", "conv2d", "matmul"]
-    assert [row["algorithm"] for row in table] == ["winograd", "direct", "depthwise", "-"]
+    assert [row["algorithm"] for row in table] == ["winograd-4x4", "direct", "depthwise", "-"]
     assert table[0]["shapes"] == "input:1x32x32x64 filters:3x3x64x64"
     assert table[3]["shapes"] == "a:1x2 b:2x1"
     assert {row["isa"] for row in table} == {"scalar"}
@@ -77,7 +77,9 @@ def test_layers_and_training_are_seen():
 def test_every_operation_has_a_line():
     rows, _ = lines(
         f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r}); import test_errors\n"
-        "for op in test_errors.RIGHT:\n    getattr(nn, op)(**test_errors.fresh(op))\n",
+        "for op in test_errors.RIGHT:\n"
+        "    result = getattr(nn, op)(**test_errors.fresh(op))\n"
+        "    if isinstance(result, nn.PreparedConv2D):\n        result(np.ones(result.input_shape))\n",
     )
     composite = {"conv2d_backward", "dense_backward", "matmul_backward", "class_probabilities"}
     assert {row[1] for row in rows[1:]} == set(test_errors.RIGHT) - composite

@@ -37,44 +37,52 @@ def assert_rms(actual, expected, dtype):
     assert np.sqrt(np.mean(error**2)) < 100 * np.finfo(dtype).eps
 
 
+TILES = ("winograd-2x2", "winograd-4x4", "winograd-6x6")
+
+
+@pytest.mark.parametrize("algorithm", TILES)
 @pytest.mark.parametrize(("shape", "filters", "padding"), CASES)
-def test_result_and_gradients(shape, filters, padding, dtype, threads):
+def test_result_and_gradients(shape, filters, padding, algorithm, dtype, threads):
     x, w, b = normals(*shape), normals(3, 3, shape[3], filters, seed=1), normals(filters, seed=2)
     x, w, b = x.astype(dtype), w.astype(dtype), b.astype(dtype)
     pads = ((padding, padding), (padding, padding)) if isinstance(padding, int) else padding
     wide = x.astype(np.float64), w.astype(np.float64)
     expected = np.maximum(reference.conv2d(*wide, padding=pads) + b, 0)
-    y = nn.conv2d(x, w, padding=padding, bias=b, activation="relu", algorithm="winograd")
+    options = {"padding": padding, "algorithm": algorithm}
+    y = nn.conv2d(x, w, bias=b, activation="relu", **options)
     assert_rms(y, expected, dtype)
+    assert_equal(nn.PreparedConv2D(w, x.shape, bias=b, activation="relu", **options)(x), y, dtype)
     grad = normals(*expected.shape, seed=3).astype(dtype)
-    actual = nn.conv2d_backward(grad, x, w, padding=padding, algorithm="winograd", bias_grad=False)
+    actual = nn.conv2d_backward(grad, x, w, **options, bias_grad=False)
     expected = reference.conv2d_backward(grad.astype(np.float64), *wide, padding=pads)
     for dvalue, dexpected in zip(actual[:2], expected, strict=False):
         assert_rms(dvalue, dexpected, dtype)
 
 
-def test_threads_do_not_change_a_bit(dtype):
+@pytest.mark.parametrize("algorithm", TILES)
+def test_threads_do_not_change_a_bit(algorithm, dtype):
     for shape, filters in (((1, 30, 30, 64), 64), ((1, 8, 8, 40), 200), ((9, 12, 12, 33), 70)):
         x, w = normals(*shape, dtype=dtype), normals(3, 3, shape[3], filters, dtype=dtype, seed=1)
         grad = normals(*shape[:3], filters, dtype=dtype, seed=2)
         results = []
         for threads in (1, 2, 3, 5):
             with fastcnn.threads(threads):
-                y = nn.conv2d(x, w, padding="same", algorithm="winograd")
-                dx, dw, _ = nn.conv2d_backward(grad, x, w, padding="same", algorithm="winograd")
+                y = nn.conv2d(x, w, padding="same", algorithm=algorithm)
+                dx, dw, _ = nn.conv2d_backward(grad, x, w, padding="same", algorithm=algorithm)
             results.append((y.tobytes(), dx.tobytes(), dw.tobytes()))
         assert len(set(results)) == 1
 
 
 def test_auto_takes_winograd_for_large_float32_layers_alone():
-    w = normals(3, 3, 64, 64, dtype=np.float32)
-    for size, algorithm in ((56, "winograd"), (4, "direct")):
-        x = normals(1, size, size, 64, dtype=np.float32)
+    for size, channels, algorithm in ((4, 8, "direct"), (56, 64, "winograd")):
+        x = normals(1, size, size, channels, dtype=np.float32)
+        w = normals(3, 3, channels, channels, dtype=np.float32)
         other = "direct" if algorithm == "winograd" else "winograd"
+        assert nn.PreparedConv2D(w, x.shape, padding="same").algorithm.startswith(algorithm)
         for op in (
-            lambda x=x, **options: nn.conv2d(x, w, padding="same", **options),
-            lambda x=x, **options: nn.conv2d_backward_input(x, w, x.shape, padding="same", **options),
-            lambda x=x, **options: nn.conv2d_backward_filters(x, x, w.shape, padding="same", **options),
+            lambda x=x, w=w, **options: nn.conv2d(x, w, padding="same", **options),
+            lambda x=x, w=w, **options: nn.conv2d_backward_input(x, w, x.shape, padding="same", **options),
+            lambda x=x, w=w, **options: nn.conv2d_backward_filters(x, x, w.shape, padding="same", **options),
         ):
             assert_equal(op(), op(algorithm=algorithm), np.float32)
             assert (op() != op(algorithm=other)).any()

@@ -51,8 +51,15 @@ class Geometry:
     @property
     def groups(self) -> int: ...
 
+def prepare(g: Geometry, w: NDArray[Any]) -> NDArray[Any]: ...
 def forward(
-    g: Geometry, x: NDArray[Any], w: NDArray[Any], bias: NDArray[Any] | None, relu: bool, y: NDArray[Any]
+    g: Geometry,
+    x: NDArray[Any],
+    w: NDArray[Any],
+    bias: NDArray[Any] | None,
+    relu: bool,
+    y: NDArray[Any],
+    prepared: bool = False,
 ) -> None: ...
 def backward_input(g: Geometry, dy: NDArray[Any], w: NDArray[Any], dx: NDArray[Any]) -> None: ...
 def backward_filters(g: Geometry, dy: NDArray[Any], x: NDArray[Any], dw: NDArray[Any]) -> None: ...

@@ -25,7 +25,7 @@ cimport numpy as cnp
 
 from ._gemm cimport Product, fc_prefetch, multiply_tiles, pack_panels, pad_bias, panel_shape, product
 from ._runtime cimport (
-    FC_SUM, acquire, ceil_div, fc_kernels, fc_tile, kernels, l1_bytes, l2_bytes, line, release, threads_for,
+    FC_SUM, acquire, aligned, ceil_div, fc_kernels, fc_tile, kernels, l1_bytes, l2_bytes, line, release, threads_for,
 )
 
 cnp.import_array()
@@ -129,10 +129,10 @@ cdef struct Correlation:
     Py_ssize_t images, depth, n_runs, run_length
     Py_ssize_t *runs
     # Filters: rows of w_row bytes, a tap of them as many as the source has channels (transposed: as the output has);
-    # w_cols taps in a filter row. Then their packed panels, each with `depth` rows.
+    # w_cols taps in a filter row. Then their packed panels, each with `depth` rows, where they are not prepared.
     const char *w
     Py_ssize_t w_row, w_cols
-    bint transposed
+    bint transposed, prepared
     Taps row_taps, col_taps
     const char *filters
     Py_ssize_t columns, panels, width
@@ -145,6 +145,13 @@ cdef struct Correlation:
     Py_ssize_t rows, bands, group, groups, slab
     bint packs_slabs
     Py_ssize_t copy_bytes, slab_bytes
+
+
+cdef void plan_filters(Correlation *c, Py_ssize_t channels) noexcept nogil:
+    """Lay out the packed filters, which see so many channels."""
+    c.width = c.table.panel_vectors * c.table.lanes
+    c.panels = ceil_div(c.columns, c.width)
+    c.depth = c.row_taps.count * c.col_taps.count * channels
 
 
 cdef void pack_filters(const Correlation *c, Py_ssize_t panel, Py_ssize_t run, Py_ssize_t n_runs,
@@ -218,7 +225,7 @@ cdef void cut_correlation(Correlation *c, int threads) noexcept nogil:
     c.copy_bytes = 0 if c.source.in_place else line(band_rows(&c.source, c.rows) * c.source.pitch)
     c.slab = max(1, l2_bytes // 2 // max(1, c.run_length * c.width * size))
     c.slab = max(1, ceil_div(c.n_runs, ceil_div(max(1, c.n_runs), c.slab)))
-    c.packs_slabs = c.images * c.bands == 1
+    c.packs_slabs = c.images * c.bands == 1 and not c.prepared
     c.slab_bytes = line(c.slab * c.run_length * c.width * size) if c.packs_slabs else 0
 
 
@@ -230,19 +237,18 @@ cdef int correlate(Correlation *c, const char *bias, int threads) except -1:
     cdef char *scratch
     cdef char *packed
     plan_source(&c.source)
-    c.width = c.table.panel_vectors * c.table.lanes
-    c.panels = ceil_div(c.columns, c.width)
-    c.depth = r.count * s.count * c.source.channels
+    plan_filters(c, c.source.channels)
     merged = s.offset_step == 1 and c.source.pixel == c.source.channels * size
     c.n_runs = r.count * (1 if merged and s.count > 0 else s.count)
     c.run_length = (s.count if merged else 1) * c.source.channels
     cut_correlation(c, threads)
-    filter_bytes = 0 if c.packs_slabs else line(c.panels * c.width * c.depth * size)
+    filter_bytes = 0 if c.packs_slabs or c.prepared else line(c.panels * c.width * c.depth * size)
     task_bytes = c.copy_bytes + c.slab_bytes
     scratch = acquire(filter_bytes + line(c.panels * c.width * size) + line(c.n_runs * sizeof(Py_ssize_t))
                       + threads * task_bytes)
     packed = scratch
-    c.filters = packed
+    if not c.prepared:
+        c.filters = packed
     scratch += filter_bytes
     c.bias = pad_bias(bias, c.columns * size, c.panels * c.width * size, scratch)
     scratch += line(c.panels * c.width * size)
@@ -254,7 +260,7 @@ cdef int correlate(Correlation *c, const char *bias, int threads) except -1:
             n += 1
     tasks = c.images * c.bands * c.groups
     with nogil, parallel(num_threads=threads):
-        if not c.packs_slabs:
+        if filter_bytes:
             for i in prange(c.panels, schedule="static"):
                 pack_filters(c, i, 0, c.n_runs, packed + i * c.width * c.depth * size)
         for i in prange(tasks, schedule="dynamic"):
@@ -263,7 +269,44 @@ cdef int correlate(Correlation *c, const char *bias, int threads) except -1:
     return 0
 
 
-def forward(Geometry g, cnp.ndarray x, cnp.ndarray w, cnp.ndarray bias, bint relu, cnp.ndarray y):
+cdef Correlation forward_of(Geometry g, cnp.ndarray w) noexcept:
+    """Return the correlation of one group with its filters; the rest is still to be set."""
+    cdef Py_ssize_t size = cnp.PyArray_ITEMSIZE(w)
+    cdef Correlation c
+    c.table = kernels(w)
+    c.columns = g.filters // g.groups
+    c.w = cnp.PyArray_BYTES(w)
+    c.w_row = g.filters * size
+    c.w_cols = g.cols
+    c.transposed = False
+    c.prepared = False
+    c.row_taps = Taps(g.rows, 0, 1, g.dilation_h)
+    c.col_taps = Taps(g.cols, 0, 1, g.dilation_w)
+    plan_filters(&c, g.channels // g.groups)
+    return c
+
+
+def prepare(Geometry g, cnp.ndarray w):
+    """Return a copy of the filters as forward takes them when they are prepared: group after group the packed panels,
+    unless this is a plain product."""
+    cdef Correlation c = forward_of(g, w)
+    cdef Py_ssize_t panel, i, panel_bytes = c.width * c.depth * c.table.itemsize
+    cdef cnp.ndarray filters
+    cdef char *to
+    if g.is_product():
+        return w.copy()
+    filters = aligned(g.groups * c.panels * c.width * c.depth, w.dtype)
+    to = cnp.PyArray_BYTES(filters)
+    c.run_length = c.depth
+    for i in range(g.groups):
+        c.w = cnp.PyArray_BYTES(w) + i * c.columns * c.table.itemsize
+        for panel in range(c.panels):
+            pack_filters(&c, panel, 0, 1, to)
+            to += panel_bytes
+    return filters
+
+
+def forward(Geometry g, cnp.ndarray x, cnp.ndarray w, cnp.ndarray bias, bint relu, cnp.ndarray y, bint prepared=False):
     """Write act(conv(x, w) + bias) to y; bias may be None."""
     cdef Py_ssize_t size = cnp.PyArray_ITEMSIZE(x), i
     cdef Py_ssize_t channels = g.channels // g.groups, filters = g.filters // g.groups
@@ -277,14 +320,9 @@ def forward(Geometry g, cnp.ndarray x, cnp.ndarray w, cnp.ndarray bias, bint rel
                     cnp.PyArray_BYTES(y), g.filters * size, relu)
         product(&p)
         return
-    c.table = kernels(x)
+    c = forward_of(g, w)
+    c.prepared = prepared
     c.images = g.images
-    c.columns = filters
-    c.w_row = g.filters * size
-    c.w_cols = g.cols
-    c.transposed = False
-    c.row_taps = Taps(g.rows, 0, 1, g.dilation_h)
-    c.col_taps = Taps(g.cols, 0, 1, g.dilation_w)
     c.relu = relu
     c.y_col = g.filters * size
     c.y_row = g.out_w * c.y_col
@@ -296,7 +334,10 @@ def forward(Geometry g, cnp.ndarray x, cnp.ndarray w, cnp.ndarray bias, bint rel
             span_h=(g.rows - 1) * g.dilation_h + 1, span_w=(g.cols - 1) * g.dilation_w + 1,
             out_h=g.out_h, out_w=g.out_w, in_place=False, copy_w=0, pixel=0, pitch=0)
         c.y = cnp.PyArray_BYTES(y) + i * filters * size
-        c.w = cnp.PyArray_BYTES(w) + i * filters * size
+        if prepared:
+            c.filters = cnp.PyArray_BYTES(w) + i * c.panels * c.width * c.depth * size
+        else:
+            c.w = cnp.PyArray_BYTES(w) + i * filters * size
         correlate(&c, b + i * filters * size if b != NULL else NULL, threads)
 
 
@@ -470,6 +511,7 @@ def backward_input(Geometry g, cnp.ndarray dy, cnp.ndarray w, cnp.ndarray dx):
     c.w_row = g.filters * size
     c.w_cols = g.cols
     c.transposed = True
+    c.prepared = False
     c.relu = False
     c.y_col = g.stride_w * g.channels * size
     c.y_row = g.stride_h * g.in_w * g.channels * size

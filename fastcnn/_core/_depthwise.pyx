@@ -192,7 +192,12 @@ cdef int run(Depthwise *d, int threads) except -1:
     return 0
 
 
-def forward(Geometry g, cnp.ndarray x, cnp.ndarray w, cnp.ndarray bias, bint relu, cnp.ndarray y):
+def prepare(Geometry g, cnp.ndarray w):
+    """Return a copy of the filters, which are ready as they are."""
+    return w.copy()
+
+
+def forward(Geometry g, cnp.ndarray x, cnp.ndarray w, cnp.ndarray bias, bint relu, cnp.ndarray y, bint prepared=False):
     """Write act(conv(x, w) + bias) to y, for as many groups as channels and filters; bias may be None."""
     cdef Depthwise d = depthwise(g, x)
     d.x = cnp.PyArray_BYTES(x)

@@ -8,6 +8,7 @@ cdef extern from *:
     /* Asks for memory that will be read soon to be brought into L2. */
     static inline void fc_prefetch(const char *start, ptrdiff_t nbytes) {
         for (ptrdiff_t i = 0; i < nbytes; i += 64) __builtin_prefetch(start + i, 0, 2);
+        __builtin_prefetch(start + nbytes - 1, 0, 2); /* start need not begin a line */
     }
     """
     void fc_prefetch(const char *start, Py_ssize_t nbytes) noexcept nogil

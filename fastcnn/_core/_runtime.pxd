@@ -67,6 +67,13 @@ cdef extern from "kernels.h" nogil:
         const char *bias
         int rows, cols, relu
 
+    ctypedef struct fc_winograd_leaves:
+        void (*input)(const fc_winograd *) noexcept nogil
+        void (*filter)(const fc_winograd *) noexcept nogil
+        void (*output)(const fc_winograd *) noexcept nogil
+        void (*output_backward)(const fc_winograd *) noexcept nogil
+        void (*filter_backward)(const fc_winograd *) noexcept nogil
+
     ctypedef void fc_map(Py_ssize_t n, const void *a, const void *b, void *out, double alpha) noexcept nogil
     ctypedef void fc_row_map(Py_ssize_t n, const void *a, const void *b, void *out) noexcept nogil
     ctypedef void fc_column_sum(Py_ssize_t rows, Py_ssize_t columns, const void *x, const void *centre,
@@ -98,11 +105,7 @@ cdef extern from "kernels.h" nogil:
                           Py_ssize_t stride, void *dst) noexcept nogil
         void (*pack_transposed)(Py_ssize_t depth, Py_ssize_t columns, Py_ssize_t width, const void *src,
                                 Py_ssize_t stride, void *dst) noexcept nogil
-        void (*winograd_input)(const fc_winograd *) noexcept nogil
-        void (*winograd_filter)(const fc_winograd *) noexcept nogil
-        void (*winograd_output)(const fc_winograd *) noexcept nogil
-        void (*winograd_output_backward)(const fc_winograd *) noexcept nogil
-        void (*winograd_filter_backward)(const fc_winograd *) noexcept nogil
+        fc_winograd_leaves winograd[3]
         void (*depthwise)(const fc_depthwise *) noexcept nogil
         void (*depthwise_filter_backward)(const fc_depthwise *) noexcept nogil
         void (*max_pool)(const fc_pool *) noexcept nogil
@@ -142,6 +145,7 @@ cdef bint is_plain(object x) noexcept
 cdef int threads_for(double work) noexcept nogil
 cdef char *acquire(size_t size) except NULL
 cdef void release(char *buffer) noexcept
+cdef cnp.ndarray aligned(Py_ssize_t size, cnp.dtype dtype)
 
 
 cdef inline Py_ssize_t ceil_div(Py_ssize_t a, Py_ssize_t b) noexcept nogil:

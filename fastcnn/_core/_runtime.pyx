@@ -7,6 +7,8 @@ sizes of the caches.
 
 import time
 
+import numpy as np
+
 from cython.parallel cimport prange
 from libc.stdlib cimport free
 from posix.stdlib cimport posix_memalign
@@ -207,6 +209,13 @@ cdef void release(char *buffer) noexcept:
         return
     free(buffer)
     buffers[i] = Buffer(NULL, 0, False)
+
+
+cdef cnp.ndarray aligned(Py_ssize_t size, cnp.dtype dtype):
+    """Return an array of so many elements that begins at a cache line."""
+    cdef cnp.ndarray room = np.empty(size + 64 // dtype.itemsize, dtype)
+    cdef Py_ssize_t first = (64 - <size_t> cnp.PyArray_DATA(room) % 64) % 64 // dtype.itemsize
+    return room[first:first + size]
 
 
 def scratch_bytes():

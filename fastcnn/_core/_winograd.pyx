@@ -1,7 +1,8 @@
-"""Winograd's F(4x4, 3x3): 3x3 convolution at stride 1 with a quarter of the multiplications.
+"""Winograd's F(m x m, 3x3), m = 2, 4, 6: 3x3 convolution at stride 1 with 4/9, 1/4 or 16/81 of the multiplications.
 
-The output is cut into tiles of 4 x 4 pixels, each of which sees 6 x 6 pixels of the input. In the transformed domain a
-tile is 36 points, and the convolution one matrix product for each of them: tiles x channels times channels x filters.
+The output is cut into tiles of m x m pixels, each of which sees (m + 2) x (m + 2) pixels of the input. In the
+transformed domain a tile is as many points, and the convolution one matrix product for each of them: tiles x channels
+times channels x filters.
 A task takes a block of tiles, whose transforms stay in L2: it transforms their input, and then, one panel of filters
 after another, multiplies and transforms back.
 
@@ -20,34 +21,37 @@ from libc.string cimport memcpy, memset
 cimport numpy as cnp
 
 from ._conv cimport Geometry
-from ._gemm cimport multiply_tiles, pad_bias, panel_shape
+from ._gemm cimport fc_prefetch, multiply_tiles, pad_bias, panel_shape
 from ._runtime cimport (
-    acquire, ceil_div, fc_kernels, fc_tile, fc_winograd, kernels, l2_bytes, line, release, threads_for,
+    acquire, aligned, ceil_div, fc_kernels, fc_tile, fc_winograd,
+    fc_winograd_leaves, kernels, l2_bytes, line, release, threads_for,
 )
 
 cnp.import_array()
 
 cdef enum:
-    POINTS = 36
     # Filters that are transformed at a time before they are transposed; whole vectors of them.
     SLICE = 32
-    # Tiles of a block of the filters' gradient: with fewer the sums are loaded and stored too often, more of them
-    # are written too far from the cores (64, 128 and 256 tiles: 1.42, 1.46 and 1.34 times as fast as direct, geometric
-    # mean of 12 layers of benchmarks/layers.py).
+    # Rows of filters that are asked for ahead of their turn.
+    AHEAD = 4
+    # Tiles that a block of the filters' gradient has at least: with fewer the sums are loaded and stored too often,
+    # more of them are written too far from the cores (64, 128 and 256 tiles of 6 x 6 points: 1.42, 1.46 and 1.34 times
+    # as fast as direct, geometric mean of 12 layers of benchmarks/layers.py).
     GRADIENT_TILES = 128
 
 
 cdef struct Source:
     # Images of in_h x in_w pixels of so many bytes; a tile sees span x span of them, an image's first tile from
-    # (base_row, base_col) on. Tiles of an image.
+    # (base_row, base_col) on, its neighbours from `step` pixels on. Tiles of an image.
     const char *x
-    Py_ssize_t in_h, in_w, pixel, base_row, base_col, span, tiles_h, tiles_w
+    Py_ssize_t in_h, in_w, pixel, base_row, base_col, span, step, tiles_h, tiles_w
 
 
 cdef void look(const Source *s, Py_ssize_t tile, char *patch, fc_winograd *t) noexcept nogil:
     """Point t.x at the pixels that a tile sees; where some lie outside the image, at a copy that has zeros there."""
     cdef Py_ssize_t image = tile // (s.tiles_h * s.tiles_w), i
-    cdef Py_ssize_t row = tile // s.tiles_w % s.tiles_h * 4 + s.base_row, col = tile % s.tiles_w * 4 + s.base_col
+    cdef Py_ssize_t row = tile // s.tiles_w % s.tiles_h * s.step + s.base_row
+    cdef Py_ssize_t col = tile % s.tiles_w * s.step + s.base_col
     cdef Py_ssize_t first = max(0, -col), last = min(s.span, s.in_w - col)
     t.x_col = s.pixel
     if row >= 0 and col >= 0 and row + s.span <= s.in_h and col + s.span <= s.in_w:
@@ -65,32 +69,51 @@ cdef void look(const Source *s, Py_ssize_t tile, char *patch, fc_winograd *t) no
 
 # ---- result and gradient of the input ----
 
-cdef struct Winograd:
+cdef struct Convolution:
     const fc_kernels *table
+    fc_winograd_leaves leaves
+    # Pixels of a side of an output tile, and points of a tile.
+    Py_ssize_t tile, points
     Source source
     Py_ssize_t images, channels
     # Filters as they lie in memory: bytes from tap to tap, and from channel to channel of the source.
     const char *w
     bint transposed
     Py_ssize_t tap_row, tap_col, w_row
-    # Transformed filters: panel after panel, 36 points of channels x width.
+    # Transformed filters: panel after panel its points, from one to the next `filter_point` bytes, channels x width
+    # each.
     char *filters
-    Py_ssize_t columns, width, panels
+    Py_ssize_t columns, width, panels, filter_point
     const char *bias
     bint relu
     char *y
     Py_ssize_t out_h, out_w
-    # Cut of the work: tiles of a block, panels of a group.
-    Py_ssize_t tiles, block, blocks, group, groups
-    # Scratch of a thread: the block's points of the input, `row` bytes a tile; those of a panel's product; one patch.
-    Py_ssize_t row, input_bytes, product_bytes, patch_bytes
+    # Cut of the work: tiles of a block, panels of a group; or, where slab is not 0, one block, and a panel's filters
+    # are transformed when they are needed, so many channels at a time, to points slab_point bytes apart.
+    Py_ssize_t tiles, block, blocks, group, groups, slab, slab_point
+    # Scratch of a thread: the block's points of the input, `row` bytes a tile and `point` bytes from one to the next;
+    # those of a panel's product, likewise; one patch.
+    Py_ssize_t row, point, product_point, input_bytes, product_bytes, patch_bytes
 
 
-cdef void transform_panel(const Winograd *g, Py_ssize_t panel, char *slice) noexcept nogil:
-    """Transform the filters of one panel."""
+cdef inline Py_ssize_t odd_lines(Py_ssize_t nbytes) noexcept nogil:
+    """Round up to an odd number of lines: what lies so far apart does not meet in the same cache sets."""
+    return line(nbytes) | 64
+
+
+cdef inline void prefetch_taps(const Convolution *g, const char *x, Py_ssize_t nbytes) noexcept nogil:
+    """Ask for the nine taps from x on: they lie too far apart for the hardware to foresee."""
+    cdef Py_ssize_t r, s
+    for r in range(3):
+        for s in range(3):
+            fc_prefetch(x + r * g.tap_row + s * g.tap_col, nbytes)
+
+
+cdef void transform_panel(const Convolution *g, Py_ssize_t panel, Py_ssize_t channel, Py_ssize_t channels, char *to,
+                          Py_ssize_t point, char *slice) noexcept nogil:
+    """Transform some channels of one panel of filters, to points so many bytes apart."""
     cdef Py_ssize_t size = g.table.itemsize, first = panel * g.width, width, columns, k, i, j, length
     cdef int kind
-    cdef char *to = g.filters + first * POINTS * g.channels * size
     cdef fc_winograd t
     columns = min(g.width, g.columns - first)
     panel_shape(g.table, columns, &width, &kind)
@@ -98,168 +121,219 @@ cdef void transform_panel(const Winograd *g, Py_ssize_t panel, char *slice) noex
     t.x_col = g.tap_col
     if not g.transposed:
         t.channels = columns
-        t.point = g.channels * width * size
-        for k in range(g.channels):
-            t.x = g.w + k * g.w_row + first * size
+        t.point = point
+        for k in range(channels):
+            t.x = g.w + (channel + k) * g.w_row + first * size
+            if k + AHEAD < channels:
+                prefetch_taps(g, t.x + AHEAD * g.w_row, columns * size)
             t.y = to + k * width * size
-            g.table.winograd_filter(&t)
+            g.leaves.filter(&t)
         return
     # Points of a column of the panel follow each other in memory: SLICE of them are put aside, then transposed.
-    t.point = width * SLICE * size
+    t.point = odd_lines(width * SLICE * size)
     k = 0
-    while k < g.channels:
-        length = min(SLICE, g.channels - k)
+    while k < channels:
+        length = min(SLICE, channels - k)
         t.channels = length
         for j in range(columns):
-            t.x = g.w + (first + j) * g.w_row + k * size
+            t.x = g.w + (first + j) * g.w_row + (channel + k) * size
+            if j + AHEAD < columns:
+                prefetch_taps(g, t.x + AHEAD * g.w_row, length * size)
             t.y = slice + j * SLICE * size
-            g.table.winograd_filter(&t)
-        for i in range(POINTS):
+            g.leaves.filter(&t)
+        for i in range(g.points):
             g.table.pack_transposed(length, columns, width, slice + i * t.point, SLICE * size,
-                                    to + (i * g.channels + k) * width * size)
+                                    to + i * point + k * width * size)
         k += length
 
 
-cdef void multiply_panel(const Winograd *g, Py_ssize_t panel, Py_ssize_t tiles, const char *points,
+cdef void multiply_panel(const Convolution *g, Py_ssize_t panel, Py_ssize_t channel, Py_ssize_t channels,
+                         const char *filters, Py_ssize_t filter_point, Py_ssize_t tiles, const char *points,
                          char *products) noexcept nogil:
-    """The 36 products of a block of tiles with one panel of filters."""
+    """Some channels' part of the products of a block of tiles with one panel of filters."""
     cdef Py_ssize_t size = g.table.itemsize, no_offset = 0, width, i
     cdef int kind
     cdef fc_tile t
     panel_shape(g.table, g.columns - panel * g.width, &width, &kind)
     t.runs = &no_offset
     t.n_runs = 1
-    t.run_length = g.channels
+    t.run_length = channels
     t.a_row = g.row
     t.a_step = size
     t.b_step = width * size
     t.bias = NULL
     t.c_row = width * size
     t.columns = width
-    t.accumulate = False
+    t.accumulate = channel > 0
     t.relu = False
-    for i in range(POINTS):
-        t.b = g.filters + (panel * g.width * POINTS + i * width) * g.channels * size
-        t.a = points + i * g.block * g.row
-        t.c = products + i * g.block * t.c_row
+    for i in range(g.points):
+        t.b = filters + i * filter_point
+        t.a = points + i * g.point + channel * size
+        t.c = products + i * g.product_point
         multiply_tiles(g.table, kind, &t, tiles)
 
 
-cdef void winograd_task(const Winograd *g, Py_ssize_t task, char *scratch) noexcept nogil:
-    """A block of tiles for a group of panels."""
-    cdef Py_ssize_t size = g.table.itemsize, first = task // g.groups * g.block, panel, i, tile, row, col, width
-    cdef Py_ssize_t tiles = min(g.block, g.tiles - first), first_panel = task % g.groups * g.group
-    cdef char *products = scratch + g.input_bytes
+cdef void transform_input(const Convolution *g, Py_ssize_t first, Py_ssize_t place, char *points,
+                          char *patch) noexcept nogil:
+    """Transform what one tile of a block sees to its place among the block's points."""
+    cdef fc_winograd t
+    look(&g.source, first + place, patch, &t)
+    t.channels = g.channels
+    t.point = g.point
+    t.y = points + place * g.row
+    g.leaves.input(&t)
+
+
+cdef void transform_products(const Convolution *g, Py_ssize_t panel, Py_ssize_t first, Py_ssize_t tiles,
+                             const char *products) noexcept nogil:
+    """Transform a block's products with one panel to output pixels."""
+    cdef Py_ssize_t size = g.table.itemsize, i, tile, row, col, width
     cdef int kind
     cdef fc_winograd t
-    t.channels = g.channels
-    t.point = g.block * g.row
-    for i in range(tiles):
-        look(&g.source, first + i, products + g.product_bytes, &t)
-        t.y = scratch + i * g.row
-        g.table.winograd_input(&t)
     t.relu = g.relu
     t.y_col = g.columns * size
     t.y_row = g.out_w * t.y_col
+    t.channels = min(g.width, g.columns - panel * g.width)
+    t.point = g.product_point
+    t.bias = g.bias + panel * g.width * size if g.bias != NULL else NULL
+    panel_shape(g.table, t.channels, &width, &kind)
+    for i in range(tiles):
+        tile = first + i
+        row = tile // g.source.tiles_w % g.source.tiles_h * g.tile
+        col = tile % g.source.tiles_w * g.tile
+        t.x = products + i * width * size
+        t.rows = <int> min(g.tile, g.out_h - row)
+        t.cols = <int> min(g.tile, g.out_w - col)
+        t.y = g.y + (((tile // (g.source.tiles_h * g.source.tiles_w) * g.out_h + row) * g.out_w + col) * g.columns
+                     + panel * g.width) * size
+        g.leaves.output(&t)
+
+
+cdef void block_task(const Convolution *g, Py_ssize_t task, char *scratch) noexcept nogil:
+    """A block of tiles for a group of panels."""
+    cdef Py_ssize_t first = task // g.groups * g.block, first_panel = task % g.groups * g.group, panel, i
+    cdef Py_ssize_t tiles = min(g.block, g.tiles - first)
+    cdef char *products = scratch + g.input_bytes
+    for i in range(tiles):
+        transform_input(g, first, i, scratch, products + g.product_bytes)
     for panel in range(first_panel, min(g.panels, first_panel + g.group)):
-        multiply_panel(g, panel, tiles, scratch, products)
-        t.channels = min(g.width, g.columns - panel * g.width)
-        panel_shape(g.table, t.channels, &width, &kind)
-        t.point = g.block * width * size
-        t.bias = g.bias + panel * g.width * size if g.bias != NULL else NULL
-        for i in range(tiles):
-            tile = first + i
-            row = tile // g.source.tiles_w % g.source.tiles_h * 4
-            col = tile % g.source.tiles_w * 4
-            t.x = products + i * width * size
-            t.rows = <int> min(4, g.out_h - row)
-            t.cols = <int> min(4, g.out_w - col)
-            t.y = g.y + (((tile // (g.source.tiles_h * g.source.tiles_w) * g.out_h + row) * g.out_w + col) * g.columns
-                         + panel * g.width) * size
-            g.table.winograd_output(&t)
+        multiply_panel(g, panel, 0, g.channels, g.filters + panel * g.points * g.filter_point, g.filter_point, tiles,
+                       scratch, products)
+        transform_products(g, panel, first, tiles, products)
 
 
-cdef void cut(Winograd *g, int threads) noexcept nogil:
+cdef void panel_task(const Convolution *g, Py_ssize_t panel, const char *points, char *scratch) noexcept nogil:
+    """All tiles for one panel, whose filters are transformed here, some channels at a time."""
+    cdef Py_ssize_t channel = 0, channels
+    cdef char *filters = scratch + g.product_bytes
+    while channel < g.channels:
+        channels = min(g.slab, g.channels - channel)
+        transform_panel(g, panel, channel, channels, filters, g.slab_point, filters + g.points * g.slab_point)
+        multiply_panel(g, panel, channel, channels, filters, g.slab_point, g.tiles, points, scratch)
+        channel += channels
+    transform_products(g, panel, 0, g.tiles, scratch)
+
+
+cdef void plan_filters(Convolution *g) noexcept nogil:
+    """Lay out the transformed filters, which does not depend on the images."""
+    cdef Py_ssize_t size = g.table.itemsize
+    g.width = g.table.panel_vectors * g.table.lanes
+    g.panels = ceil_div(g.columns, g.width)
+    g.filter_point = line(g.channels * g.width * size)
+
+
+cdef bint pays_slabs(const Convolution *g, int threads) noexcept nogil:
+    """Whether to transform filters where they are needed: where all of them are too large for the caches, a panel's
+    products stay in L2, and all tiles' points, which are read with every panel, are less than those of the filters."""
+    cdef Py_ssize_t products = g.tiles * g.points * g.width * g.table.itemsize
+    if g.filters != NULL or g.panels < threads or products > l2_bytes * 3 // 4:
+        return False
+    return g.panels * g.points * g.filter_point > 4 * l2_bytes and g.tiles * g.row < g.filter_point
+
+
+cdef void cut(Convolution *g, int threads) noexcept nogil:
     """Choose the blocks and groups: a block's points stay in L2, and there are tasks enough to even out."""
     cdef Py_ssize_t size = g.table.itemsize, wanted = 4 * threads if threads > 1 else 1
     g.tiles = g.images * g.source.tiles_h * g.source.tiles_w
-    g.width = g.table.panel_vectors * g.table.lanes
-    g.panels = ceil_div(g.columns, g.width)
+    g.slab = 0
     g.row = ceil_div(g.channels, g.table.lanes) * g.table.lanes * size
     # Not so few tiles that the filters' points are read for little.
-    g.block = max(12, l2_bytes * 3 // 4 // (POINTS * (g.row + g.width * size)))
+    g.block = max(12, l2_bytes * 3 // 4 // (g.points * (g.row + g.width * size)))
+    if pays_slabs(g, threads):
+        g.block = g.tiles
+        g.slab = max(SLICE, l2_bytes // 2 // (g.points * g.width * size) // SLICE * SLICE)
+        g.slab = min(g.slab, g.channels)
+        g.slab_point = odd_lines(g.slab * g.width * size)
     g.blocks = ceil_div(g.tiles, min(g.block, g.tiles))
     g.block = ceil_div(g.tiles, g.blocks)
     g.blocks = ceil_div(g.tiles, g.block)
     g.groups = min(g.panels, ceil_div(wanted, g.blocks)) if g.blocks < wanted else 1
     g.group = ceil_div(g.panels, g.groups)
     g.groups = ceil_div(g.panels, g.group)
-    g.input_bytes = line(POINTS * g.block * g.row)
-    g.product_bytes = line(POINTS * g.block * g.width * size)
-    g.patch_bytes = line(36 * g.channels * size)
+    g.point = odd_lines(g.block * g.row)
+    g.product_point = odd_lines(g.block * g.width * size)
+    g.input_bytes = g.points * g.point
+    g.product_bytes = g.points * g.product_point
+    g.patch_bytes = line(g.source.span * g.source.span * g.source.pixel)
 
 
-cdef int convolve(Winograd *g, const char *bias, int threads) except -1:
-    cdef Py_ssize_t size = g.table.itemsize, i, filter_bytes, bias_bytes, slice_bytes, thread_bytes, tasks
+cdef void transform_filters(const Convolution *g, char *scratch, Py_ssize_t thread_bytes, int threads) noexcept nogil:
+    """Transform all filters, in parallel."""
+    cdef Py_ssize_t i
+    for i in prange(g.panels, num_threads=threads, schedule="static"):
+        transform_panel(g, i, 0, g.channels, g.filters + i * g.points * g.filter_point, g.filter_point,
+                        scratch + threadid() * thread_bytes)
+
+
+cdef void convolve_blocks(Convolution *g, char *scratch, Py_ssize_t thread_bytes, int threads) noexcept nogil:
+    """Block by block, with filters that are transformed already."""
+    cdef Py_ssize_t i
+    for i in prange(g.blocks * g.groups, num_threads=threads, schedule="dynamic"):
+        block_task(g, i, scratch + threadid() * thread_bytes)
+
+
+cdef void convolve_panels(Convolution *g, char *scratch, Py_ssize_t thread_bytes, int threads) noexcept nogil:
+    """All tiles as one block, whose points all threads share, panel by panel."""
+    cdef Py_ssize_t i
+    cdef char *points = scratch + threads * thread_bytes
+    with parallel(num_threads=threads):
+        for i in prange(g.tiles, schedule="static"):
+            transform_input(g, 0, i, points, scratch + threadid() * thread_bytes)
+        for i in prange(g.panels, schedule="dynamic"):
+            panel_task(g, i, points, scratch + threadid() * thread_bytes)
+
+
+cdef int convolve(Convolution *g, const char *bias, int threads) except -1:
+    """Run a convolution; where its filters are not transformed yet, transform them."""
+    cdef Py_ssize_t size = g.table.itemsize, filter_bytes = 0, slice_bytes = 0, shared_bytes = 0
+    cdef Py_ssize_t bias_bytes, thread_bytes
     cdef char *scratch
+    cdef char *buffer
+    plan_filters(g)
     cut(g, threads)
-    filter_bytes = line(g.panels * g.width * POINTS * g.channels * size)
     bias_bytes = line(g.panels * g.width * size)
-    slice_bytes = line(POINTS * g.width * SLICE * size) if g.transposed else 0
-    thread_bytes = max(slice_bytes, g.input_bytes + g.product_bytes + g.patch_bytes)
-    g.filters = acquire(filter_bytes + bias_bytes + threads * thread_bytes)
-    scratch = g.filters + filter_bytes
+    if g.filters == NULL:
+        slice_bytes = g.points * odd_lines(g.width * SLICE * size) if g.transposed else 0
+    if g.slab:
+        thread_bytes = max(g.patch_bytes, g.product_bytes + g.points * g.slab_point + slice_bytes)
+        shared_bytes = g.input_bytes
+    else:
+        thread_bytes = max(slice_bytes, g.input_bytes + g.product_bytes + g.patch_bytes)
+        filter_bytes = g.panels * g.points * g.filter_point if g.filters == NULL else 0
+    buffer = scratch = acquire(filter_bytes + bias_bytes + threads * thread_bytes + shared_bytes)
+    scratch += filter_bytes
     g.bias = pad_bias(bias, g.columns * size, bias_bytes, scratch)
     scratch += bias_bytes
-    tasks = g.blocks * g.groups
-    with nogil, parallel(num_threads=threads):
-        for i in prange(g.panels, schedule="static"):
-            transform_panel(g, i, scratch + threadid() * thread_bytes)
-        for i in prange(tasks, schedule="dynamic"):
-            winograd_task(g, i, scratch + threadid() * thread_bytes)
-    release(g.filters)
+    with nogil:
+        if g.slab:
+            convolve_panels(g, scratch, thread_bytes, threads)
+        else:
+            if g.filters == NULL:
+                g.filters = buffer
+                transform_filters(g, scratch, thread_bytes, threads)
+            convolve_blocks(g, scratch, thread_bytes, threads)
+    release(buffer)
     return 0
-
-
-def forward(Geometry g, cnp.ndarray x, cnp.ndarray w, cnp.ndarray bias, bint relu, cnp.ndarray y):
-    """Write act(conv(x, w) + bias) to y, for 3x3 filters at stride 1 in one group; bias may be None."""
-    cdef Py_ssize_t size = cnp.PyArray_ITEMSIZE(x)
-    cdef Winograd c
-    c.table = kernels(x)
-    c.images, c.channels = g.images, g.channels
-    c.source = Source(cnp.PyArray_BYTES(x), g.in_h, g.in_w, g.channels * size, -g.top, -g.left, 6,
-                      ceil_div(g.out_h, 4), ceil_div(g.out_w, 4))
-    c.w = cnp.PyArray_BYTES(w)
-    c.transposed = False
-    c.w_row = g.filters * size
-    c.tap_col = g.channels * c.w_row
-    c.tap_row = 3 * c.tap_col
-    c.columns = g.filters
-    c.relu = relu
-    c.y = cnp.PyArray_BYTES(y)
-    c.out_h, c.out_w = g.out_h, g.out_w
-    convolve(&c, NULL if bias is None else cnp.PyArray_BYTES(bias), threads_for(g.flops() / 4))
-
-
-def backward_input(Geometry g, cnp.ndarray dy, cnp.ndarray w, cnp.ndarray dx):
-    """Write the gradient of the input to dx, for 3x3 filters at stride 1 in one group."""
-    cdef Py_ssize_t size = cnp.PyArray_ITEMSIZE(dy)
-    cdef Winograd c
-    c.table = kernels(dy)
-    c.images, c.channels = g.images, g.filters
-    c.source = Source(cnp.PyArray_BYTES(dy), g.out_h, g.out_w, g.filters * size, g.top - 2, g.left - 2, 6,
-                      ceil_div(g.in_h, 4), ceil_div(g.in_w, 4))
-    # Flipped: from the last tap backwards.
-    c.transposed = True
-    c.w_row = g.filters * size
-    c.tap_col = -g.channels * c.w_row
-    c.tap_row = 3 * c.tap_col
-    c.w = cnp.PyArray_BYTES(w) - 2 * (c.tap_row + c.tap_col)
-    c.columns = g.channels
-    c.relu = False
-    c.y = cnp.PyArray_BYTES(dx)
-    c.out_h, c.out_w = g.in_h, g.in_w
-    convolve(&c, NULL, threads_for(g.flops() / 4))
 
 
 # ---- gradient of the filters ----
@@ -269,20 +343,24 @@ ctypedef void (*transform)(const fc_winograd *) noexcept nogil
 
 cdef struct Operand:
     # One side of the products: images whose channels go in parts of `width`. Part after part its points of a block of
-    # tiles: 36 of them, `point` bytes from one to the next, each tiles x width.
+    # tiles, from one to the next `point` bytes, each tiles x width.
     Source source
     Py_ssize_t channels, width, parts, point
-    char *points
+    char *at
 
 
 cdef struct FilterGradient:
     const fc_kernels *table
+    fc_winograd_leaves leaves
+    Py_ssize_t points
     # Rows of a point's product are channels of the input, its columns channels of the output's gradient.
     Operand x, dy
-    # Tiles in all; the block at work.
-    Py_ssize_t tiles, first, count
-    # The products' sums: part after part of the columns, 36 points of channels x width.
-    char *sums
+    # Tiles in all, and of a block; the block at work.
+    Py_ssize_t tiles, block, first, count
+    # A pair is a part of the rows and one of the columns. Its products' sums are points, so many bytes from one to the
+    # next, of rows x columns. by_pairs: with a single block, a thread needs those of one pair at a time.
+    Py_ssize_t sum_point
+    bint by_pairs
     char *dw
 
 
@@ -291,16 +369,15 @@ cdef void cut_operand(Operand *o, Py_ssize_t channels, Py_ssize_t width, Py_ssiz
     o.channels = channels
     o.width = width
     o.parts = ceil_div(channels, width)
-    # An odd number of lines, so that a tile's points do not meet in the same cache sets.
-    o.point = line(block * width * size) | 64
+    o.point = odd_lines(block * width * size)
 
 
 cdef inline Py_ssize_t columns(const Operand *o, Py_ssize_t part) noexcept nogil:
     return min(o.width, o.channels - part * o.width)
 
 
-cdef void transform_tile(const Operand *o, Py_ssize_t size, Py_ssize_t tile, Py_ssize_t place, transform leaf,
-                         char *patch) noexcept nogil:
+cdef void transform_tile(const Operand *o, Py_ssize_t points, Py_ssize_t size, Py_ssize_t tile, Py_ssize_t place,
+                         transform leaf, char *patch) noexcept nogil:
     """Transform what a tile sees to its place in the block."""
     cdef Py_ssize_t part
     cdef const char *x
@@ -311,14 +388,13 @@ cdef void transform_tile(const Operand *o, Py_ssize_t size, Py_ssize_t tile, Py_
     for part in range(o.parts):
         t.x = x + part * o.width * size
         t.channels = columns(o, part)
-        t.y = o.points + part * POINTS * o.point + place * o.width * size
+        t.y = o.at + part * points * o.point + place * o.width * size
         leaf(&t)
 
 
-cdef void add_products(const FilterGradient *g, Py_ssize_t task) noexcept nogil:
+cdef void add_products(const FilterGradient *g, Py_ssize_t pair, Py_ssize_t point, char *sums) noexcept nogil:
     """Add the block's products of one point, for one part of the rows and one of the columns."""
-    cdef Py_ssize_t size = g.table.itemsize, no_offset = 0, width, row = task % g.x.parts
-    cdef Py_ssize_t panel = task // g.x.parts % g.dy.parts, point = task // (g.x.parts * g.dy.parts)
+    cdef Py_ssize_t size = g.table.itemsize, no_offset = 0, width, row = pair % g.x.parts, panel = pair // g.x.parts
     cdef int kind
     cdef fc_tile t
     panel_shape(g.table, columns(&g.dy, panel), &width, &kind)
@@ -332,63 +408,171 @@ cdef void add_products(const FilterGradient *g, Py_ssize_t task) noexcept nogil:
     t.c_row = g.dy.width * size
     t.columns = width
     t.relu = False
-    t.a = g.x.points + (row * POINTS + point) * g.x.point
-    t.b = g.dy.points + (panel * POINTS + point) * g.dy.point
-    t.c = g.sums + ((panel * POINTS + point) * g.x.channels + row * g.x.width) * t.c_row
+    t.a = g.x.at + (row * g.points + point) * g.x.point
+    t.b = g.dy.at + (panel * g.points + point) * g.dy.point
+    t.c = sums + point * g.sum_point
     t.accumulate = g.first > 0
     multiply_tiles(g.table, kind, &t, columns(&g.x, row))
 
 
-cdef void transform_sums(const FilterGradient *g, Py_ssize_t channel) noexcept nogil:
-    """Transform one channel's sums to the gradient of its filters."""
-    cdef Py_ssize_t size = g.table.itemsize, panel
+cdef void transform_sums(const FilterGradient *g, Py_ssize_t pair, Py_ssize_t row, const char *sums) noexcept nogil:
+    """Transform a pair's sums, one row of each point, to gradients of filters."""
+    cdef Py_ssize_t size = g.table.itemsize, panel = pair // g.x.parts
+    cdef Py_ssize_t channel = pair % g.x.parts * g.x.width + row
     cdef fc_winograd t
-    t.point = g.x.channels * g.dy.width * size
+    t.point = g.sum_point
     t.y_col = g.x.channels * g.dy.channels * size
     t.y_row = 3 * t.y_col
-    for panel in range(g.dy.parts):
-        t.x = g.sums + panel * POINTS * t.point + channel * g.dy.width * size
-        t.channels = columns(&g.dy, panel)
-        t.y = g.dw + (channel * g.dy.channels + panel * g.dy.width) * size
-        g.table.winograd_filter_backward(&t)
+    t.x = sums + row * g.dy.width * size
+    t.channels = columns(&g.dy, panel)
+    t.y = g.dw + (channel * g.dy.channels + panel * g.dy.width) * size
+    g.leaves.filter_backward(&t)
 
 
-def backward_filters(Geometry g, cnp.ndarray dy, cnp.ndarray x, cnp.ndarray dw):
-    """Write the gradient of the filters to dw, for 3x3 filters at stride 1 in one group."""
-    cdef Py_ssize_t size = cnp.PyArray_ITEMSIZE(x), i, block, sum_bytes, input_bytes, gradient_bytes, patch_bytes
-    cdef Py_ssize_t tiles_h = ceil_div(g.out_h, 4), tiles_w = ceil_div(g.out_w, 4)
-    cdef int threads = threads_for(g.flops() / 4)
-    cdef char *scratch
-    cdef FilterGradient f
-    f.table = kernels(x)
-    f.dw = cnp.PyArray_BYTES(dw)
-    f.tiles = g.images * tiles_h * tiles_w
-    block = ceil_div(f.tiles, ceil_div(f.tiles, GRADIENT_TILES))
-    f.x.source = Source(cnp.PyArray_BYTES(x), g.in_h, g.in_w, g.channels * size, -g.top, -g.left, 6, tiles_h, tiles_w)
-    f.dy.source = Source(cnp.PyArray_BYTES(dy), g.out_h, g.out_w, g.filters * size, 0, 0, 4, tiles_h, tiles_w)
-    cut_operand(&f.x, g.channels, min(3, ceil_div(g.channels, f.table.lanes)) * f.table.lanes, block, size)
-    cut_operand(&f.dy, g.filters, f.table.panel_vectors * f.table.lanes, block, size)
-    sum_bytes = line(f.dy.parts * f.dy.width * POINTS * g.channels * size)
-    input_bytes = f.x.parts * POINTS * f.x.point
-    gradient_bytes = f.dy.parts * POINTS * f.dy.point
-    patch_bytes = line(36 * max(f.x.source.pixel, f.dy.source.pixel))
-    f.sums = acquire(sum_bytes + input_bytes + gradient_bytes + threads * patch_bytes)
-    f.x.points = f.sums + sum_bytes
-    f.dy.points = f.x.points + input_bytes
-    scratch = f.dy.points + gradient_bytes
-    f.first = 0
-    with nogil:
-        while f.first < f.tiles:
-            f.count = min(block, f.tiles - f.first)
-            with parallel(num_threads=threads):
-                for i in prange(f.count, schedule="static"):
-                    transform_tile(&f.x, size, f.first + i, i, f.table.winograd_input,
-                                   scratch + threadid() * patch_bytes)
-                    transform_tile(&f.dy, size, f.first + i, i, f.table.winograd_output_backward,
-                                   scratch + threadid() * patch_bytes)
-                for i in prange(POINTS * f.x.parts * f.dy.parts, schedule="dynamic"):
-                    add_products(&f, i)
-            f.first += f.count
-        for i in prange(g.channels, num_threads=threads, schedule="static"):
-            transform_sums(&f, i)
-    release(f.sums)
+cdef void pair_task(const FilterGradient *g, Py_ssize_t pair, char *sums) noexcept nogil:
+    """A pair's part of the gradient from first to last, where there is but one block."""
+    cdef Py_ssize_t i
+    for i in range(g.points):
+        add_products(g, pair, i, sums)
+    for i in range(columns(&g.x, pair % g.x.parts)):
+        transform_sums(g, pair, i, sums)
+
+
+cdef void reduce_tiles(FilterGradient *g, char *sums, char *scratch, Py_ssize_t patch_bytes,
+                       int threads) noexcept nogil:
+    """Block after block; in the end, or at once where the sums are one pair's alone, transform them."""
+    cdef Py_ssize_t pairs = g.x.parts * g.dy.parts, i
+    cdef Py_ssize_t pair_bytes = g.points * g.sum_point
+    g.first = 0
+    while g.first < g.tiles:
+        g.count = min(g.block, g.tiles - g.first)
+        with parallel(num_threads=threads):
+            for i in prange(g.count, schedule="static"):
+                transform_tile(&g.x, g.points, g.table.itemsize, g.first + i, i, g.leaves.input,
+                               scratch + threadid() * patch_bytes)
+                transform_tile(&g.dy, g.points, g.table.itemsize, g.first + i, i, g.leaves.output_backward,
+                               scratch + threadid() * patch_bytes)
+            if g.by_pairs:
+                for i in prange(pairs, schedule="dynamic"):
+                    pair_task(g, i, sums + threadid() * pair_bytes)
+            else:
+                for i in prange(g.points * pairs, schedule="static"):
+                    add_products(g, i % pairs, i // pairs, sums + i % pairs * pair_bytes)
+        g.first += g.count
+    if not g.by_pairs:
+        for i in prange(g.x.channels * g.dy.parts, num_threads=threads, schedule="static"):
+            transform_sums(g, i % g.dy.parts * g.x.parts + i // g.dy.parts // g.x.width, i // g.dy.parts % g.x.width,
+                           sums + (i % g.dy.parts * g.x.parts + i // g.dy.parts // g.x.width) * pair_bytes)
+
+
+# ---- one object for each size of tile ----
+
+cdef class Winograd:
+    """F(tile x tile, 3x3) for 3x3 filters at stride 1 in one group."""
+
+    cdef readonly int tile
+
+    def __init__(self, int tile):
+        self.tile = tile
+
+    cdef Convolution convolution(self, cnp.ndarray x) noexcept:
+        cdef Convolution c
+        c.table = kernels(x)
+        c.leaves = c.table.winograd[self.tile // 2 - 1]
+        c.tile = self.tile
+        c.points = (self.tile + 2) * (self.tile + 2)
+        return c
+
+    cdef Convolution result_of(self, Geometry g, cnp.ndarray w) noexcept:
+        """Return the convolution with these filters; its images are still to be set."""
+        cdef Py_ssize_t size = cnp.PyArray_ITEMSIZE(w)
+        cdef Convolution c = self.convolution(w)
+        c.channels = g.channels
+        c.columns = g.filters
+        c.w = cnp.PyArray_BYTES(w)
+        c.transposed = False
+        c.w_row = g.filters * size
+        c.tap_col = g.channels * c.w_row
+        c.tap_row = 3 * c.tap_col
+        c.filters = NULL
+        return c
+
+    def prepare(self, Geometry g, cnp.ndarray w):
+        """Return the filters as forward takes them when they are prepared."""
+        cdef Convolution c = self.result_of(g, w)
+        cdef cnp.ndarray filters
+        plan_filters(&c)
+        filters = aligned(c.panels * c.points * c.filter_point // c.table.itemsize, w.dtype)
+        c.filters = cnp.PyArray_BYTES(filters)
+        transform_filters(&c, NULL, 0, threads_for(<double> c.panels * c.points * c.filter_point))
+        return filters
+
+    def forward(self, Geometry g, cnp.ndarray x, cnp.ndarray w, cnp.ndarray bias, bint relu, cnp.ndarray y,
+                bint prepared=False):
+        """Write act(conv(x, w) + bias) to y; bias may be None."""
+        cdef Py_ssize_t size = cnp.PyArray_ITEMSIZE(x)
+        cdef Convolution c = self.result_of(g, w)
+        if prepared:
+            c.filters = cnp.PyArray_BYTES(w)
+        c.images = g.images
+        c.source = Source(cnp.PyArray_BYTES(x), g.in_h, g.in_w, g.channels * size, -g.top, -g.left, c.tile + 2, c.tile,
+                          ceil_div(g.out_h, c.tile), ceil_div(g.out_w, c.tile))
+        c.relu = relu
+        c.y = cnp.PyArray_BYTES(y)
+        c.out_h, c.out_w = g.out_h, g.out_w
+        convolve(&c, NULL if bias is None else cnp.PyArray_BYTES(bias), threads_for(g.flops() / 4))
+
+    def backward_input(self, Geometry g, cnp.ndarray dy, cnp.ndarray w, cnp.ndarray dx):
+        """Write the gradient of the input to dx."""
+        cdef Py_ssize_t size = cnp.PyArray_ITEMSIZE(dy)
+        cdef Convolution c = self.convolution(dy)
+        c.images, c.channels = g.images, g.filters
+        c.source = Source(cnp.PyArray_BYTES(dy), g.out_h, g.out_w, g.filters * size, g.top - 2, g.left - 2, c.tile + 2,
+                          c.tile, ceil_div(g.in_h, c.tile), ceil_div(g.in_w, c.tile))
+        # Flipped: from the last tap backwards.
+        c.transposed = True
+        c.w_row = g.filters * size
+        c.tap_col = -g.channels * c.w_row
+        c.tap_row = 3 * c.tap_col
+        c.w = cnp.PyArray_BYTES(w) - 2 * (c.tap_row + c.tap_col)
+        c.filters = NULL
+        c.columns = g.channels
+        c.relu = False
+        c.y = cnp.PyArray_BYTES(dx)
+        c.out_h, c.out_w = g.in_h, g.in_w
+        convolve(&c, NULL, threads_for(g.flops() / 4))
+
+    def backward_filters(self, Geometry g, cnp.ndarray dy, cnp.ndarray x, cnp.ndarray dw):
+        """Write the gradient of the filters to dw."""
+        cdef Py_ssize_t size = cnp.PyArray_ITEMSIZE(x), sum_bytes, input_bytes, gradient_bytes, patch_bytes, pairs
+        cdef Py_ssize_t tiles_h = ceil_div(g.out_h, self.tile), tiles_w = ceil_div(g.out_w, self.tile)
+        cdef int threads = threads_for(g.flops() / 4)
+        cdef char *sums
+        cdef FilterGradient f
+        f.table = kernels(x)
+        f.leaves = f.table.winograd[self.tile // 2 - 1]
+        f.points = (self.tile + 2) * (self.tile + 2)
+        f.dw = cnp.PyArray_BYTES(dw)
+        f.tiles = g.images * tiles_h * tiles_w
+        # Threads meet twice in every block: where there are few channels it should be worth it.
+        f.block = max(GRADIENT_TILES, 4 * l2_bytes // (f.points * (g.channels + g.filters) * size))
+        f.block = ceil_div(f.tiles, ceil_div(f.tiles, f.block))
+        f.x.source = Source(cnp.PyArray_BYTES(x), g.in_h, g.in_w, g.channels * size, -g.top, -g.left, self.tile + 2,
+                            self.tile, tiles_h, tiles_w)
+        f.dy.source = Source(cnp.PyArray_BYTES(dy), g.out_h, g.out_w, g.filters * size, 0, 0, self.tile, self.tile,
+                             tiles_h, tiles_w)
+        cut_operand(&f.x, g.channels, min(3, ceil_div(g.channels, f.table.lanes)) * f.table.lanes, f.block, size)
+        cut_operand(&f.dy, g.filters, f.table.panel_vectors * f.table.lanes, f.block, size)
+        pairs = f.x.parts * f.dy.parts
+        f.sum_point = odd_lines(f.x.width * f.dy.width * size)
+        f.by_pairs = f.block == f.tiles and (threads == 1 or pairs >= 4 * threads)
+        sum_bytes = (threads if f.by_pairs else pairs) * f.points * f.sum_point
+        input_bytes = f.x.parts * f.points * f.x.point
+        gradient_bytes = f.dy.parts * f.points * f.dy.point
+        patch_bytes = line(f.points * max(f.x.source.pixel, f.dy.source.pixel))
+        sums = acquire(sum_bytes + input_bytes + gradient_bytes + threads * patch_bytes)
+        f.x.at = sums + sum_bytes
+        f.dy.at = f.x.at + input_bytes
+        with nogil:
+            reduce_tiles(&f, sums, f.dy.at + gradient_bytes, patch_bytes, threads)
+        release(sums)

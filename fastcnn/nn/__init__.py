@@ -26,7 +26,7 @@ from .activations import (
     tanh,
     tanh_backward,
 )
-from .conv import conv2d, conv2d_backward, conv2d_backward_filters, conv2d_backward_input
+from .conv import PreparedConv2D, conv2d, conv2d_backward, conv2d_backward_filters, conv2d_backward_input
 from .dense import dense, dense_backward, matmul, matmul_backward
 from .dropout import dropout, dropout_backward
 from .loss import class_probabilities, softmax_cross_entropy
@@ -42,6 +42,7 @@ from .steps import adam_step, sgd_step
 
 __all__ = [
     "ACTIVATIONS",
+    "PreparedConv2D",
     "activate",
     "activate_backward",
     "adam_step",

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 from .._core._conv import Geometry
 
-# What one element of each of these costs, in the time of a multiply-add of a long product (one thread, float32,
-# AVX-512; fitted to the 3x3 layers of benchmarks/layers.py): a filter's packing, the transforms of a filter and of a
-# tile, for each of the passes. To the gradient of the filters a filter's transform adds the traffic of its sums.
-PACKED_FILTER = {"forward": 100.0, "input": 100.0, "filters": 0.0}
-FILTER_POINT = {"forward": 90.0, "input": 130.0, "filters": 60.0}
-TILE_POINT = {"forward": 22.0, "input": 22.0, "filters": 32.0}
+# In the time of a multiply-add of a long product, by pass: what a filter's packing costs for each of its elements, and
+# by the side of a Winograd tile what transforms cost for each of its points, those of a filter and those of a tile.
+# Fitted to the times of 25 layers of 3x3 with 32 channels and more (2 threads, float32, AVX-512). The gradient of the
+# filters has their sums in place of the filters; "prepared" is a result with filters that were transformed before.
+PACKED_FILTER = {"forward": 84.0, "prepared": 20.0, "input": 92.0, "filters": 110.0}
+TRANSFORMS = {
+    "forward": {2: (48.0, 10.0), 4: (27.0, 14.0), 6: (22.0, 20.0)},
+    "prepared": {2: (13.0, 11.0), 4: (5.0, 14.0), 6: (5.0, 15.0)},
+    "input": {2: (61.0, 9.0), 4: (40.0, 13.0), 6: (38.0, 18.0)},
+    "filters": {2: (51.0, 23.0), 4: (27.0, 21.0), 6: (19.0, 21.0)},
+}
 # Winograd rounds more: it has to be clearly faster.
 GAIN = 1.1
 
@@ -20,17 +25,43 @@ def winograd_fits(g: Geometry) -> bool:
     return (g.rows, g.cols) == (3, 3) and steps == (1, 1, 1, 1, 1)
 
 
-def winograd_pays(g: Geometry, result: str) -> bool:
-    """Whether Winograd's algorithm is clearly faster than the direct one.
+def cheapest_tile(g: Geometry, result: str) -> tuple[int, float]:
+    """Return the side of the fastest of Winograd's tiles, and how many times as fast as the direct algorithm it is.
 
-    `result` is "forward", or "input" or "filters" for their gradients.
+    `result` is "forward", or "input" or "filters" for their gradients, or "prepared".
     """
-    if not winograd_fits(g):
-        return False
     rows, cols = (g.in_h, g.in_w) if result == "input" else (g.out_h, g.out_w)
-    tiles = g.images * -(-rows // 4) * -(-cols // 4)
     pairs = g.channels * g.filters
-    direct = 9.0 * pairs * (g.images * rows * cols + PACKED_FILTER[result])
-    transforms = tiles * (g.channels + g.filters) * TILE_POINT[result]
-    winograd = 36.0 * (pairs * (tiles + FILTER_POINT[result]) + transforms)
-    return direct > GAIN * winograd
+    costs = {}
+    for side, (filter_point, tile_point) in TRANSFORMS[result].items():
+        tiles = g.images * -(-rows // side) * -(-cols // side)
+        transforms = pairs * filter_point + tiles * (g.channels + g.filters) * tile_point
+        costs[side] = (side + 2) ** 2 * (pairs * tiles + transforms)
+    side = min(costs, key=lambda side: costs[side])
+    return side, 9.0 * pairs * (g.images * rows * cols + PACKED_FILTER[result]) / max(costs[side], 1.0)
+
+
+def algorithm_of(g: Geometry, algorithm: str, result: str, is_single: bool) -> str:
+    """Return the algorithm to compute a result with; float64 is for exactness, so that "auto" is direct there.
+
+    Raises
+    ------
+    ValueError
+        If one is asked for that does not compute this.
+    """
+    winograd = algorithm.startswith("winograd")
+    if winograd and not winograd_fits(g):
+        raise ValueError(
+            f"algorithm {algorithm!r} needs 3x3 filters, strides and dilations of 1 and one group, got "
+            f"{g.rows}x{g.cols} filters, strides {(g.stride_h, g.stride_w)}, dilations "
+            f"{(g.dilation_h, g.dilation_w)} and {g.groups} groups"
+        )
+    if g.groups == g.channels == g.filters > 1:
+        return "depthwise"
+    if algorithm not in ("auto", "winograd"):
+        return algorithm
+    if winograd or (is_single and winograd_fits(g)):
+        side, gain = cheapest_tile(g, result)
+        if winograd or gain > GAIN:
+            return f"winograd-{side}x{side}"
+    return "direct"

@@ -6,6 +6,7 @@ The operations are wrapped when the package is imported with this setting, and a
 from __future__ import annotations
 
 import inspect
+import math
 import sys
 import threading
 import time
@@ -16,14 +17,13 @@ from typing import Any
 
 import numpy as np
 
-from .._core import _conv, _depthwise, _runtime, _winograd
+from .._core import _runtime
 from . import conv
 
 HEADER = "fastcnn,operation,shapes,algorithm,isa,threads,ms,rate"
 
 # What consists of other operations, which have lines of their own.
 _COMPOSITE = {"conv2d_backward", "dense_backward", "matmul_backward", "class_probabilities"}
-_ENGINES = {_conv: "direct", _winograd: "winograd", _depthwise: "depthwise"}
 _RESULTS = {"conv2d": "forward", "conv2d_backward_input": "input", "conv2d_backward_filters": "filters"}
 
 _state = threading.local()
@@ -42,6 +42,9 @@ def install(package: ModuleType) -> None:
     for name in package.__all__:
         operation = getattr(package, name)
         if name in _COMPOSITE or not callable(operation):
+            continue
+        if isinstance(operation, type):
+            setattr(operation, "__call__", _timed(operation.__call__))  # noqa: B010
             continue
         wrapped = _timed(operation)
         for module in modules:
@@ -66,7 +69,7 @@ def _timed(operation: Callable[..., Any]) -> Callable[..., Any]:
             _state.inside = False
         bound = signature.bind(*args, **kwargs)
         bound.apply_defaults()
-        print(line(operation.__name__, bound.arguments, result, seconds), file=sys.stderr)
+        print(line(operation.__qualname__.removesuffix(".__call__"), bound.arguments, result, seconds), file=sys.stderr)
         return result
 
     return timed
@@ -92,7 +95,7 @@ def line(name: str, arguments: Mapping[str, Any], result: Any, seconds: float) -
         rate = f"{sum(map(_nbytes, [*arrays.values(), *results])) / seconds / 1e9:.2f} GB/s"
     else:
         rate = f"{flops / seconds / 1e9:.2f} GFLOP/s"
-    algorithm = _algorithm(name, arguments, result) if name in _RESULTS else "-"
+    algorithm = _algorithm(name, arguments, result)
     threads = _runtime.last_threads()
     return f"fastcnn,{name},{shapes},{algorithm},{_runtime.active_isa()},{threads},{seconds * 1e3:.4f},{rate}"
 
@@ -110,6 +113,8 @@ def _nbytes(value: Any) -> int:
 
 def _flops(name: str, arguments: Mapping[str, Any], result: Any) -> Any:
     """Return the floating-point operations of the direct method, None for what moves more than it computes."""
+    if name == "PreparedConv2D":
+        return 2.0 * np.size(result) * math.prod(arguments["self"].filters_shape[:3])
     if name in _RESULTS:
         filters = arguments["filters_shape"] if "filters_shape" in arguments else np.shape(arguments["filters"])
         output = result if name == "conv2d" else arguments["grad"]
@@ -122,10 +127,15 @@ def _flops(name: str, arguments: Mapping[str, Any], result: Any) -> Any:
 
 
 def _algorithm(name: str, arguments: Mapping[str, Any], result: Any) -> str:
+    if name == "PreparedConv2D":
+        prepared: str = arguments["self"].algorithm
+        return prepared
+    if name not in _RESULTS:
+        return "-"
     shapes = (
         arguments[f"{operand}_shape"] if f"{operand}_shape" in arguments else np.shape(arguments[operand])
         for operand in ("input", "filters")
     )
     options = (arguments[option] for option in ("strides", "padding", "dilations", "groups"))
     geometry, _ = conv._geometry(*map(tuple, shapes), *options)
-    return _ENGINES[conv._engine(geometry, arguments["algorithm"], _RESULTS[name], result.dtype == np.float32)]
+    return conv._algorithm(geometry, arguments["algorithm"], _RESULTS[name], result.dtype == np.float32)

@@ -9,14 +9,21 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from .. import shapes
-from .._core import _conv, _depthwise, _winograd
-from ..arguments import choice
-from ._algorithms import winograd_fits, winograd_pays
-from ._arrays import FloatArray, floats, frozen, like, no_memory
+from .._core import _conv, _depthwise, _runtime, _winograd
+from ..arguments import choice, plain
+from ._algorithms import algorithm_of
+from ._arrays import FloatArray, floats, frozen, like, no_memory, real_array
 from .activations import apply_in_place, checked_activation
 from .normalization import bias_add_backward
 
-ALGORITHMS = ("auto", "direct", "winograd")
+ALGORITHMS = ("auto", "direct", "winograd", "winograd-2x2", "winograd-4x4", "winograd-6x6")
+
+# What computes by each: forward, backward_input, backward_filters; prepare, whose filters forward takes as prepared.
+_ENGINES: dict[str, Any] = {
+    "direct": _conv,
+    "depthwise": _depthwise,
+    **{f"winograd-{side}x{side}": _winograd.Winograd(side) for side in (2, 4, 6)},
+}
 
 
 @lru_cache(maxsize=4096)
@@ -55,19 +62,8 @@ def _geometry(
 
 
 @lru_cache(maxsize=4096)
-def _engine(geometry: _conv.Geometry, algorithm: str, result: str, is_single: bool) -> Any:
-    """Return the compiled module to compute a result with; float64 is for exactness, so that "auto" is direct there."""
-    if algorithm == "winograd" and not winograd_fits(geometry):
-        raise ValueError(
-            "algorithm 'winograd' needs 3x3 filters, strides and dilations of 1 and one group, got "
-            f"{geometry.rows}x{geometry.cols} filters, strides {(geometry.stride_h, geometry.stride_w)}, dilations "
-            f"{(geometry.dilation_h, geometry.dilation_w)} and {geometry.groups} groups"
-        )
-    if geometry.groups == geometry.channels == geometry.filters > 1:
-        return _depthwise
-    if algorithm == "winograd" or (algorithm == "auto" and is_single and winograd_pays(geometry, result)):
-        return _winograd
-    return _conv
+def _algorithm(geometry: _conv.Geometry, algorithm: str, result: str, is_single: bool) -> str:
+    return algorithm_of(geometry, algorithm, result, is_single)
 
 
 def conv2d(
@@ -107,9 +103,10 @@ def conv2d(
     algorithm
         "direct", "winograd", or "auto" for the faster of them (direct for float64). Direct sums R * S * C / groups
         products in one chain of fused multiply-adds: its error is at most about that number times half an ulp of the
-        sum of their magnitudes. Winograd, F(4x4, 3x3), is for 3x3 filters at stride 1: a quarter of the
-        multiplications (Lavin and Gray, 2016), a few times direct's error, and a NaN or infinity spreads over the
-        4 x 4 pixels computed with it.
+        sum of their magnitudes. Winograd (Lavin and Gray, 2016) is for 3x3 filters at stride 1; "winograd-2x2",
+        "winograd-4x4" and "winograd-6x6" are its F(m x m, 3x3), "winograd" is the fastest of them. They take 4/9,
+        1/4 and 16/81 of the multiplications; errors are about those of direct, four and seven times as large (README),
+        and a NaN or infinity spreads over the m x m pixels computed with it.
 
     Returns
     -------
@@ -138,10 +135,96 @@ def conv2d(
     except MemoryError:
         raise no_memory(shape, input=input.shape, filters=filters.shape, padding=padding) from None
     relu = activation == "relu"
-    engine = _engine(geometry, algorithm, "forward", input.itemsize == 4)
+    engine = _ENGINES[_algorithm(geometry, algorithm, "forward", input.itemsize == 4)]
     if y.size:
         engine.forward(geometry, input, filters, bias, relu, y)
     return y if relu else apply_in_place(y, activation)
+
+
+class PreparedConv2D:
+    """A convolution of one shape whose filters are packed or transformed once: for inference, many calls of one layer.
+
+    It keeps copies of its filters and bias, never changes, and may be called from several threads at a time.
+
+    Parameters
+    ----------
+    filters
+        (R, S, C / groups, K).
+    input_shape
+        (N, H, W, C).
+    strides, padding, dilations, groups, bias, activation, algorithm
+        As in :func:`conv2d`.
+
+    Attributes
+    ----------
+    input_shape, filters_shape, output_shape : tuple of int
+        (N, H, W, C), (R, S, C / groups, K) and (N, H', W', K).
+    algorithm : str
+        What it computes with: "direct", "depthwise", or one of Winograd's.
+
+    Raises
+    ------
+    TypeError, ValueError
+        Naming the argument that does not fit.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> layer = PreparedConv2D(np.ones((3, 3, 3, 2)), (1, 4, 4, 3), padding="SAME")
+    >>> layer(np.ones((1, 4, 4, 3)))[0, :2, 0, 0].tolist()
+    [12.0, 18.0]
+    """
+
+    def __init__(
+        self,
+        filters: ArrayLike,
+        input_shape: tuple[int, ...],
+        strides: Any = 1,
+        padding: Any = "VALID",
+        dilations: Any = 1,
+        groups: int = 1,
+        bias: ArrayLike | None = None,
+        activation: str | None = None,
+        algorithm: str = "auto",
+    ) -> None:
+        choice(algorithm, "algorithm", ALGORITHMS)
+        self._activation = checked_activation(activation)
+        filters, bias = floats(("filters", "bias"), filters, bias, optional=1)
+        self.input_shape = shapes.known_shape(input_shape, "input_shape")
+        self.filters_shape = filters.shape
+        self._geometry, self.output_shape = _geometry(
+            self.input_shape, self.filters_shape, strides, padding, dilations, groups
+        )
+        if bias is not None:
+            like(bias, self.output_shape[3:], "bias")
+        self._bias = None if bias is None else bias.copy()
+        self.algorithm = _algorithm(self._geometry, algorithm, "prepared", filters.itemsize == 4)
+        self._engine = _ENGINES[self.algorithm]
+        try:
+            self._filters = self._engine.prepare(self._geometry, filters)
+        except MemoryError:
+            raise no_memory(filters.shape, filters=filters.shape) from None
+
+    def __call__(self, input: ArrayLike) -> FloatArray:
+        """Return activation(conv(input, filters) + bias), (N, H', W', K), in the element type of the filters.
+
+        Parameters
+        ----------
+        input
+            (N, H, W, C).
+        """
+        x: Any = input
+        if not _runtime.are_plain(2, x, self._filters):
+            x = plain(real_array(x, "input"), self._filters.dtype, "input")
+        like(x, self.input_shape, "input")
+        try:
+            y = np.empty(self.output_shape, x.dtype)
+        except MemoryError:
+            raise no_memory(self.output_shape, input=self.input_shape) from None
+        relu = self._activation == "relu"
+        if y.size:
+            self._engine.forward(self._geometry, x, self._filters, self._bias, relu, y, True)
+        return y if relu else apply_in_place(y, self._activation)
 
 
 def conv2d_backward_input(
@@ -194,7 +277,7 @@ def conv2d_backward_input(
         dinput = np.empty(input_shape, grad.dtype)
     except MemoryError:
         raise no_memory(input_shape, input_shape=input_shape) from None
-    engine = _engine(geometry, algorithm, "input", grad.itemsize == 4)
+    engine = _ENGINES[_algorithm(geometry, algorithm, "input", grad.itemsize == 4)]
     if grad.size:
         engine.backward_input(geometry, grad, filters, dinput)
     return dinput
@@ -250,7 +333,7 @@ def conv2d_backward_filters(
         dfilters = (np.empty if grad.size else np.zeros)(filters_shape, grad.dtype)
     except MemoryError:
         raise no_memory(filters_shape, filters_shape=filters_shape) from None
-    engine = _engine(geometry, algorithm, "filters", grad.itemsize == 4)
+    engine = _ENGINES[_algorithm(geometry, algorithm, "filters", grad.itemsize == 4)]
     if grad.size:
         engine.backward_filters(geometry, grad, input, dfilters)
     return dfilters

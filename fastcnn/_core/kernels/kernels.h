@@ -15,6 +15,7 @@
 #define FC_MAX_ROWS 14 /* rows of the tallest register tile of any ISA */
 #define FC_WIDTHS 8    /* vectors of the widest register tile */
 #define FC_STREAM_ROWS 4
+#define FC_WINOGRAD_TILES 3
 #define FC_DOT_ROWS 4  /* a dot tile is at most 4 x 4 */
 
 /* C[m, n] = act(start[n] + sum_k A[m, k] B[k, n]) for one register tile.
@@ -85,11 +86,11 @@ typedef struct {
     int relu, prefetch; /* prefetch: ask for what the next pixels read and write, which lies far away */
 } fc_depthwise;
 
-/* One tile of Winograd's F(4x4, 3x3): 36 points, from one to the next `point` bytes, each a run of `channels`.
- * input: the 6 x 6 pixels from x on, x_row and x_col bytes apart, to 36 points at y.  filter: 3 x 3 taps at x, likewise,
- * to 36 points at y.  output: 36 points at x to the first rows x cols of 4 x 4 pixels at y, y_row and y_col bytes apart,
- * with bias (NULL: zero) and relu.  Their transposes, for the filters' gradient: output_backward takes 4 x 4 pixels at x
- * to 36 points at y; filter_backward takes 36 points at x to 3 x 3 taps at y.
+/* One tile of Winograd's F(m x m, 3x3): (m + 2) x (m + 2) points, from one to the next `point` bytes, each a run of
+ * `channels`.  input: as many pixels from x on, x_row and x_col bytes apart, to the points at y.  filter: 3 x 3 taps at
+ * x, likewise, to the points at y.  output: the points at x to the first rows x cols of m x m pixels at y, y_row and
+ * y_col bytes apart, with bias (NULL: zero) and relu.  Their transposes, for the filters' gradient: output_backward takes
+ * m x m pixels at x to the points at y; filter_backward takes the points at x to 3 x 3 taps at y.
  * Tail rule: pixels and taps are read and written in their channels only, points and bias in whole vectors. */
 typedef struct {
     const char *x;
@@ -99,6 +100,14 @@ typedef struct {
     const char *bias;
     int rows, cols, relu;
 } fc_winograd;
+
+typedef struct {
+    void (*input)(const fc_winograd *);
+    void (*filter)(const fc_winograd *);
+    void (*output)(const fc_winograd *);
+    void (*output_backward)(const fc_winograd *);
+    void (*filter_backward)(const fc_winograd *);
+} fc_winograd_leaves;
 
 /* out = f(a, b), element by element; out may be a or b. */
 enum {
@@ -159,11 +168,7 @@ typedef struct {
     void (*pack_transposed)(ptrdiff_t depth, ptrdiff_t columns, ptrdiff_t width, const void *src,
                             ptrdiff_t stride, void *dst);
 
-    void (*winograd_input)(const fc_winograd *);
-    void (*winograd_filter)(const fc_winograd *);
-    void (*winograd_output)(const fc_winograd *);
-    void (*winograd_output_backward)(const fc_winograd *);
-    void (*winograd_filter_backward)(const fc_winograd *);
+    fc_winograd_leaves winograd[FC_WINOGRAD_TILES]; /* [m / 2 - 1] */
 
     void (*depthwise)(const fc_depthwise *);
     void (*depthwise_filter_backward)(const fc_depthwise *);

@@ -4,6 +4,10 @@
 
 #define FC_TILE_ENTRY(ROWS, VECS) FC_NAME(tile_##ROWS##x##VECS)
 #define FC_DOT_ENTRY(ROWS, COLS) FC_NAME(dot_##ROWS##x##COLS)
+#define FC_WINOGRAD_ENTRY(POINTS)                                                                    \
+    {FC_NAME(winograd_input_##POINTS), FC_NAME(winograd_filter_##POINTS),                            \
+     FC_NAME(winograd_output_##POINTS), FC_NAME(winograd_output_backward_##POINTS),                  \
+     FC_NAME(winograd_filter_backward_##POINTS)}
 #define FC_ROW                                                                                       \
     {                                                                                                \
         .itemsize = sizeof(FC_T), .lanes = FC_VECTOR_BYTES / sizeof(FC_T), .max_rows = FC_TILE_ROWS, \
@@ -14,10 +18,7 @@
         .pack_transposed = FC_NAME(pack_transposed), .max_pool = FC_NAME(max_pool),                  \
         .max_pool_backward = FC_NAME(max_pool_backward), .avg_pool = FC_NAME(avg_pool),              \
         .avg_pool_backward = FC_NAME(avg_pool_backward),                                             \
-        .winograd_input = FC_NAME(winograd_input), .winograd_filter = FC_NAME(winograd_filter),      \
-        .winograd_output = FC_NAME(winograd_output),                                                 \
-        .winograd_output_backward = FC_NAME(winograd_output_backward),                               \
-        .winograd_filter_backward = FC_NAME(winograd_filter_backward),                               \
+        .winograd = {FC_WINOGRAD_ENTRY(4), FC_WINOGRAD_ENTRY(6), FC_WINOGRAD_ENTRY(8)},              \
         .depthwise = FC_NAME(depthwise),                                                             \
         .depthwise_filter_backward = FC_NAME(depthwise_filter_backward),                             \
         .map = {[FC_RELU] = FC_NAME(relu), [FC_RELU_BACKWARD] = FC_NAME(relu_backward),              \
