@@ -33,6 +33,9 @@ class FastcnnEngine(Engine):
         options = case.stride, case.padding, 1, case.groups
         if what == "forward":
             return Prepared(lambda: nn.conv2d(x, w, *options), _same)
+        if what == "inference":
+            prepared = nn.PreparedConv2D(w, x.shape, *options)
+            return Prepared(lambda: prepared(x), _same)
         if what == "data":
             return Prepared(lambda: nn.conv2d_backward_input(g, w, x.shape, *options), _same)
         return Prepared(lambda: nn.conv2d_backward_filters(g, x, w.shape, *options), _same)

@@ -55,6 +55,12 @@ class TorchEngine(Engine):
         places = [case.stride] * 2, [case.padding] * 2, [dilation] * 2
         if what == "forward":
             return _prepared(lambda: torch.conv2d(x, w, None, *places, case.groups), _nhwc)
+        if what == "inference":
+            # Filters in oneDNN's own order, as torch.compile has them in a frozen model.
+            onednn = torch.ops.mkldnn
+            packed = onednn._reorder_convolution_weight(w, *(places[i] for i in (1, 0, 2)), case.groups, x.shape)
+            rest = *(places[i] for i in (1, 0, 2)), case.groups, "none", [], ""
+            return _prepared(lambda: onednn._convolution_pointwise(x, packed, None, *rest), _nhwc)
         mask = [what == "data", what == "filter", False]
         options = None, *places, False, [0, 0], case.groups, mask
         backward = torch.ops.aten.convolution_backward

@@ -16,7 +16,9 @@ FLOAT_BYTES = 4
 class Case:
     """Something to be measured, in one or several passes."""
 
-    passes: tuple[str, ...]
+    @property
+    def passes(self) -> tuple[str, ...]:
+        raise NotImplementedError
 
     def __str__(self) -> str:
         return self.name
@@ -55,7 +57,12 @@ class Conv(Case):
     stride: int = 1
     batch: int = 1
     depthwise: bool = False
-    passes = ("forward", "data", "filter")
+
+    @property
+    def passes(self) -> tuple[str, ...]:
+        """The passes; inference, with filters that were prepared before, where Winograd's algorithm is at stake."""
+        prepared = ("inference",) if self.group == "3x3" and self.batch == 1 else ()
+        return ("forward", *prepared, "data", "filter")
 
     @property
     def name(self) -> str:
@@ -178,8 +185,12 @@ class Network(Case):
     """LeNet-5 on 28x28 images: a training step with Adam, or a prediction."""
 
     batch: int
-    passes: tuple[str, ...]
+    kind: str
     group = "LeNet-5"
+
+    @property
+    def passes(self) -> tuple[str, ...]:
+        return (self.kind,)
 
     @property
     def name(self) -> str:
@@ -291,7 +302,7 @@ DENSES = (
     *(Dense(rows, *pair) for rows in (1, 64) for pair in ((400, 120), (120, 84), (84, 10))),
 )
 
-NETWORKS = (Network(64, ("train",)), Network(1, ("predict",)))
+NETWORKS = (Network(64, "train"), Network(1, "predict"))
 
 CASES: tuple[Case, ...] = (*CONVS, *POOLS, *NORMS, *DENSES, *NETWORKS)
 

@@ -22,7 +22,7 @@ from . import ROOT
 from .layers import Case
 
 OURS = "fastcnn"
-OTHERS = ("torch", "numpy")
+OTHERS = ("torch", "ncnn", "numpy")
 PYTHON_VARIABLE = "FASTCNN_BENCH_PYTHON"
 CPU_INFO = Path("/proc/cpuinfo")
 

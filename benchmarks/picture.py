@@ -15,12 +15,18 @@ from .results import Report, Row
 
 COLOURS = {
     "forward": "#2a6fb0",
+    "inference": "#7fb2e0",
     "data": "#e39a2d",
     "filter": "#5aa05a",
     "train": "#7d57a8",
     "predict": "#c25b78",
 }
-LABELS = {"data": "data gradient", "filter": "filter gradient", "train": "training step"}
+LABELS = {
+    "inference": "forward, filters prepared",
+    "data": "data gradient",
+    "filter": "filter gradient",
+    "train": "training step",
+}
 COLUMN_INCHES = 6.0
 BAR_INCHES = 0.13
 PANEL_INCHES = 0.7

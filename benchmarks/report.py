@@ -100,7 +100,7 @@ def _options(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--python-for-peers",
         metavar="PATH",
-        help=f"the interpreter that has PyTorch; ${peers.PYTHON_VARIABLE}, or else this one",
+        help=f"the interpreter that has the peers; ${peers.PYTHON_VARIABLE}, or else this one",
     )
     parser.add_argument("--quick", action="store_true", help="fewer and shorter rounds")
     parser.add_argument("--rounds", type=int, help="how often each library gets its turn")

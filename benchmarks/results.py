@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from .layers import Case, Conv
 from .peers import OTHERS, OURS, Timing
 
-PASSES = ("forward", "data", "filter", "train", "predict")
+PASSES = ("forward", "inference", "data", "filter", "train", "predict")
 
 
 @dataclass

@@ -88,8 +88,10 @@ cdef struct Convolution:
     bint relu
     char *y
     Py_ssize_t out_h, out_w
-    # Cut of the work: tiles of a block, panels of a group; or, where slab is not 0, one block, and a panel's filters
-    # are transformed when they are needed, so many channels at a time, to points slab_point bytes apart.
+    # Cut of the work: tiles of a block, panels of a group; or, by panels, one block, and where the filters are not
+    # transformed yet, those of a panel when they are needed, a slab of channels at a time, to points slab_point bytes
+    # apart.
+    bint by_panels
     Py_ssize_t tiles, block, blocks, group, groups, slab, slab_point
     # Scratch of a thread: the block's points of the input, `row` bytes a tile and `point` bytes from one to the next;
     # those of a panel's product, likewise; one patch.
@@ -223,9 +225,13 @@ cdef void block_task(const Convolution *g, Py_ssize_t task, char *scratch) noexc
 
 
 cdef void panel_task(const Convolution *g, Py_ssize_t panel, const char *points, char *scratch) noexcept nogil:
-    """All tiles for one panel, whose filters are transformed here, some channels at a time."""
+    """All tiles for one panel, whose filters are transformed here, some channels at a time, or were before."""
     cdef Py_ssize_t channel = 0, channels
     cdef char *filters = scratch + g.product_bytes
+    if g.filters != NULL:
+        multiply_panel(g, panel, 0, g.channels, g.filters + panel * g.points * g.filter_point, g.filter_point, g.tiles,
+                       points, scratch)
+        channel = g.channels
     while channel < g.channels:
         channels = min(g.slab, g.channels - channel)
         transform_panel(g, panel, channel, channels, filters, g.slab_point, filters + g.points * g.slab_point)
@@ -242,11 +248,11 @@ cdef void plan_filters(Convolution *g) noexcept nogil:
     g.filter_point = line(g.channels * g.width * size)
 
 
-cdef bint pays_slabs(const Convolution *g, int threads) noexcept nogil:
-    """Whether to transform filters where they are needed: where all of them are too large for the caches, a panel's
-    products stay in L2, and all tiles' points, which are read with every panel, are less than those of the filters."""
+cdef bint pays_panels(const Convolution *g, int threads) noexcept nogil:
+    """Whether to go panel by panel: a panel's products stay in L2, and all filters' points, which are then read but
+    once, or not even written, are too large for the caches and more than all tiles' points, which every panel reads."""
     cdef Py_ssize_t products = g.tiles * g.points * g.width * g.table.itemsize
-    if g.filters != NULL or g.panels < threads or products > l2_bytes * 3 // 4:
+    if g.panels < threads or products > l2_bytes * 3 // 4:
         return False
     return g.panels * g.points * g.filter_point > 4 * l2_bytes and g.tiles * g.row < g.filter_point
 
@@ -255,12 +261,14 @@ cdef void cut(Convolution *g, int threads) noexcept nogil:
     """Choose the blocks and groups: a block's points stay in L2, and there are tasks enough to even out."""
     cdef Py_ssize_t size = g.table.itemsize, wanted = 4 * threads if threads > 1 else 1
     g.tiles = g.images * g.source.tiles_h * g.source.tiles_w
-    g.slab = 0
+    g.by_panels = pays_panels(g, threads)
     g.row = ceil_div(g.channels, g.table.lanes) * g.table.lanes * size
     # Not so few tiles that the filters' points are read for little.
     g.block = max(12, l2_bytes * 3 // 4 // (g.points * (g.row + g.width * size)))
-    if pays_slabs(g, threads):
+    g.slab = g.slab_point = 0
+    if g.by_panels:
         g.block = g.tiles
+    if g.by_panels and g.filters == NULL:
         g.slab = max(SLICE, l2_bytes // 2 // (g.points * g.width * size) // SLICE * SLICE)
         g.slab = min(g.slab, g.channels)
         g.slab_point = odd_lines(g.slab * g.width * size)
@@ -314,7 +322,7 @@ cdef int convolve(Convolution *g, const char *bias, int threads) except -1:
     bias_bytes = line(g.panels * g.width * size)
     if g.filters == NULL:
         slice_bytes = g.points * odd_lines(g.width * SLICE * size) if g.transposed else 0
-    if g.slab:
+    if g.by_panels:
         thread_bytes = max(g.patch_bytes, g.product_bytes + g.points * g.slab_point + slice_bytes)
         shared_bytes = g.input_bytes
     else:
@@ -325,7 +333,7 @@ cdef int convolve(Convolution *g, const char *bias, int threads) except -1:
     g.bias = pad_bias(bias, g.columns * size, bias_bytes, scratch)
     scratch += bias_bytes
     with nogil:
-        if g.slab:
+        if g.by_panels:
             convolve_panels(g, scratch, thread_bytes, threads)
         else:
             if g.filters == NULL:
