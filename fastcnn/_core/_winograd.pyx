@@ -263,8 +263,8 @@ cdef void cut(Convolution *g, int threads) noexcept nogil:
     g.tiles = g.images * g.source.tiles_h * g.source.tiles_w
     g.by_panels = pays_panels(g, threads)
     g.row = ceil_div(g.channels, g.table.lanes) * g.table.lanes * size
-    # Not so few tiles that the filters' points are read for little.
-    g.block = max(12, l2_bytes * 3 // 4 // (g.points * (g.row + g.width * size)))
+    # Not so few tiles that the filters' points, which come from beyond L2, are read for little.
+    g.block = max(32, l2_bytes * 3 // 4 // (g.points * (g.row + g.width * size)))
     g.slab = g.slab_point = 0
     if g.by_panels:
         g.block = g.tiles
