@@ -336,6 +336,20 @@ def test_info_tells_what_is_used():
     assert 4 << 10 <= info.l1_bytes <= info.l2_bytes <= info.l3_bytes
 
 
+def test_caches_are_what_the_system_tells(tmp_path):
+    for index, facts in enumerate((("1", "Data", "48K"), ("1", "Instruction", "32K"), ("3", "Unified", "32M"))):
+        (tmp_path / f"index{index}").mkdir()
+        for name, fact in zip(("level", "type", "size"), facts, strict=True):
+            (tmp_path / f"index{index}" / name).write_text(f"{fact}\n")
+    assert _runtime.found_cache_bytes(1, str(tmp_path)) == 48 << 10
+    assert _runtime.found_cache_bytes(3, str(tmp_path)) == 32 << 20
+    # Not told there, or told in words that are none: what the C library says.
+    elsewhere = _runtime.found_cache_bytes(2, str(tmp_path / "nothing"))
+    assert _runtime.found_cache_bytes(2, str(tmp_path)) == elsewhere
+    (tmp_path / "index0" / "size").write_text("large\n")
+    assert _runtime.found_cache_bytes(1, str(tmp_path)) == _runtime.found_cache_bytes(1, str(tmp_path / "nothing"))
+
+
 def test_info_prints_one_line_per_fact():
     info = fastcnn.info()
     lines = str(info).splitlines()
