@@ -21,10 +21,12 @@ def normal(*shape: int) -> Array:
 
 
 PIXEL, FILTER, MATRIX = normal(1, 1, 1, 8), normal(1, 1, 8, 8), normal(8, 8)
+PREPARED = nn.PreparedConv2D(FILTER, PIXEL.shape)
 CALLS: dict[str, Callable[[], Array]] = {
     "relu": lambda: nn.relu(MATRIX),
     "matmul": lambda: nn.matmul(MATRIX, MATRIX),
     "conv2d": lambda: nn.conv2d(PIXEL, FILTER),
+    "PreparedConv2D": lambda: PREPARED(PIXEL),
     "max_pool": lambda: nn.max_pool(PIXEL, 1),
 }
 
