@@ -2,14 +2,15 @@
 
 The output is cut into tiles of m x m pixels, each of which sees (m + 2) x (m + 2) pixels of the input. In the
 transformed domain a tile is as many points, and the convolution one matrix product for each of them: tiles x channels
-times channels x filters.
-A task takes a block of tiles, whose transforms stay in L2: it transforms their input, and then, one panel of filters
-after another, multiplies and transforms back.
+times channels x filters. A task takes a block of tiles, whose transforms stay in L2: it transforms their input, and
+then, one panel of filters after another, multiplies and transforms back. Where there are more filters than tiles, a
+task takes one panel instead, whose filters it transforms where it needs them, and all tiles.
 
 The gradient of the input is the same convolution of the output's gradient with filters flipped and transposed.
 
 The gradient of the filters is the transpose: the transform of the input times that of the output's gradient, reduced
 over the tiles. All threads work at one block of tiles after another: they share out its tiles, then its products.
+Where there is but one block, products become gradients as soon as they are made.
 
 A product's element is one chain over the channels, or over the tiles, and a tile's transforms do not depend on its
 neighbours, so that neither the threads nor the cut of the work change a bit.
