@@ -45,8 +45,10 @@ class FastcnnEngine(Engine):
         options = case.window, case.stride, case.padding
         if case.kind == "max":
             if what == "forward":
-                return Prepared(lambda: nn.max_pool(x, *options), _same)
-            return Prepared(lambda: nn.max_pool_backward(g, x, *options), _same)
+                return Prepared(lambda: nn.max_pool_with_argmax(x, *options)[0], _same)
+            # As in PyTorch they come from the forward pass.
+            _, argmax = nn.max_pool_with_argmax(x, *options)
+            return Prepared(lambda: nn.max_pool_with_argmax_backward(g, argmax, x.shape, *options), _same)
         if what == "forward":
             return Prepared(lambda: nn.avg_pool(x, *options), _same)
         return Prepared(lambda: nn.avg_pool_backward(g, x.shape, *options), _same)

@@ -102,7 +102,7 @@ class Conv(Case):
 
 @dataclass(frozen=True)
 class Pool(Case):
-    """Max or average pooling with a square window on square images."""
+    """Max or average pooling with a square window on square images, as in training: a maximum keeps where it was."""
 
     network: str
     kind: str
@@ -127,11 +127,10 @@ class Pool(Case):
         return (self.size + 2 * self.padding - self.window) // self.stride + 1
 
     def bytes(self, what: str) -> float:
-        # The gradient of a maximum reads the input as well.
         inputs = self.batch * self.channels * self.size**2
         outputs = self.batch * self.channels * self.output_size**2
-        twice = what == "data" and self.kind == "max"
-        return float(FLOAT_BYTES * (inputs * (2 if twice else 1) + outputs))
+        argmax = outputs if self.kind == "max" else 0  # a byte each
+        return float(FLOAT_BYTES * (inputs + outputs) + argmax)
 
 
 @dataclass(frozen=True)

@@ -93,6 +93,7 @@ OPS = [
        lambda g, x: nn.conv2d_backward_filters(g, x, (3, 3, np.shape(x)[3], np.shape(g)[3]), **SAME), 2,
        (GRAD, IMAGE), (LARGE_GRAD, LARGE_IMAGE)),
     Op("max_pool", lambda x: nn.max_pool(x, 2, padding="same"), 1, (IMAGE,), (LARGE_IMAGE,)),
+    Op("max_pool_with_argmax", lambda x: nn.max_pool_with_argmax(x, 2, padding="same")[0], 1, (IMAGE,), (LARGE_IMAGE,)),
     Op("max_pool_backward", lambda g, x: nn.max_pool_backward(g, x, 2, padding="same"), 2,
        (POOLED, IMAGE), (LARGE_POOLED, LARGE_IMAGE)),
     Op("max_pool_backward with windows that overlap", lambda g, x: nn.max_pool_backward(g, x, 3, 1, padding="same"), 2,

@@ -137,6 +137,15 @@ RIGHT = {
         "transpose_b": False,
     },
     "max_pool": {"input": ones(2, 4, 6, 3), "ksize": 2, "strides": None, "padding": "VALID"},
+    "max_pool_with_argmax": {"input": ones(2, 4, 6, 3), "ksize": 2, "strides": None, "padding": "VALID"},
+    "max_pool_with_argmax_backward": {
+        "grad": ones(2, 2, 3, 3),
+        "argmax": np.ones((2, 2, 3, 3), np.uint8),
+        "input_shape": (2, 4, 6, 3),
+        "ksize": 2,
+        "strides": None,
+        "padding": "VALID",
+    },
     "max_pool_backward": {
         "grad": ones(2, 2, 3, 3),
         "input": ones(2, 4, 6, 3),
@@ -319,9 +328,9 @@ def test_operands_of_other_shapes_are_refused(op, name, bad):
         pytest.skip("units of another number: the bias is wrong, not the kernel")
     if op == "matmul" and len(bad) == 2 and (bad[1] == 3 if name == "a" else bad[0] == 3):
         pytest.skip("fits")
-    if op in ("max_pool", "avg_pool") and len(bad) == 4:
+    if op in ("max_pool", "max_pool_with_argmax", "avg_pool") and len(bad) == 4:
         pytest.skip("fits")
-    refused_somewhere(op, name, np.ones(bad, np.float32))
+    refused_somewhere(op, name, np.ones(bad, np.uint8 if name == "argmax" else np.float32))
 
 
 def refused_somewhere(op: str, name: str, bad) -> None:

@@ -75,7 +75,7 @@ class GuardedNumPy:
         else:
             array = self.arenas[self.used].array(shape, np.dtype(dtype), self.where == "before a guard")
             self.used += 1
-        array.fill(np.nan)
+        array.fill(np.nan if array.dtype.kind == "f" else 255)
         return array
 
     def empty_like(self, x):
@@ -93,7 +93,7 @@ class GuardedNumPy:
         """Put an operand between the guards; lists go item by item, other arguments stay."""
         if isinstance(value, list):
             return [self.copy(v) for v in value]
-        if not isinstance(value, np.ndarray) or value.dtype.kind != "f":
+        if not isinstance(value, np.ndarray) or value.dtype.kind not in "fu":
             return value
         array = self.empty(value.shape, value.dtype)
         array[...] = value
@@ -184,7 +184,10 @@ def cases(dtype: np.dtype, vl: int):
             x[rng.random(x.shape) < 0.1] = np.nan
         y = nn.max_pool(x, **options)
         yield nn.max_pool, (x,), options
-        yield nn.max_pool_backward, (values(*y.shape), x), options
+        g = values(*y.shape)
+        yield nn.max_pool_backward, (g, x), options
+        yield nn.max_pool_with_argmax, (x,), options
+        yield nn.max_pool_with_argmax_backward, (g, nn.max_pool_with_argmax(x, **options)[1], x.shape), options
         yield nn.avg_pool, (x,), options
         yield nn.avg_pool_backward, (values(*y.shape), x.shape), options
 

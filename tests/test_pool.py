@@ -37,6 +37,10 @@ def check(shape, ksize, strides, padding, dtype):
     x, grad, options = x.astype(dtype), grad.astype(dtype), (ksize, strides, padding)
     assert_equal(nn.max_pool(x, *options), y, dtype)
     assert_equal(nn.max_pool_backward(grad, x, *options), dx, dtype)
+    if ksize[0] * ksize[1] <= 256:
+        output, argmax = nn.max_pool_with_argmax(x, *options)
+        assert_equal(output, y, dtype)
+        assert_equal(nn.max_pool_with_argmax_backward(grad, argmax, shape, *options), dx, dtype)
     # Integers are added without error; what is left is the division.
     assert_close(nn.avg_pool(x, *options), average, dtype, scale=3)
     assert_close(nn.avg_pool_backward(grad, shape, *options), average_dx, dtype, depth=ksize[0] * ksize[1], scale=3)
@@ -133,9 +137,53 @@ def test_a_window_with_a_nan_gives_nan_and_its_gradient_to_the_first(at, dtype):
     x[0, 2, 2] = np.nan
     x[(0, *at)] = np.nan
     assert np.isnan(nn.max_pool(x, 3)).all()
+    assert np.isnan(nn.max_pool_with_argmax(x, 3)[0]).all()
     dx = nn.max_pool_backward(np.ones((1, 1, 1, 21), dtype), x, 3)
     assert (dx[(0, *at)] == 1).all()
     assert dx.sum() == 21
+
+
+@pytest.mark.parametrize("channels", [1, 6, 16, 19, 70])
+@pytest.mark.parametrize(("ksize", "strides"), [(2, 2), (3, 2), (3, 1), (4, 3), (16, 16)])
+def test_argmax_is_the_first_maximum_or_nan(ksize, strides, channels, dtype):
+    x = integers(2, 17, 18, channels, seed=5).astype(dtype) // 4  # many equal ones
+    x[x == 1] = np.nan
+    x[x == 2] = np.inf
+    y, argmax = nn.max_pool_with_argmax(x, ksize, strides)
+    assert argmax.dtype == np.uint8 and argmax.shape == y.shape
+    windows = np.lib.stride_tricks.sliding_window_view(x, (ksize, ksize), (1, 2))[:, ::strides, ::strides]
+    windows = windows.reshape(*y.shape, -1)
+    np.testing.assert_array_equal(argmax, np.argmax(windows, -1))  # NumPy's too is the first NaN or maximum
+    grad = normals(*y.shape, dtype=dtype)
+    dx = nn.max_pool_with_argmax_backward(grad, argmax, x.shape, ksize, strides)
+    assert_equal(dx, nn.max_pool_backward(grad, x, ksize, strides), dtype)
+    strided = np.repeat(argmax, 2, -1)[..., ::2]
+    assert_equal(nn.max_pool_with_argmax_backward(grad, strided, x.shape, ksize, strides), dx, dtype)
+
+
+def test_numbers_of_no_pixel_get_no_gradient(dtype):
+    argmax = np.array([255, 0, 9, 4, 8], np.uint8).reshape(1, 1, 1, 5)
+    dx = nn.max_pool_with_argmax_backward(np.ones((1, 1, 1, 5), dtype), argmax, (1, 3, 3, 5), 3)
+    assert_equal(dx.reshape(9, 5).sum(0), np.array([0, 1, 0, 1, 1]), dtype)
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "words"),
+    [
+        (lambda: nn.max_pool_with_argmax(np.ones((1, 17, 17, 1)), 17), ValueError, "^ksize .* 256 pixels .* got 17"),
+        (
+            lambda: nn.max_pool_with_argmax_backward(G, A.astype(int), X.shape, 2),
+            TypeError,
+            "^argmax .*uint8, got int64",
+        ),
+        (lambda: nn.max_pool_with_argmax_backward(G, A[:1, :1], X.shape, 2), ValueError, r"^argmax .*\(1, 1, 2, 4\)"),
+        (lambda: nn.max_pool_with_argmax_backward(G[:1], A, X.shape, 2), ValueError, r"^grad .*\(1, 2, 2, 4\)"),
+        (lambda: nn.max_pool_with_argmax_backward(G, A, (2, 5, 5), 2), ValueError, r"^input_shape .*\(2, 5, 5\)"),
+    ],
+)
+def test_what_does_not_fit_argmax_is_named(call, error, words):
+    with pytest.raises(error, match=words):
+        call()
 
 
 @pytest.mark.parametrize(("ksize", "strides"), [((3, 3), 2), ((2, 2), 2), ((1, 3), 2), ((4, 3), (1, 2)), ((3, 2), 1)])
@@ -195,7 +243,7 @@ def test_strides_are_ksize_where_not_given():
         assert_equal(op(x, (2, 3)), op(x, [1, 2, 3, 1], [1, 2, 3, 1], "valid"), np.float64)
 
 
-X, G = np.ones((2, 5, 5, 4)), np.ones((2, 2, 2, 4))
+X, G, A = np.ones((2, 5, 5, 4)), np.ones((2, 2, 2, 4)), np.zeros((2, 2, 2, 4), np.uint8)
 
 
 @pytest.mark.parametrize(

@@ -41,5 +41,14 @@ class Geometry:
     @property
     def left(self) -> int: ...
 
-def forward(g: Geometry, x: NDArray[Any], average: bool, y: NDArray[Any]) -> None: ...
-def backward(g: Geometry, dy: NDArray[Any], x: NDArray[Any], average: bool, dx: NDArray[Any]) -> None: ...
+def forward(
+    g: Geometry, x: NDArray[Any], average: bool, y: NDArray[Any], argmax: NDArray[Any] | None = None
+) -> None: ...
+def backward(
+    g: Geometry,
+    dy: NDArray[Any],
+    x: NDArray[Any],
+    average: bool,
+    dx: NDArray[Any],
+    argmax: NDArray[Any] | None = None,
+) -> None: ...

@@ -7,6 +7,7 @@ bands is looked at by both.
 """
 
 from cython.parallel cimport parallel, prange, threadid
+from libc.stdint cimport uint8_t
 from libc.string cimport memset
 
 cimport numpy as cnp
@@ -45,9 +46,10 @@ cdef struct Pooling:
     char *x
     char *y
     char *dx
+    uint8_t *argmax
 
 
-cdef Pooling pooling(Geometry g, cnp.ndarray x, cnp.ndarray y, bint average) noexcept:
+cdef Pooling pooling(Geometry g, cnp.ndarray x, cnp.ndarray y, bint average, cnp.ndarray argmax) noexcept:
     cdef Pooling p
     p.table = kernels(y)
     p.images, p.in_h, p.in_w, p.channels = g.images, g.in_h, g.in_w, g.channels
@@ -64,6 +66,7 @@ cdef Pooling pooling(Geometry g, cnp.ndarray x, cnp.ndarray y, bint average) noe
     p.x = cnp.PyArray_BYTES(x)
     p.y = cnp.PyArray_BYTES(y)
     p.dx = p.x
+    p.argmax = NULL if argmax is None else <uint8_t *> cnp.PyArray_BYTES(argmax)
     return p
 
 
@@ -85,6 +88,7 @@ cdef void pool_columns(const Pooling *p, fc_pool *t, Py_ssize_t *taps, Py_ssize_
     t.x = p.x + ((image * p.in_h + top + r0) * p.in_w + left + s0) * p.pixel + offset
     t.dx = p.dx + (t.x - p.x)
     t.y = p.y + ((image * p.out_h + out_row) * p.out_w + out_col) * p.pixel + offset
+    t.argmax = p.argmax + (t.y - p.y) // p.table.itemsize if p.argmax != NULL else NULL
     if not p.backward:
         if p.average:
             p.table.avg_pool(t)
@@ -157,15 +161,15 @@ cdef int run(Pooling *p) except -1:
     return 0
 
 
-def forward(Geometry g, cnp.ndarray x, bint average, cnp.ndarray y):
-    """Write the maximum or average of each window to y."""
-    cdef Pooling p = pooling(g, x, y, average)
+def forward(Geometry g, cnp.ndarray x, bint average, cnp.ndarray y, cnp.ndarray argmax=None):
+    """Write the maximum or average of each window to y, and to argmax, of bytes, which of its taps is the maximum."""
+    cdef Pooling p = pooling(g, x, y, average, argmax)
     run(&p)
 
 
-def backward(Geometry g, cnp.ndarray dy, cnp.ndarray x, bint average, cnp.ndarray dx):
-    """Write the gradient of the input to dx; an average does not look at x, which may then be dx."""
-    cdef Pooling p = pooling(g, x, dy, average)
+def backward(Geometry g, cnp.ndarray dy, cnp.ndarray x, bint average, cnp.ndarray dx, cnp.ndarray argmax=None):
+    """Write the gradient of the input to dx; for an average, or with argmax, x is not looked at, and may then be dx."""
+    cdef Pooling p = pooling(g, x, dy, average, argmax)
     p.backward = True
     p.dx = cnp.PyArray_BYTES(dx)
     run(&p)

@@ -1,6 +1,6 @@
 """What the drivers share: the active kernel table, threads, scratch memory, cache sizes."""
 
-from libc.stdint cimport int64_t, uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 
 cimport numpy as cnp
 
@@ -43,6 +43,7 @@ cdef extern from "kernels.h" nogil:
         char *y
         Py_ssize_t y_step, pixels, channels
         char *dx
+        uint8_t *argmax
         double scale
         int tiled, threes
 

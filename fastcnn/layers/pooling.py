@@ -60,11 +60,19 @@ class MaxPool2D(_Pooling):
 
     def forward(self, x: Array, training: bool = False) -> tuple[Array, Any]:
         """Return the maxima."""
-        return nn.max_pool(x, self.pool_size, self.strides, self.padding), x
+        options = self.pool_size, self.strides, self.padding
+        if training and self.pool_size[0] * self.pool_size[1] <= nn.pool.MOST_COUNTED:
+            y, argmax = nn.max_pool_with_argmax(x, *options)
+            return y, (x.shape, argmax)
+        return nn.max_pool(x, *options), (x, None)
 
     def backward(self, grad: Array, cache: Any) -> tuple[Array, Gradients]:
         """Return the gradient of the images."""
-        return nn.max_pool_backward(grad, cache, self.pool_size, self.strides, self.padding), {}
+        x, argmax = cache
+        options = self.pool_size, self.strides, self.padding
+        if argmax is None:
+            return nn.max_pool_backward(grad, x, *options), {}
+        return nn.max_pool_with_argmax_backward(grad, argmax, x, *options), {}
 
 
 @register

@@ -37,7 +37,14 @@ from .normalization import (
     bias_add_backward,
     moments,
 )
-from .pool import avg_pool, avg_pool_backward, max_pool, max_pool_backward
+from .pool import (
+    avg_pool,
+    avg_pool_backward,
+    max_pool,
+    max_pool_backward,
+    max_pool_with_argmax,
+    max_pool_with_argmax_backward,
+)
 from .steps import adam_step, sgd_step
 
 __all__ = [
@@ -69,6 +76,8 @@ __all__ = [
     "matmul_backward",
     "max_pool",
     "max_pool_backward",
+    "max_pool_with_argmax",
+    "max_pool_with_argmax_backward",
     "moments",
     "relu",
     "relu_backward",

@@ -6,11 +6,15 @@ from functools import lru_cache
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from .. import shapes
 from .._core import _pool
-from ._arrays import FloatArray, floats, frozen, like, no_memory
+from ..arguments import plain
+from ._arrays import FloatArray, floats, frozen, like, no_memory, real_array
+
+# Pixels of a window that a byte can count.
+MOST_COUNTED = 256
 
 
 @lru_cache(maxsize=4096)
@@ -28,15 +32,25 @@ def _geometry(
     return _plan(input_shape, frozen(ksize, "ksize"), frozen(strides, "strides"), frozen(padding, "padding"))
 
 
-def _forward(input: ArrayLike, ksize: Any, strides: Any, padding: Any, average: bool) -> FloatArray:
+def _forward(
+    input: ArrayLike, ksize: Any, strides: Any, padding: Any, average: bool = False, keeps: bool = False
+) -> tuple[FloatArray, FloatArray | None]:
     (input,) = floats(("input",), input)
     geometry, shape = _geometry(input.shape, ksize, strides, padding)
+    if keeps:
+        _must_fit_bytes(geometry, ksize)
     try:
         y = np.empty(shape, input.dtype)
+        argmax = np.empty(shape, np.uint8) if keeps else None
     except MemoryError:
         raise no_memory(shape, input=input.shape, ksize=ksize, padding=padding) from None
-    _pool.forward(geometry, input, average, y)
-    return y
+    _pool.forward(geometry, input, average, y, argmax)
+    return y, argmax
+
+
+def _must_fit_bytes(geometry: _pool.Geometry, ksize: Any) -> None:
+    if geometry.rows * geometry.cols > MOST_COUNTED:
+        raise ValueError(f"ksize must have at most {MOST_COUNTED} pixels where argmax counts them, got {ksize!r}")
 
 
 def max_pool(input: ArrayLike, ksize: Any, strides: Any = None, padding: Any = "VALID") -> FloatArray:
@@ -69,7 +83,101 @@ def max_pool(input: ArrayLike, ksize: Any, strides: Any = None, padding: Any = "
     >>> max_pool(np.arange(16.0).reshape(1, 4, 4, 1), 2)[0, :, :, 0].tolist()
     [[5.0, 7.0], [13.0, 15.0]]
     """
-    return _forward(input, ksize, strides, padding, False)
+    return _forward(input, ksize, strides, padding)[0]
+
+
+def max_pool_with_argmax(
+    input: ArrayLike, ksize: Any, strides: Any = None, padding: Any = "VALID"
+) -> tuple[FloatArray, NDArray[np.uint8]]:
+    """Take the maximum of each window and channel as :func:`max_pool` does, and keep which pixel it is.
+
+    The gradient then needs neither the input nor another search; a byte an element is what it takes.
+
+    Parameters
+    ----------
+    input
+        (N, H, W, C).
+    ksize, strides, padding
+        As in :func:`max_pool`; a window has at most 256 pixels.
+
+    Returns
+    -------
+    output : ndarray
+        (N, H', W', C).
+    argmax : ndarray of uint8
+        (N, H', W', C): the number of the first maximum, or first NaN, among the window's pixels that lie in the image,
+        row by row.
+
+    Raises
+    ------
+    TypeError, ValueError
+        Naming the argument that does not fit.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> output, argmax = max_pool_with_argmax(np.array([1.0, 4.0, 3.0, 2.0]).reshape(1, 2, 2, 1), 2)
+    >>> output.item(), argmax.item()
+    (4.0, 1)
+    """
+    output, argmax = _forward(input, ksize, strides, padding, keeps=True)
+    assert argmax is not None
+    return output, argmax
+
+
+def max_pool_with_argmax_backward(
+    grad: ArrayLike,
+    argmax: ArrayLike,
+    input_shape: tuple[int, ...],
+    ksize: Any,
+    strides: Any = None,
+    padding: Any = "VALID",
+) -> FloatArray:
+    """Return the gradient of max pooling's input from which pixels were the maxima.
+
+    Parameters
+    ----------
+    grad
+        Gradient of the result, (N, H', W', C).
+    argmax
+        What :func:`max_pool_with_argmax` gave; a number that no pixel has sends its gradient nowhere.
+    input_shape
+        (N, H, W, C).
+    ksize, strides, padding
+        As given to :func:`max_pool_with_argmax`.
+
+    Returns
+    -------
+    ndarray
+        Of input_shape.
+
+    Raises
+    ------
+    TypeError, ValueError
+        Naming the argument that does not fit.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> argmax = np.array([2], np.uint8).reshape(1, 1, 1, 1)
+    >>> max_pool_with_argmax_backward(np.ones((1, 1, 1, 1)), argmax, (1, 2, 2, 1), 2)[0, :, :, 0].tolist()
+    [[0.0, 0.0], [1.0, 0.0]]
+    """
+    (grad,) = floats(("grad",), grad)
+    input_shape = shapes.known_shape(input_shape, "input_shape")
+    geometry, shape = _geometry(input_shape, ksize, strides, padding)
+    _must_fit_bytes(geometry, ksize)
+    like(grad, shape)
+    given = real_array(argmax, "argmax")
+    if given.dtype != np.uint8:
+        raise TypeError(f"argmax must be an array of uint8, got {given.dtype}")
+    like(given, shape, "argmax")
+    try:
+        dinput = np.empty(input_shape, grad.dtype)
+    except MemoryError:
+        raise no_memory(input_shape, input_shape=input_shape) from None
+    _pool.backward(geometry, grad, dinput, False, dinput, plain(given, np.uint8, "argmax"))
+    return dinput
 
 
 def max_pool_backward(
@@ -136,7 +244,7 @@ def avg_pool(input: ArrayLike, ksize: Any, strides: Any = None, padding: Any = "
     >>> avg_pool(np.arange(16.0).reshape(1, 4, 4, 1), 2)[0, :, :, 0].tolist()
     [[2.5, 4.5], [10.5, 12.5]]
     """
-    return _forward(input, ksize, strides, padding, True)
+    return _forward(input, ksize, strides, padding, True)[0]
 
 
 def avg_pool_backward(

@@ -63,6 +63,9 @@ typedef struct {
     char *y; /* forward: result; backward: the gradient that comes in */
     ptrdiff_t y_step, pixels, channels;
     char *dx;
+    /* Number of the tap that won, of an element as y's: the maximum writes it, its gradient takes it in place of x.
+     * NULL: it is not kept. */
+    uint8_t *argmax;
     double scale; /* of an average: 1 / number of taps */
     int tiled;    /* windows lie side by side in a row, without gap or overlap, and rows do not share any */
     int threes;   /* windows are 3 pixels wide, at a stride of 2 */

@@ -46,34 +46,62 @@
         FC_UNROLL for (int b = 0; b < BLOCK; b++) store(y + c + b * VL, RESULT);                \
     }
 
+#define bytes FC_NAME(bytes)
+#define load_bytes FC_NAME(load_bytes)
+#define store_bytes FC_NAME(store_bytes)
+
 /* A later tap wins only if it is greater, or the first NaN: v > m, or v is NaN and m is not. */
 #define BEATS(v, m) (((v) > (m)) | (((v) != (v)) & ((m) == (m))))
 
-#define MAX_POOL(LOAD, STORE, LEFT, COUNTS)                \
-    {                                                      \
-        vec m = LOAD(TAP(x, 0) LEFT);                      \
-        for (ptrdiff_t k = 1; k < t->n_taps; k++) {        \
-            vec v = LOAD(TAP(x, k) LEFT);                  \
-            m = blend(BEATS(v, m), v, m);                  \
-        }                                                  \
-        STORE(y + c, m LEFT);                              \
+#define LANES_OF(k) ((FC_INT)(k) - (mask){0})
+
+/* Finds the maximum m of a window, and at which tap it lies. */
+#define MAXIMUM(N_TAPS, LOAD, ...)                                    \
+    vec m = LOAD(TAP(x, 0) __VA_ARGS__);                              \
+    mask at = {0};                                                    \
+    for (ptrdiff_t k = 1; k < (N_TAPS); k++) {                        \
+        const vec v = LOAD(TAP(x, k) __VA_ARGS__);                    \
+        const mask wins = BEATS(v, m);                                \
+        m = blend(wins, v, m);                                        \
+        at = (at & ~wins) | (LANES_OF(k) & wins);                     \
     }
 
-#define LANES_OF(k) ((FC_INT)(k) - (mask){0})
+/* Numbers of taps as bytes, of the element at the pixel's channel c; as many as the vector that is at work has. */
+#define ARGMAX (t->argmax + i * (t->y_step / (ptrdiff_t)sizeof(FC_T)) + c)
+#define ARGMAX_LANES (c + VL <= t->channels || i < whole_until ? VL : left)
+typedef uint8_t bytes __attribute__((vector_size(FC_VECTOR_BYTES / sizeof(FC_T))));
+
+FC_INLINE mask load_bytes(const uint8_t *p, ptrdiff_t n) {
+    bytes b = {0};
+    if (n >= VL) memcpy(&b, p, sizeof b);
+    else for (ptrdiff_t i = 0; i < n; i++) b[i] = p[i];
+    return __builtin_convertvector(b, mask);
+}
+
+FC_INLINE void store_bytes(uint8_t *p, mask at, ptrdiff_t n) {
+    const bytes b = __builtin_convertvector(at, bytes);
+    if (n >= VL) memcpy(p, &b, sizeof b);
+    else for (ptrdiff_t i = 0; i < n; i++) p[i] = b[i];
+}
+
+#define MAX_POOL(LOAD, STORE, LEFT, COUNTS)                        \
+    {                                                              \
+        MAXIMUM(t->n_taps, LOAD, LEFT)                             \
+        STORE(y + c, m LEFT);                                      \
+        if (argmax) store_bytes(ARGMAX, at, ARGMAX_LANES);         \
+    }
 
 #define MAX_POOL_BACKWARD(LOAD, STORE, LEFT, COUNTS)                                     \
     {                                                                                    \
-        vec m = LOAD(TAP(x, 0) LEFT);                                                    \
-        mask at = {0};                                                                   \
-        for (ptrdiff_t k = 1; k < n_taps; k++) {                                         \
-            vec v = LOAD(TAP(x, k) LEFT);                                                \
-            mask wins = BEATS(v, m);                                                     \
-            m = blend(wins, v, m);                                                       \
-            at = (at & ~wins) | (LANES_OF(k) & wins);                                    \
+        mask winner;                                                                     \
+        if (argmax) winner = load_bytes(ARGMAX, ARGMAX_LANES);                           \
+        else {                                                                           \
+            MAXIMUM(n_taps, LOAD, LEFT)                                                  \
+            winner = at;                                                                 \
         }                                                                                \
-        vec g = LOAD(y + c LEFT);                                                        \
+        const vec g = LOAD(y + c LEFT);                                                  \
         for (ptrdiff_t k = first_tap; k < last_tap; k++) {                               \
-            mask here = (at == LANES_OF(k)) & COUNTS;                                    \
+            mask here = (winner == LANES_OF(k)) & COUNTS;                                \
             vec sum = overwrites ? (vec){0} : LOAD(TAP(dx, k) LEFT);                     \
             STORE(TAP(dx, k), blend(here, sum + g, sum) LEFT);                           \
         }                                                                                \
@@ -95,50 +123,67 @@
         }                                                                 \
     }
 
+FC_INLINE void FC_NAME(max_pool_channels)(const fc_pool *t, const int argmax) {
+    if (argmax) {
+        FOR_CHANNELS(, MAX_POOL)
+    } else {
+        FOR_CHANNELS(IN_BLOCKS(blend(BEATS(v, m[b]), v, m[b]), m[b]), MAX_POOL)
+    }
+}
+
 static void FC_NAME(max_pool)(const fc_pool *t) {
-    FOR_CHANNELS(IN_BLOCKS(blend(BEATS(v, m[b]), v, m[b]), m[b]), MAX_POOL)
+    if (t->argmax) FC_NAME(max_pool_channels)(t, 1);
+    else FC_NAME(max_pool_channels)(t, 0);
 }
 
 static void FC_NAME(avg_pool)(const fc_pool *t) { FOR_CHANNELS(IN_BLOCKS(m[b] + v, m[b] * (FC_T)t->scale), AVG_POOL) }
 
 FC_INLINE void FC_NAME(max_pool_backward_taps)(const fc_pool *t, ptrdiff_t n_taps, ptrdiff_t first_tap,
-                                               ptrdiff_t last_tap) {
+                                               ptrdiff_t last_tap, const int argmax) {
     FOR_CHANNELS(, MAX_POOL_BACKWARD)
 }
 
 /* Windows of 3 x 3 pixels at a stride of 2, from left to right: the column that two of them share stays in registers,
  * with what the left one adds to it, so that memory is read and written once for both.  Else the right one would
  * wait for what the left one has just written. */
-FC_INLINE void FC_NAME(max_pool_backward_3x3)(const fc_pool *t, ptrdiff_t c, ptrdiff_t left) {
+FC_INLINE void FC_NAME(max_pool_backward_3x3)(const fc_pool *t, ptrdiff_t c, ptrdiff_t left, const int argmax) {
     const ptrdiff_t pixel = t->taps[1], row = t->taps[3];
 #define AT(base, r, s) ((FC_T *)((base) + (r) * row + (s) * pixel) + c)
     const char *x = t->x, *y = t->y;
     char *dx = t->dx;
     vec v[3][3], sum[3][3];
-    for (int r = 0; r < 3; r++) v[r][0] = load_left(AT(x, r, 0), left), sum[r][0] = load_left(AT(dx, r, 0), left);
+    for (int r = 0; r < 3; r++) {
+        sum[r][0] = load_left(AT(dx, r, 0), left);
+        if (!argmax) v[r][0] = load_left(AT(x, r, 0), left);
+    }
     for (ptrdiff_t i = 0; i < t->pixels; i++, x += t->x_step, dx += t->x_step, y += t->y_step) {
         FC_UNROLL for (int r = 0; r < 3; r++) FC_UNROLL for (int s = 1; s < 3; s++) {
-            v[r][s] = load_left(AT(x, r, s), left);
             sum[r][s] = load_left(AT(dx, r, s), left);
+            if (!argmax) v[r][s] = load_left(AT(x, r, s), left);
         }
-        /* The first NaN, or else the first of the maxima.  In two sweeps of single comparisons, the second from the last
-         * tap to the first, as GCC joins comparisons by way of other registers. */
-        vec m = v[0][0];
-        FC_UNROLL for (int k = 1; k < 9; k++) m = blend(v[k / 3][k % 3] > m, v[k / 3][k % 3], m);
-        mask at = {0}, nan_at = LANES_OF(-1);
-        FC_UNROLL for (int k = 8; k >= 0; k--) {
-            const vec u = v[k / 3][k % 3];
-            at = (mask)blend(u == m, (vec)LANES_OF(k), (vec)at);
-            nan_at = (mask)blend(u != u, (vec)LANES_OF(k), (vec)nan_at);
+        mask at = {0};
+        if (argmax) at = load_bytes(ARGMAX, left);
+        else {
+            /* The first NaN, or else the first of the maxima.  In two sweeps of single comparisons, the second from the
+             * last tap to the first, as GCC joins comparisons by way of other registers. */
+            vec m = v[0][0];
+            FC_UNROLL for (int k = 1; k < 9; k++) m = blend(v[k / 3][k % 3] > m, v[k / 3][k % 3], m);
+            mask nan_at = LANES_OF(-1);
+            FC_UNROLL for (int k = 8; k >= 0; k--) {
+                const vec u = v[k / 3][k % 3];
+                at = (mask)blend(u == m, (vec)LANES_OF(k), (vec)at);
+                nan_at = (mask)blend(u != u, (vec)LANES_OF(k), (vec)nan_at);
+            }
+            at = (mask)blend(nan_at >= 0, (vec)nan_at, (vec)at);
         }
-        at = (mask)blend(nan_at >= 0, (vec)nan_at, (vec)at);
         const vec g = load_left((const FC_T *)y + c, left);
         FC_UNROLL for (int r = 0; r < 3; r++) {
             FC_UNROLL for (int s = 0; s < 3; s++)
                 sum[r][s] = blend(at == LANES_OF(3 * r + s), sum[r][s] + g, sum[r][s]);
             store_left(AT(dx, r, 0), sum[r][0], left);
             store_left(AT(dx, r, 1), sum[r][1], left);
-            v[r][0] = v[r][2], sum[r][0] = sum[r][2];
+            sum[r][0] = sum[r][2];
+            if (!argmax) v[r][0] = v[r][2];
         }
     }
     for (int r = 0; r < 3; r++) store_left(AT(dx, r, 0), sum[r][0], left);
@@ -146,15 +191,20 @@ FC_INLINE void FC_NAME(max_pool_backward_3x3)(const fc_pool *t, ptrdiff_t c, ptr
 }
 
 /* Whole windows of the usual sizes have loops of their own. */
-static void FC_NAME(max_pool_backward)(const fc_pool *t) {
+FC_INLINE void FC_NAME(max_pool_backward_windows)(const fc_pool *t, const int argmax) {
     const int whole = t->first_tap == 0 && t->last_tap == t->n_taps;
-    if (whole && t->n_taps == 4) FC_NAME(max_pool_backward_taps)(t, 4, 0, 4);
+    if (whole && t->n_taps == 4) FC_NAME(max_pool_backward_taps)(t, 4, 0, 4, argmax);
     else if (whole && t->n_taps == 9 && t->threes) {
         ptrdiff_t c = 0;
-        for (; c + VL <= t->channels; c += VL) FC_NAME(max_pool_backward_3x3)(t, c, VL);
-        if (c < t->channels) FC_NAME(max_pool_backward_3x3)(t, c, t->channels - c);
+        for (; c + VL <= t->channels; c += VL) FC_NAME(max_pool_backward_3x3)(t, c, VL, argmax);
+        if (c < t->channels) FC_NAME(max_pool_backward_3x3)(t, c, t->channels - c, argmax);
     }
-    else FC_NAME(max_pool_backward_taps)(t, t->n_taps, t->first_tap, t->last_tap);
+    else FC_NAME(max_pool_backward_taps)(t, t->n_taps, t->first_tap, t->last_tap, argmax);
+}
+
+static void FC_NAME(max_pool_backward)(const fc_pool *t) {
+    if (t->argmax) FC_NAME(max_pool_backward_windows)(t, 1);
+    else FC_NAME(max_pool_backward_windows)(t, 0);
 }
 
 static void FC_NAME(avg_pool_backward)(const fc_pool *t) { FOR_CHANNELS(, AVG_POOL_BACKWARD) }
