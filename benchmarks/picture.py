@@ -46,7 +46,10 @@ def _convs_of(*networks: str, batched: bool) -> Callable[[Case], bool]:
 
 # Columns of panels: title, peer, cases.
 PANELS: tuple[tuple[tuple[str, str, Callable[[Case], bool]], ...], ...] = (
-    (("ResNet-50, batch 1", "torch", _convs_of("resnet50", batched=False)),),
+    (
+        ("ResNet-50, batch 1", "torch", _convs_of("resnet50", batched=False)),
+        ("MobileNetV2", "torch", _convs_of("mobilenet2", batched=True)),
+    ),
     (
         (
             "LeNet-5, CIFAR-VGG, VGG-16",
@@ -54,7 +57,6 @@ PANELS: tuple[tuple[tuple[str, str, Callable[[Case], bool]], ...], ...] = (
             _convs_of("lenet5", "cifar", "vgg16", batched=True),
         ),
         ("ResNet-50, batch 16", "torch", _convs_of("resnet50", batched=True)),
-        ("MobileNetV2", "torch", _convs_of("mobilenet2", batched=True)),
     ),
     (
         ("Matrix products", "numpy", lambda case: isinstance(case, Dense)),
