@@ -58,9 +58,9 @@ class TorchEngine(Engine):
         if what == "inference":
             # Filters in oneDNN's own order, as torch.compile has them in a frozen model.
             onednn = torch.ops.mkldnn
-            packed = onednn._reorder_convolution_weight(w, *(places[i] for i in (1, 0, 2)), case.groups, x.shape)
-            rest = *(places[i] for i in (1, 0, 2)), case.groups, "none", [], ""
-            return _prepared(lambda: onednn._convolution_pointwise(x, packed, None, *rest), _nhwc)
+            options = places[1], places[0], places[2], case.groups
+            packed = onednn._reorder_convolution_weight(w, *options, x.shape)
+            return _prepared(lambda: onednn._convolution_pointwise(x, packed, None, *options, "none", [], ""), _nhwc)
         mask = [what == "data", what == "filter", False]
         options = None, *places, False, [0, 0], case.groups, mask
         backward = torch.ops.aten.convolution_backward

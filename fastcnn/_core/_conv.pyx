@@ -282,7 +282,6 @@ cdef Correlation forward_of(Geometry g, cnp.ndarray w) noexcept:
     c.prepared = False
     c.row_taps = Taps(g.rows, 0, 1, g.dilation_h)
     c.col_taps = Taps(g.cols, 0, 1, g.dilation_w)
-    plan_filters(&c, g.channels // g.groups)
     return c
 
 
@@ -290,11 +289,12 @@ def prepare(Geometry g, cnp.ndarray w):
     """Return a copy of the filters as forward takes them when they are prepared: group after group the packed panels,
     unless this is a plain product."""
     cdef Correlation c = forward_of(g, w)
-    cdef Py_ssize_t panel, i, panel_bytes = c.width * c.depth * c.table.itemsize
+    cdef Py_ssize_t panel, i
     cdef cnp.ndarray filters
     cdef char *to
     if g.is_product():
         return w.copy()
+    plan_filters(&c, g.channels // g.groups)
     filters = aligned(g.groups * c.panels * c.width * c.depth, w.dtype)
     to = cnp.PyArray_BYTES(filters)
     c.run_length = c.depth
@@ -302,7 +302,7 @@ def prepare(Geometry g, cnp.ndarray w):
         c.w = cnp.PyArray_BYTES(w) + i * c.columns * c.table.itemsize
         for panel in range(c.panels):
             pack_filters(&c, panel, 0, 1, to)
-            to += panel_bytes
+            to += c.width * c.depth * c.table.itemsize
     return filters
 
 
@@ -322,6 +322,8 @@ def forward(Geometry g, cnp.ndarray x, cnp.ndarray w, cnp.ndarray bias, bint rel
         return
     c = forward_of(g, w)
     c.prepared = prepared
+    if prepared:
+        c.filters = c.w
     c.images = g.images
     c.relu = relu
     c.y_col = g.filters * size
@@ -334,11 +336,10 @@ def forward(Geometry g, cnp.ndarray x, cnp.ndarray w, cnp.ndarray bias, bint rel
             span_h=(g.rows - 1) * g.dilation_h + 1, span_w=(g.cols - 1) * g.dilation_w + 1,
             out_h=g.out_h, out_w=g.out_w, in_place=False, copy_w=0, pixel=0, pitch=0)
         c.y = cnp.PyArray_BYTES(y) + i * filters * size
-        if prepared:
-            c.filters = cnp.PyArray_BYTES(w) + i * c.panels * c.width * c.depth * size
-        else:
-            c.w = cnp.PyArray_BYTES(w) + i * filters * size
+        c.w = cnp.PyArray_BYTES(w) + i * filters * size
         correlate(&c, b + i * filters * size if b != NULL else NULL, threads)
+        if prepared:
+            c.filters += c.panels * c.width * c.depth * size
 
 
 cdef struct Phase:

@@ -447,6 +447,12 @@ cdef void pair_task(const FilterGradient *g, Py_ssize_t pair, char *sums) noexce
         transform_sums(g, pair, i, sums)
 
 
+cdef void channel_task(const FilterGradient *g, Py_ssize_t task, const char *sums) noexcept nogil:
+    """One channel of the input and one part of the columns, when all blocks are done."""
+    cdef Py_ssize_t channel = task // g.dy.parts, pair = task % g.dy.parts * g.x.parts + channel // g.x.width
+    transform_sums(g, pair, channel % g.x.width, sums + pair * g.points * g.sum_point)
+
+
 cdef void reduce_tiles(FilterGradient *g, char *sums, char *scratch, Py_ssize_t patch_bytes,
                        int threads) noexcept nogil:
     """Block after block; in the end, or at once where the sums are one pair's alone, transform them."""
@@ -470,8 +476,7 @@ cdef void reduce_tiles(FilterGradient *g, char *sums, char *scratch, Py_ssize_t 
         g.first += g.count
     if not g.by_pairs:
         for i in prange(g.x.channels * g.dy.parts, num_threads=threads, schedule="static"):
-            transform_sums(g, i % g.dy.parts * g.x.parts + i // g.dy.parts // g.x.width, i // g.dy.parts % g.x.width,
-                           sums + (i % g.dy.parts * g.x.parts + i // g.dy.parts // g.x.width) * pair_bytes)
+            channel_task(g, i, sums)
 
 
 # ---- one object for each size of tile ----

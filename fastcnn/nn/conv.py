@@ -134,10 +134,23 @@ def conv2d(
         y = np.empty(shape, input.dtype)
     except MemoryError:
         raise no_memory(shape, input=input.shape, filters=filters.shape, padding=padding) from None
-    relu = activation == "relu"
     engine = _ENGINES[_algorithm(geometry, algorithm, "forward", input.itemsize == 4)]
+    return _fill(y, engine, geometry, input, filters, bias, activation, False)
+
+
+def _fill(
+    y: FloatArray,
+    engine: Any,
+    geometry: _conv.Geometry,
+    input: FloatArray,
+    filters: FloatArray,
+    bias: FloatArray | None,
+    activation: str | None,
+    prepared: bool,
+) -> FloatArray:
+    relu = activation == "relu"
     if y.size:
-        engine.forward(geometry, input, filters, bias, relu, y)
+        engine.forward(geometry, input, filters, bias, relu, y, prepared)
     return y if relu else apply_in_place(y, activation)
 
 
@@ -221,10 +234,7 @@ class PreparedConv2D:
             y = np.empty(self.output_shape, x.dtype)
         except MemoryError:
             raise no_memory(self.output_shape, input=self.input_shape) from None
-        relu = self._activation == "relu"
-        if y.size:
-            self._engine.forward(self._geometry, x, self._filters, self._bias, relu, y, True)
-        return y if relu else apply_in_place(y, self._activation)
+        return _fill(y, self._engine, self._geometry, x, self._filters, self._bias, self._activation, True)
 
 
 def conv2d_backward_input(

@@ -48,6 +48,31 @@ def _forward(
     return y, argmax
 
 
+def _backward(
+    grad: ArrayLike,
+    input_shape: tuple[int, ...],
+    ksize: Any,
+    strides: Any,
+    padding: Any,
+    argmax: FloatArray | None = None,
+) -> FloatArray:
+    """Return the gradient of the input of an average, or with argmax of a maximum."""
+    (grad,) = floats(("grad",), grad)
+    input_shape = shapes.known_shape(input_shape, "input_shape")
+    geometry, shape = _geometry(input_shape, ksize, strides, padding)
+    like(grad, shape)
+    if argmax is not None:
+        _must_fit_bytes(geometry, ksize)
+        like(argmax, shape, "argmax")
+        argmax = plain(argmax, np.uint8, "argmax")
+    try:
+        dinput = np.empty(input_shape, grad.dtype)
+    except MemoryError:
+        raise no_memory(input_shape, input_shape=input_shape) from None
+    _pool.backward(geometry, grad, dinput, argmax is None, dinput, argmax)
+    return dinput
+
+
 def _must_fit_bytes(geometry: _pool.Geometry, ksize: Any) -> None:
     if geometry.rows * geometry.cols > MOST_COUNTED:
         raise ValueError(f"ksize must have at most {MOST_COUNTED} pixels where argmax counts them, got {ksize!r}")
@@ -163,21 +188,10 @@ def max_pool_with_argmax_backward(
     >>> max_pool_with_argmax_backward(np.ones((1, 1, 1, 1)), argmax, (1, 2, 2, 1), 2)[0, :, :, 0].tolist()
     [[0.0, 0.0], [1.0, 0.0]]
     """
-    (grad,) = floats(("grad",), grad)
-    input_shape = shapes.known_shape(input_shape, "input_shape")
-    geometry, shape = _geometry(input_shape, ksize, strides, padding)
-    _must_fit_bytes(geometry, ksize)
-    like(grad, shape)
     given = real_array(argmax, "argmax")
     if given.dtype != np.uint8:
         raise TypeError(f"argmax must be an array of uint8, got {given.dtype}")
-    like(given, shape, "argmax")
-    try:
-        dinput = np.empty(input_shape, grad.dtype)
-    except MemoryError:
-        raise no_memory(input_shape, input_shape=input_shape) from None
-    _pool.backward(geometry, grad, dinput, False, dinput, plain(given, np.uint8, "argmax"))
-    return dinput
+    return _backward(grad, input_shape, ksize, strides, padding, given)
 
 
 def max_pool_backward(
@@ -281,13 +295,4 @@ def avg_pool_backward(
     >>> avg_pool_backward(np.ones((1, 1, 1, 1)), (1, 2, 2, 1), 2)[0, :, :, 0].tolist()
     [[0.25, 0.25], [0.25, 0.25]]
     """
-    (grad,) = floats(("grad",), grad)
-    input_shape = shapes.known_shape(input_shape, "input_shape")
-    geometry, shape = _geometry(input_shape, ksize, strides, padding)
-    like(grad, shape)
-    try:
-        dinput = np.empty(input_shape, grad.dtype)
-    except MemoryError:
-        raise no_memory(input_shape, input_shape=input_shape) from None
-    _pool.backward(geometry, grad, dinput, True, dinput)
-    return dinput
+    return _backward(grad, input_shape, ksize, strides, padding)
