@@ -54,6 +54,8 @@
 #define last_lanes FC_NAME(last_lanes)
 #define vrelu FC_NAME(vrelu)
 #define sum_lanes FC_NAME(sum_lanes)
+#define fold FC_NAME(fold)
+#define sum_lanes_of_4 FC_NAME(sum_lanes_of_4)
 
 #endif
 
@@ -129,14 +131,28 @@ FC_INLINE mask last_lanes(ptrdiff_t n) {
     return lane >= (FC_INT)(VL - n);
 }
 
+/* Sums of pairs of lanes, `apart` from each other: of a's where that bit of the lane's number is 0, else of b's. */
+FC_INLINE vec fold(vec a, vec b, const int apart) {
+    mask bit;
+    vec crossed, other;
+    FC_UNROLL for (int i = 0; i < VL; i++) bit[i] = i & apart ? -1 : 0;
+    crossed = blend(bit, a, b);
+    FC_UNROLL for (int i = 0; i < VL; i++) other[i] = crossed[i ^ apart];
+    return blend(bit, b, a) + other;
+}
+
 FC_INLINE FC_T sum_lanes(vec v) {
-#define FC_ADD_HALF(LANES)                                                    \
-    if (LANES < VL) {                                                         \
-        vec other;                                                            \
-        FC_UNROLL for (int i = 0; i < VL; i++) other[i] = v[i ^ LANES];       \
-        v += other;                                                           \
-    }
-    FC_ADD_HALF(8) FC_ADD_HALF(4) FC_ADD_HALF(2) FC_ADD_HALF(1)
-#undef FC_ADD_HALF
+    if (VL > 8) v = fold(v, v, 8);
+    if (VL > 4) v = fold(v, v, 4);
+    if (VL > 2) v = fold(v, v, 2);
+    if (VL > 1) v = fold(v, v, 1);
     return v[0];
+}
+
+/* The sums of four vectors, of four lanes at least, in the first four lanes. */
+FC_INLINE vec sum_lanes_of_4(const vec *v) {
+    vec sums = fold(fold(v[0], v[1], 1), fold(v[2], v[3], 1), 2);
+    if (VL > 4) sums = fold(sums, sums, 4);
+    if (VL > 8) sums = fold(sums, sums, 8);
+    return sums;
 }
