@@ -183,6 +183,15 @@ def test_depthwise(channels, window, strides, padding, dilations, dtype):
     check(Case((2, 9, 13, channels), (*window, 1, channels), strides, padding, dilations, channels), dtype)
 
 
+@pytest.mark.parametrize("padding", ["same", 0, 1, 2, ((1, 1), (0, 1)), ((1, 1), (1, 0))])
+@pytest.mark.parametrize("stride", [1, 2, 3])
+def test_depthwise_edges_of_three_columns(padding, stride, dtype):
+    for width in (*range(1, 18), 21, 25):
+        if padding != "same" and width + np.sum(np.broadcast_to(padding, (2, 2))[1]) < 3:
+            continue
+        check(Case((2, 4, width, 17), (3, 3, 1, 17), (1, stride), padding, (1, 1), 17), dtype)
+
+
 @pytest.mark.parametrize("window", [(1, 1), (3, 3)])
 @pytest.mark.parametrize("filters", [1, 3, 4, 5, 7, 8, 9, 15, 16, 17, 31, 32, 33, 48, 63, 65])
 def test_channels_and_filters_around_vector_lengths(filters, window, dtype):

@@ -2,7 +2,8 @@
 
 There is little arithmetic for each element, so that no operand is copied or padded. A task is a row of output
 pixels. Where all of its pixels see the same taps of the filter, which is everywhere but at the edges, the leaf takes
-them in one call; a *span* is such a run of pixels. Pixels at the edges see fewer taps, and are spans of their own.
+them in one call; a *span* is such a run of pixels. Pixels at the edges see fewer taps, and are spans of their own,
+but for filters of three columns: those belong to the run, and the leaf leaves out the column that is outside.
 
 The gradient of the input is the same with the taps that a pixel of the input is seen by; with strides, spans are every
 stride-th pixel. The gradient of the filters is reduced over pixels: rows are added up in parts whose number does not
@@ -25,6 +26,8 @@ cdef enum:
     # The gradient of the filters is added up in at most so many parts, of at least so many rows each.
     PARTS = 32
     PART_ROWS = 4
+    # The shortest span whose edges the leaf leaves out by itself.
+    EDGE_PIXELS = 4
 
 
 cdef struct Axis:
@@ -37,6 +40,8 @@ cdef struct Span:
     # Output columns first, first + out_step, ...: `pixels` of them, whose source columns are source_step apart. Tap
     # taps[k] sees column sources[k] from the first of them.
     Py_ssize_t first, pixels, n_taps
+    # Whether the first pixel's first column, or the last one's last, is the one next to the source, outside.
+    bint left, right
     Py_ssize_t *taps
     Py_ssize_t *sources
 
@@ -60,12 +65,14 @@ cdef struct Depthwise:
     char *sums
 
 
-cdef Py_ssize_t look(const Axis *a, Py_ssize_t out, Py_ssize_t *taps, Py_ssize_t *sources) noexcept nogil:
-    """List the taps that an output position sees the source with, and where; return how many."""
+cdef Py_ssize_t look(const Axis *a, Py_ssize_t out, Py_ssize_t edge, Py_ssize_t *taps,
+                     Py_ssize_t *sources) noexcept nogil:
+    """List the taps that an output position sees the source, and its edge of so many, with, and where; return how many.
+    """
     cdef Py_ssize_t tap, at, n = 0
     for tap in range(a.taps):
         at = out * a.out_step - a.before + tap * a.dilation
-        if at >= 0 and at % a.source_step == 0 and at // a.source_step < a.source:
+        if at >= -edge and at % a.source_step == 0 and at // a.source_step < a.source + edge:
             taps[n] = tap
             sources[n] = at // a.source_step
             n += 1
@@ -83,9 +90,18 @@ cdef bint follows(const Span *span, const Span *next, Py_ssize_t step) noexcept 
     return True
 
 
-cdef void find_spans(Depthwise *d, Py_ssize_t *lists) noexcept nogil:
-    """Cut the columns into spans; lists has room for two lists of taps for each column."""
-    cdef Py_ssize_t phase, out
+cdef bint takes_edges(const Depthwise *d) noexcept nogil:
+    """Whether the leaf can leave out columns at the edges of a span that is long enough."""
+    return (d.cols.taps == 3 and d.cols.dilation in (1, -1) and d.cols.source_step == 1
+            and d.source_step * d.cols.dilation in (1, 2, -1))
+
+
+cdef bint find_spans(Depthwise *d, bint edges, Py_ssize_t *lists) noexcept nogil:
+    """Cut the columns into spans; lists has room for two lists of taps for each column.
+
+    Returns whether the leaf can take them, which spans with edges may be too short for.
+    """
+    cdef Py_ssize_t phase, out, i
     cdef Span next
     cdef Span *last
     d.n_spans = 0
@@ -93,8 +109,10 @@ cdef void find_spans(Depthwise *d, Py_ssize_t *lists) noexcept nogil:
         last = NULL
         out = phase
         while out < d.cols.out:
-            next = Span(out, 1, 0, lists, lists + d.cols.taps)
-            next.n_taps = look(&d.cols, out, next.taps, next.sources)
+            next = Span(out, 1, 0, False, False, lists, lists + d.cols.taps)
+            next.n_taps = look(&d.cols, out, edges, next.taps, next.sources)
+            if next.n_taps < d.cols.taps and edges:
+                next.n_taps = look(&d.cols, out, 0, next.taps, next.sources)
             out += d.out_step
             if last != NULL and follows(last, &next, d.source_step):
                 last.pixels += 1
@@ -103,6 +121,14 @@ cdef void find_spans(Depthwise *d, Py_ssize_t *lists) noexcept nogil:
             last[0] = next
             d.n_spans += 1
             lists += 2 * d.cols.taps
+    for i in range(d.n_spans if edges else 0):
+        last = d.spans + i
+        if last.n_taps == 3:
+            last.left = min(last.sources[0], last.sources[2]) < 0
+            last.right = max(last.sources[0], last.sources[2]) + (last.pixels - 1) * d.source_step == d.cols.source
+        if last.pixels < EDGE_PIXELS and (last.left or last.right):
+            return False
+    return True
 
 
 cdef void run_row(const Depthwise *d, Py_ssize_t task, Py_ssize_t *lists, char *sums) noexcept nogil:
@@ -114,7 +140,7 @@ cdef void run_row(const Depthwise *d, Py_ssize_t task, Py_ssize_t *lists, char *
     cdef Py_ssize_t *filter_taps = taps + d.rows.taps * d.cols.taps
     cdef const Span *span
     cdef fc_depthwise t
-    n_rows = look(&d.rows, row, row_taps, row_sources)
+    n_rows = look(&d.rows, row, 0, row_taps, row_sources)
     t.x = d.x + image * d.rows.source * d.cols.source * d.pixel
     t.x_step = d.source_step * d.pixel
     t.taps = taps
@@ -136,6 +162,8 @@ cdef void run_row(const Depthwise *d, Py_ssize_t task, Py_ssize_t *lists, char *
                 n += 1
         t.n_taps = n
         t.pixels = span.pixels
+        t.left = span.left
+        t.right = span.right
         t.y = d.y + (task * d.cols.out + span.first) * d.pixel
         if sums == NULL:
             d.table.depthwise(&t)
@@ -178,7 +206,8 @@ cdef int run(Depthwise *d, int threads) except -1:
     d.spans = <Span *> scratch
     d.sums = lists + threads * list_bytes
     with nogil:
-        find_spans(d, <Py_ssize_t *> (scratch + span_bytes))
+        if not (takes_edges(d) and find_spans(d, True, <Py_ssize_t *> (scratch + span_bytes))):
+            find_spans(d, False, <Py_ssize_t *> (scratch + span_bytes))
         with parallel(num_threads=threads):
             for i in prange(tasks, schedule="static"):
                 if d.parts:

@@ -1,9 +1,9 @@
 """Max and average pooling, forward and backward.
 
-Forward: one task is an output row, or, where there are few of them, some channels of one; its interior pixels see
-the whole window and go to the leaf in one call, pixels at the edges see fewer taps. Backward: one task is a band of
-input rows, which gathers from every window that touches it, in the windows' order; a window on the border of two
-bands is looked at by both.
+Forward: one task is an output row; its interior pixels see the whole window and go to the leaf in one call, pixels at
+the edges see fewer taps. Backward: one task is a band of input rows, which gathers from every window that touches it,
+in the windows' order; a window on the border of two bands is looked at by both. Where there are few rows or bands, a
+task is a slice of the channels of one.
 """
 
 from cython.parallel cimport parallel, prange, threadid
@@ -39,7 +39,7 @@ cdef class Geometry:
 cdef struct Pooling:
     const fc_kernels *table
     Py_ssize_t in_h, in_w, pixel, channels, rows, cols, out_h, out_w, stride_h, stride_w, top, left
-    # Forward a row is cut into slices of so many channels, backward an image into bands of so many rows.
+    # Slices of so many channels of a row (forward) or a band; backward an image is cut into bands of so many rows.
     Py_ssize_t images, slices, slice, bands, band
     # covers: windows lie side by side and hold every pixel, so that each element of the gradient is written once.
     bint average, backward, covers
@@ -121,13 +121,14 @@ cdef void pool_row(const Pooling *p, Py_ssize_t *taps, Py_ssize_t image, Py_ssiz
 
 
 cdef void backward_band(const Pooling *p, Py_ssize_t *taps, Py_ssize_t task) noexcept nogil:
-    cdef Py_ssize_t image = task // p.bands, first = task % p.bands * p.band, last = min(p.in_h, first + p.band)
+    cdef Py_ssize_t part = task // p.slices, image = part // p.bands
+    cdef Py_ssize_t first = part % p.bands * p.band, last = min(p.in_h, first + p.band)
     cdef Py_ssize_t row = max(0, first + p.top - p.rows + 1)
     if not p.covers:
         memset(p.dx + (image * p.in_h + first) * p.in_w * p.pixel, 0, (last - first) * p.in_w * p.pixel)
     row = ceil_div(row, p.stride_h)
     while row < p.out_h and row * p.stride_h - p.top < last:
-        pool_row(p, taps, image, row, 0, first, last)
+        pool_row(p, taps, image, row, task % p.slices, first, last)
         row += 1
 
 
@@ -138,7 +139,7 @@ cdef void forward_row(const Pooling *p, Py_ssize_t *taps, Py_ssize_t task) noexc
 
 cdef int run(Pooling *p) except -1:
     # No window holds more taps than the image has pixels.
-    cdef Py_ssize_t i, tap_bytes = line(min(p.rows, p.in_h) * min(p.cols, p.in_w) * sizeof(Py_ssize_t)), tasks
+    cdef Py_ssize_t i, tap_bytes = line(min(p.rows, p.in_h) * min(p.cols, p.in_w) * sizeof(Py_ssize_t)), parts
     cdef int threads = threads_for(4.0 * p.images * p.out_h * p.out_w * p.channels * p.rows * p.cols)
     cdef char *taps = acquire(threads * tap_bytes)
     if p.backward:
@@ -146,13 +147,12 @@ cdef int run(Pooling *p) except -1:
         p.bands = max(1, min(4 * threads // max(1, p.images), p.in_h // p.stride_h)) if threads > 1 else 1
         p.band = ceil_div(ceil_div(p.in_h, p.bands), p.stride_h) * p.stride_h
         p.bands = ceil_div(p.in_h, p.band)
-    elif threads > 1 and 0 < p.images * p.out_h < 4 * threads and p.channels % p.table.lanes == 0:
-        p.slice = ceil_div(p.channels, ceil_div(4 * threads, p.images * p.out_h) * SLICE * p.table.lanes)
-        p.slice *= SLICE * p.table.lanes
+    parts = p.images * (p.bands if p.backward else p.out_h)
+    if threads > 1 and 0 < parts < 4 * threads and p.channels % p.table.lanes == 0 and (p.covers or not p.backward):
+        p.slice = ceil_div(p.channels, ceil_div(4 * threads, parts) * SLICE * p.table.lanes) * SLICE * p.table.lanes
         p.slices = ceil_div(p.channels, p.slice)
-    tasks = p.images * (p.bands if p.backward else p.out_h * p.slices)
     with nogil, parallel(num_threads=threads):
-        for i in prange(tasks, schedule="static"):
+        for i in prange(parts * p.slices, schedule="static"):
             if p.backward:
                 backward_band(p, <Py_ssize_t *> (taps + threadid() * tap_bytes), i)
             else:

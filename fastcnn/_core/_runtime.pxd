@@ -58,7 +58,7 @@ cdef extern from "kernels.h" nogil:
         const char *bias
         char *y
         Py_ssize_t y_step, pixels, channels
-        int relu, prefetch
+        int relu, prefetch, left, right
 
     ctypedef struct fc_winograd:
         const char *x

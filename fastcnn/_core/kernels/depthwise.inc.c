@@ -3,9 +3,11 @@
 #define depthwise_pixels FC_NAME(depthwise_pixels)
 #define depthwise_run FC_NAME(depthwise_run)
 #define depthwise_taps FC_NAME(depthwise_taps)
+#define depthwise_taps_grid FC_NAME(depthwise_taps_grid)
 #define depthwise_stride FC_NAME(depthwise_stride)
 #define depthwise_grid FC_NAME(depthwise_grid)
 #define depthwise_grid_run FC_NAME(depthwise_grid_run)
+#define depthwise_grid_runs FC_NAME(depthwise_grid_runs)
 #define depthwise_grids FC_NAME(depthwise_grids)
 #define depthwise_filter_run FC_NAME(depthwise_filter_run)
 #define depthwise_filters FC_NAME(depthwise_filters)
@@ -58,7 +60,8 @@ static int depthwise_stride(const fc_depthwise *t) {
 #define PIXEL(q, s) (((q) - (s)) / (stride))
 #define BELONGS(q, s, pixels) ((q) >= (s) && ((q) - (s)) % (stride) == 0 && PIXEL(q, s) < (pixels))
 
-/* As depthwise_pixels, where depthwise_stride() is not 0: each sum takes its taps in the same order. */
+/* As depthwise_pixels, where depthwise_stride() is not 0: each sum takes its taps in the same order.  Columns outside
+ * are left out. */
 FC_INLINE void depthwise_grid(const fc_depthwise *t, ptrdiff_t c, ptrdiff_t left, ptrdiff_t i, const int count,
                               const int stride, const int reversed) {
     const vec start = t->bias ? load_left(AT(t->bias, 0), left) : (vec){0};
@@ -66,6 +69,7 @@ FC_INLINE void depthwise_grid(const fc_depthwise *t, ptrdiff_t c, ptrdiff_t left
     const ptrdiff_t n_taps = t->n_taps, column = t->x_step / stride, y_step = t->y_step;
     const char *w = (const char *)AT(t->w, 0), *first = (const char *)AT(t->x, i * t->x_step);
     const int relu = t->relu, columns = (count - 1) * stride + 3;
+    const int outside_first = t->left && i == 0, outside_last = t->right && i + count == t->pixels;
     char *y = (char *)AT(t->y, i * y_step);
     vec sum[8];
     FC_UNROLL for (int j = 0; j < count; j++) sum[j] = start;
@@ -76,6 +80,7 @@ FC_INLINE void depthwise_grid(const fc_depthwise *t, ptrdiff_t c, ptrdiff_t left
         FC_UNROLL for (int j = 0; j < 6; j++) x[j] = first + taps[reversed ? k + 2 : k] + 3 * j * column;
         FC_UNROLL for (int n = 0; n < columns; n++) {
             const int q = reversed ? columns - 1 - n : n;
+            if ((q == 0 && outside_first) || (q == columns - 1 && outside_last)) continue;
             vec v = load_left((const FC_T *)(x[q / 3] + q % 3 * column), left);
             FC_KEEP(v);
             FC_UNROLL for (int s = 0; s < 3; s++) if (BELONGS(q, s, count)) sum[PIXEL(q, s)] += v * wk[s];
@@ -107,24 +112,27 @@ FC_INLINE void depthwise_grid_run(const fc_depthwise *t, ptrdiff_t i, const int 
     if (c < t->channels) depthwise_grid(t, c, t->channels - c, i, count, stride, reversed);
 }
 
-/* Returns how many pixels it has computed. */
-FC_INLINE ptrdiff_t depthwise_grids(const fc_depthwise *t, const int stride, const int reversed) {
+/* All pixels, `count` at a time: the last ones once more where it does not divide them. */
+FC_INLINE void depthwise_grid_runs(const fc_depthwise *t, const int count, const int stride, const int reversed) {
     ptrdiff_t i = 0;
-    for (; i + 8 <= t->pixels; i += 8) depthwise_grid_run(t, i, 8, stride, reversed);
-    if (i + 4 <= t->pixels) {
-        depthwise_grid_run(t, i, 4, stride, reversed);
-        i += 4;
-    }
-    return i;
+    for (; i + count <= t->pixels; i += count) depthwise_grid_run(t, i, count, stride, reversed);
+    if (i < t->pixels) depthwise_grid_run(t, t->pixels - count, count, stride, reversed);
+}
+
+/* Four pixels at least. Networks for 224 pixels halve to multiples of 7. */
+FC_INLINE void depthwise_grids(const fc_depthwise *t, const int stride, const int reversed) {
+    if (t->pixels < 7) depthwise_grid_runs(t, 4, stride, reversed);
+    else if (t->pixels < 8 || (t->pixels % 8 && t->pixels % 7 == 0)) depthwise_grid_runs(t, 7, stride, reversed);
+    else depthwise_grid_runs(t, 8, stride, reversed);
 }
 
 static void FC_NAME(depthwise)(const fc_depthwise *t) {
-    ptrdiff_t i = 0;
     switch (t->pixels < 4 ? 0 : depthwise_stride(t)) {
-    case 1: i = depthwise_grids(t, 1, 0); break;
-    case 2: i = depthwise_grids(t, 2, 0); break;
-    case -1: i = depthwise_grids(t, 1, 1); break;
+    case 1: depthwise_grids(t, 1, 0); return;
+    case 2: depthwise_grids(t, 2, 0); return;
+    case -1: depthwise_grids(t, 1, 1); return;
     }
+    ptrdiff_t i = 0;
     for (; i + 8 <= t->pixels; i += 8) depthwise_run(t, i, 8);
     switch (t->pixels - i) {
     case 7: depthwise_run(t, i, 7); break;
@@ -134,6 +142,27 @@ static void FC_NAME(depthwise)(const fc_depthwise *t) {
     case 3: depthwise_run(t, i, 3); break;
     case 2: depthwise_run(t, i, 2); break;
     case 1: depthwise_run(t, i, 1); break;
+    }
+}
+
+/* What `pixels` pixels from i on, which see the same columns, add to the gradients of `count` taps. */
+FC_INLINE void depthwise_taps_grid(const fc_depthwise *t, ptrdiff_t c, ptrdiff_t left, const char *const *x, vec *sum,
+                                   ptrdiff_t i, const int count, const int stride, const int pixels) {
+    const ptrdiff_t column = t->x_step / stride;
+    const int columns = (pixels - 1) * stride + 3;
+    const int outside_first = t->left && i == 0, outside_last = t->right && i + pixels == t->pixels;
+    vec g[4];
+    FC_UNROLL for (int j = 0; j < pixels; j++) {
+        g[j] = load_left(AT(t->y, (i + j) * t->y_step), left);
+        FC_KEEP(g[j]);
+    }
+    FC_UNROLL for (int r = 0; r < count; r += 3) {
+        FC_UNROLL for (int q = 0; q < columns; q++) {
+            if ((q == 0 && outside_first) || (q == columns - 1 && outside_last)) continue;
+            vec v = load_left(AT(x[r], i * t->x_step + q * column), left);
+            FC_KEEP(v);
+            FC_UNROLL for (int s = 0; s < 3; s++) if (BELONGS(q, s, pixels)) sum[r + s] += v * g[PIXEL(q, s)];
+        }
     }
 }
 
@@ -151,26 +180,15 @@ FC_INLINE void depthwise_taps(const fc_depthwise *t, ptrdiff_t c, ptrdiff_t left
     const ptrdiff_t done = c * t->pixels * (ptrdiff_t)sizeof(FC_T);
     const char *next_x = t->x + t->taps[t->n_taps - 1] + t->pixels * t->x_step + stride * stride * done;
     const char *next_y = t->y + t->pixels * t->y_step + done;
-    /* Four pixels at a time where they see the same columns. */
     for (; stride && i + 4 <= t->pixels; i += 4) {
-        const ptrdiff_t column = t->x_step / stride;
-        vec g[4];
         if (t->prefetch && k == 0) {
             FC_UNROLL for (int j = 0; j < 4 * stride * stride; j++, next_x += FC_VECTOR_BYTES) __builtin_prefetch(next_x);
             FC_UNROLL for (int j = 0; j < 4; j++, next_y += FC_VECTOR_BYTES) __builtin_prefetch(next_y);
         }
-        FC_UNROLL for (int j = 0; j < 4; j++) {
-            g[j] = load_left(AT(t->y, (i + j) * t->y_step), left);
-            FC_KEEP(g[j]);
-        }
-        FC_UNROLL for (int r = 0; r < count; r += 3) {
-            FC_UNROLL for (int q = 0; q < 3 * stride + 3; q++) {
-                vec v = load_left(AT(x[r], i * t->x_step + q * column), left);
-                FC_KEEP(v);
-                FC_UNROLL for (int s = 0; s < 3; s++) if (BELONGS(q, s, 4)) sum[r + s] += v * g[PIXEL(q, s)];
-            }
-        }
+        depthwise_taps_grid(t, c, left, x, sum, i, count, stride, 4);
     }
+    for (; stride && i + 2 <= t->pixels; i += 2) depthwise_taps_grid(t, c, left, x, sum, i, count, stride, 2);
+    for (; stride && i < t->pixels; i++) depthwise_taps_grid(t, c, left, x, sum, i, count, stride, 1);
     for (; i < t->pixels; i++) {
         const vec g = load_left(AT(t->y, i * t->y_step), left);
         FC_UNROLL for (int j = 0; j < count; j++) sum[j] += load_left(AT(x[j], i * t->x_step), left) * g;

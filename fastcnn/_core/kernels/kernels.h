@@ -87,6 +87,9 @@ typedef struct {
     char *y;
     ptrdiff_t y_step, pixels, channels;
     int relu, prefetch; /* prefetch: ask for what the next pixels read and write, which lies far away */
+    /* The first pixel's first column, or the last pixel's last one, is outside and not read.  Only for 4 pixels or more
+     * with taps in rows of three neighbours, from one pixel to the next 1 or 2 columns. */
+    int left, right;
 } fc_depthwise;
 
 /* One tile of Winograd's F(m x m, 3x3): (m + 2) x (m + 2) points, from one to the next `point` bytes, each a run of

@@ -9,6 +9,8 @@
  * stored once more after it, by a tap or pixel to the right.  Where a pixel takes several vectors, the last one's further
  * elements would be stored too late for that. */
 #define FOR_CHANNELS(BLOCKS, BODY)                                                    \
+    const fc_pool own = *t; /* else it could be what is stored to, to the compiler */ \
+    t = &own;                                                                         \
     const ptrdiff_t left = t->channels % VL;                                          \
     const ptrdiff_t whole_until = t->pixels - 1 - (VL - left) / t->channels;          \
     const mask all = ~(mask){0};                                                      \
@@ -47,6 +49,8 @@
     }
 
 #define bytes FC_NAME(bytes)
+#define words FC_NAME(words)
+#define long_words FC_NAME(long_words)
 #define load_bytes FC_NAME(load_bytes)
 #define store_bytes FC_NAME(store_bytes)
 
@@ -71,15 +75,21 @@
 #define ARGMAX_LANES (c + VL <= t->channels || i < whole_until ? VL : left)
 typedef uint8_t bytes __attribute__((vector_size(FC_VECTOR_BYTES / sizeof(FC_T))));
 
+/* What lies between bytes and the lanes of a mask: GCC 12 converts element by element where it is more than twice as
+ * wide or half as wide in one step, save that AVX-512 narrows at once. */
+typedef uint16_t words __attribute__((vector_size(FC_VECTOR_BYTES / sizeof(FC_T) * 2)));
+typedef uint32_t long_words __attribute__((vector_size(FC_VECTOR_BYTES / sizeof(FC_T) * 4)));
+#define CONVERT __builtin_convertvector
+
 FC_INLINE mask load_bytes(const uint8_t *p, ptrdiff_t n) {
     bytes b = {0};
     if (n >= VL) memcpy(&b, p, sizeof b);
     else for (ptrdiff_t i = 0; i < n; i++) b[i] = p[i];
-    return __builtin_convertvector(b, mask);
+    return CONVERT(CONVERT(CONVERT(b, words), long_words), mask);
 }
 
 FC_INLINE void store_bytes(uint8_t *p, mask at, ptrdiff_t n) {
-    const bytes b = __builtin_convertvector(at, bytes);
+    const bytes b = FC_VECTOR_BYTES == 64 ? CONVERT(at, bytes) : CONVERT(CONVERT(CONVERT(at, long_words), words), bytes);
     if (n >= VL) memcpy(p, &b, sizeof b);
     else for (ptrdiff_t i = 0; i < n; i++) p[i] = b[i];
 }
@@ -207,4 +217,16 @@ static void FC_NAME(max_pool_backward)(const fc_pool *t) {
     else FC_NAME(max_pool_backward_windows)(t, 0);
 }
 
-static void FC_NAME(avg_pool_backward)(const fc_pool *t) { FOR_CHANNELS(, AVG_POOL_BACKWARD) }
+/* Many channels go tap by tap, so that memory is written in long runs. */
+#define TAP_BY_TAP                                                                                        \
+    if (t->channels >= BLOCK * VL) {                                                                      \
+        for (ptrdiff_t k = t->first_tap; k < t->last_tap; k++)                                            \
+            for (c = 0; c + VL <= t->channels; c += VL) {                                                 \
+                const vec g = load(y + c) * (FC_T)t->scale;                                               \
+                const vec before = overwrites ? (vec){0} : load(TAP(dx, k));                              \
+                store(TAP(dx, k), before + g);                                                            \
+            }                                                                                             \
+        c = t->channels - left;                                                                           \
+    }
+
+static void FC_NAME(avg_pool_backward)(const fc_pool *t) { FOR_CHANNELS(TAP_BY_TAP, AVG_POOL_BACKWARD) }
