@@ -72,6 +72,8 @@ OPS = [
     Op("dense_backward", nn.dense_backward, 2, ((3, 5), (3, 7), (7, 5)), ((150, 50), (150, 90), (90, 50))),
     Op("conv2d", lambda x, w, b: nn.conv2d(x, w, bias=b, **SAME), 1,
        (IMAGE, FILTERS, (5,)), (LARGE_IMAGE, LARGE_FILTERS, (21,))),
+    Op("conv2d, residual", lambda x, r, w: nn.conv2d(x, w, **SAME, residual=r, activation="relu"), 2,
+       (IMAGE, GRAD, FILTERS), (LARGE_IMAGE, LARGE_GRAD, LARGE_FILTERS)),
     Op("conv2d of one image", lambda x, w: nn.conv2d(x, w, padding=1, activation="tanh"), 1,
        ((1, 5, 6, 3), FILTERS), ((1, 14, 13, 32), (3, 3, 32, 144))),
     Op("conv2d in groups", lambda x, w: nn.conv2d(x, w, groups=3, dilations=(2, 1), padding="same"), 1,

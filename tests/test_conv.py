@@ -59,6 +59,7 @@ def check(case, dtype):
     x, w, grad = x.astype(dtype), w.astype(dtype), grad.astype(dtype)
     options = {**case.options, "algorithm": "direct"}  # exact for integers
     assert_equal(nn.conv2d(x, w, **options), y, dtype)
+    assert_equal(nn.conv2d(x, w, **options, residual=grad, activation="relu"), np.maximum(y + grad, 0), dtype)
     for actual, exact in zip(nn.conv2d_backward(grad, x, w, **options), gradients, strict=True):
         assert_equal(actual, exact, dtype)
 
@@ -334,6 +335,10 @@ def test_a_prepared_convolution_gives_the_same_bits(case, dtype, threads):
         for _ in range(2):
             assert_equal(prepared(x), expected, dtype)
         assert_equal(prepared(x[..., ::-1][..., ::-1].astype(">f8")), expected, dtype)
+        residual = normals(*expected.shape, dtype=dtype, seed=4)
+        expected = nn.conv2d(x, w, bias=b, activation=activation, algorithm="direct", residual=residual, **options)
+        assert_equal(prepared(x, residual=residual), expected, dtype)
+        assert_equal(prepared(x, residual=np.asfortranarray(residual).astype(">f8")), expected, dtype)
 
 
 def test_a_prepared_convolution_names_what_does_not_fit():
@@ -350,6 +355,12 @@ def test_a_prepared_convolution_names_what_does_not_fit():
         with pytest.raises(error, match=words):
             nn.PreparedConv2D(**{"filters": w, "input_shape": (1, 5, 5, 2), **options})
     prepared = nn.PreparedConv2D(w, (1, 5, 5, 2))
+    with pytest.raises(ValueError, match=r"^residual must have shape \(1, 3, 3, 4\), got \(4,\)"):
+        prepared(np.ones((1, 5, 5, 2)), residual=np.ones(4))
+    with pytest.raises(ValueError, match=r"^residual must have shape \(1, 3, 3, 4\), got \(1, 3, 3, 1\)"):
+        nn.conv2d(np.ones((1, 5, 5, 2)), w, residual=np.ones((1, 3, 3, 1)))
+    with pytest.raises(TypeError, match="^residual must"):
+        nn.conv2d(np.ones((1, 5, 5, 2)), w, residual="x")
     with pytest.raises(ValueError, match=r"^input must have shape \(1, 5, 5, 2\), got \(2, 5, 5, 2\)"):
         prepared(np.ones((2, 5, 5, 2)))
     with pytest.raises(TypeError, match=r"^input must "):

@@ -92,6 +92,7 @@ RIGHT = {
         "bias": ones(6),
         "activation": None,
         "algorithm": "auto",
+        "residual": ones(2, 3, 5, 6),
     },
     "conv2d_backward": {
         "grad": ones(2, 3, 5, 6),
@@ -173,7 +174,7 @@ RIGHT = {
     "tanh": {"x": ones(2, 3)},
     "tanh_backward": {"grad": ones(2, 3), "y": ones(2, 3)},
 }
-OPTIONAL = {("conv2d", "bias"), ("PreparedConv2D", "bias"), ("dense", "bias")}
+OPTIONAL = {("conv2d", "bias"), ("conv2d", "residual"), ("PreparedConv2D", "bias"), ("dense", "bias")}
 
 
 def fresh(op: str, **changes):

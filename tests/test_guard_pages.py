@@ -209,13 +209,15 @@ def cases(dtype: np.dtype, vl: int):
         x, f = values(n, h, w, c), values(rows, cols, c // groups, k)
         y = nn.conv2d(x, f, **options)
         g = values(*y.shape)
-        yield nn.conv2d, (x, f), {**options, "bias": values(k) if i % 2 else None, "activation": "relu"}
+        added = {"residual": g} if i % 3 == 0 else {}
+        yield nn.conv2d, (x, f), {**options, "bias": values(k) if i % 2 else None, "activation": "relu", **added}
         yield nn.conv2d_backward_input, (g, f, x.shape), options
         yield nn.conv2d_backward_filters, (g, x, f.shape), options
     for n, h, w, c, r, k in ((2, 20, 20, 5, 3, 2 * vl + 1), (1, 40, 33, 3, 3, vl), (3, 17, 19, vl + 1, 1, vl - 1 or 1)):
         x, f = values(n, h, w, c), values(r, r, c, k)
         g = values(n, h, w, k)
         yield nn.conv2d, (x, f), {"padding": "SAME", "bias": values(k)}
+        yield nn.conv2d, (x, f), {"padding": "SAME", "residual": g}
         yield nn.conv2d_backward, (g, x, f), {"padding": "SAME"}
     for c in around:
         n, h, w, stride = pick.choice((1, 2)), pick.randint(1, 11), pick.randint(1, 18), pick.choice((1, 2))

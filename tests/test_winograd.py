@@ -51,8 +51,12 @@ def test_result_and_gradients(shape, filters, padding, algorithm, dtype, threads
     options = {"padding": padding, "algorithm": algorithm}
     y = nn.conv2d(x, w, bias=b, activation="relu", **options)
     assert_rms(y, expected, dtype)
-    assert_equal(nn.PreparedConv2D(w, x.shape, bias=b, activation="relu", **options)(x), y, dtype)
+    prepared = nn.PreparedConv2D(w, x.shape, bias=b, activation="relu", **options)
+    assert_equal(prepared(x), y, dtype)
     grad = normals(*expected.shape, seed=3).astype(dtype)
+    y = nn.conv2d(x, w, bias=b, residual=grad, **options)
+    assert_rms(y, reference.conv2d(*wide, padding=pads) + b + grad, dtype)
+    assert_equal(prepared(x, residual=grad), np.maximum(y, 0), dtype)
     actual = nn.conv2d_backward(grad, x, w, **options, bias_grad=False)
     expected = reference.conv2d_backward(grad.astype(np.float64), *wide, padding=pads)
     for dvalue, dexpected in zip(actual[:2], expected, strict=False):

@@ -25,7 +25,7 @@ cimport numpy as cnp
 
 from ._gemm cimport Product, fc_prefetch, multiply_tiles, pack_panels, pad_bias, panel_shape, product
 from ._runtime cimport (
-    FC_SUM, acquire, aligned, ceil_div, fc_kernels, fc_tile, kernels, l1_bytes, l2_bytes, line, release, threads_for,
+    FC_SUM, acquire, aligned, ceil_div, distance, fc_kernels, fc_tile, kernels, l1_bytes, l2_bytes, line, release, threads_for,
 )
 
 cnp.import_array()
@@ -139,6 +139,8 @@ cdef struct Correlation:
     const char *bias
     char *y
     Py_ssize_t y_image, y_row, y_col
+    # How far from y lies what is added to it before relu, laid out as y; 0: nothing is.
+    Py_ssize_t residual
     bint relu
     # Cut of the work: rows of a band, panels of a group, and how many of each; runs of a slab, whose part of a panel
     # stays in L2 while the band's rows pass by. Where no two tasks need the same panel, each packs its own, by slabs.
@@ -181,6 +183,7 @@ cdef void correlate_task(const Correlation *c, Py_ssize_t task, char *copy) noex
     t.a_row = c.source.col_step * c.source.pixel
     t.a_step = size
     t.c_row = c.y_col
+    t.residual = c.residual
     for panel in range(first_panel, min(first_panel + c.group, c.panels)):
         t.columns = min(c.width, c.columns - panel * c.width)
         panel_shape(c.table, t.columns, &width, &kind)
@@ -306,18 +309,20 @@ def prepare(Geometry g, cnp.ndarray w):
     return filters
 
 
-def forward(Geometry g, cnp.ndarray x, cnp.ndarray w, cnp.ndarray bias, bint relu, cnp.ndarray y, bint prepared=False):
-    """Write act(conv(x, w) + bias) to y; bias may be None."""
+def forward(Geometry g, cnp.ndarray x, cnp.ndarray w, cnp.ndarray bias, cnp.ndarray residual, bint relu,
+            cnp.ndarray y, bint prepared=False):
+    """Write act(conv(x, w) + bias + residual) to y; bias and residual may be None."""
     cdef Py_ssize_t size = cnp.PyArray_ITEMSIZE(x), i
     cdef Py_ssize_t channels = g.channels // g.groups, filters = g.filters // g.groups
     cdef const char *b = NULL if bias is None else cnp.PyArray_BYTES(bias)
     cdef int threads = threads_for(g.flops() / g.groups)
+    cdef Py_ssize_t to_residual = distance(y, residual)
     cdef Correlation c
     cdef Product p
     if g.is_product():
         p = Product(kernels(x), g.images * g.in_h * g.in_w, g.filters, g.channels, cnp.PyArray_BYTES(x),
                     g.channels * size, size, cnp.PyArray_BYTES(w), g.filters * size, False, b,
-                    cnp.PyArray_BYTES(y), g.filters * size, relu)
+                    cnp.PyArray_BYTES(y), g.filters * size, to_residual, relu)
         product(&p)
         return
     c = forward_of(g, w)
@@ -325,6 +330,7 @@ def forward(Geometry g, cnp.ndarray x, cnp.ndarray w, cnp.ndarray bias, bint rel
     if prepared:
         c.filters = c.w
     c.images = g.images
+    c.residual = to_residual
     c.relu = relu
     c.y_col = g.filters * size
     c.y_row = g.out_w * c.y_col
@@ -416,6 +422,7 @@ cdef void scatter_row(const Scatter *s, const char *dy, Py_ssize_t r, char *sums
     t.a_step = size
     t.bias = NULL
     t.c_row = s.apart * s.stride_w * s.pixel
+    t.residual = 0
     t.accumulate = True
     t.relu = False
     for panel in range(s.panels):
@@ -500,7 +507,7 @@ def backward_input(Geometry g, cnp.ndarray dy, cnp.ndarray w, cnp.ndarray dx):
     if g.is_product():
         p = Product(kernels(dy), g.images * g.in_h * g.in_w, g.channels, g.filters, cnp.PyArray_BYTES(dy),
                     g.filters * size, size, cnp.PyArray_BYTES(w), g.filters * size, True, NULL,
-                    cnp.PyArray_BYTES(dx), g.channels * size, False)
+                    cnp.PyArray_BYTES(dx), g.channels * size, 0, False)
         product(&p)
         return
     c.table = kernels(dy)
@@ -513,6 +520,7 @@ def backward_input(Geometry g, cnp.ndarray dy, cnp.ndarray w, cnp.ndarray dx):
     c.w_cols = g.cols
     c.transposed = True
     c.prepared = False
+    c.residual = 0
     c.relu = False
     c.y_col = g.stride_w * g.channels * size
     c.y_row = g.stride_h * g.in_w * g.channels * size
@@ -642,6 +650,7 @@ cdef void accumulate_tiles(const FilterGradient *f, const Block *block, Py_ssize
         t.b_step = f.dy_row
     t.bias = NULL
     t.c_row = dw_row
+    t.residual = 0
     t.relu = False
     tiles = ceil_div(f.length, f.table.max_rows[kind])
     first = f.length * (tiles * slice // f.slices) // tiles

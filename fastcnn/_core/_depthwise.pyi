@@ -12,6 +12,7 @@ def forward(
     x: NDArray[Any],
     w: NDArray[Any],
     bias: NDArray[Any] | None,
+    residual: NDArray[Any] | None,
     relu: bool,
     y: NDArray[Any],
     prepared: bool = False,

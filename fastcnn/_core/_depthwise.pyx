@@ -17,7 +17,7 @@ cimport numpy as cnp
 
 from ._conv cimport Geometry
 from ._runtime cimport (
-    FC_SUM, acquire, ceil_div, fc_depthwise, fc_kernels, kernels, l2_bytes, line, release, threads_for,
+    FC_SUM, acquire, ceil_div, distance, fc_depthwise, fc_kernels, kernels, l2_bytes, line, release, threads_for,
 )
 
 cnp.import_array()
@@ -57,6 +57,8 @@ cdef struct Depthwise:
     const char *x
     const char *w
     const char *bias
+    # How far from y lies what is added to it before relu, laid out as y; 0: nothing is.
+    Py_ssize_t residual
     bint relu, prefetch
     char *y
     # The gradient of the filters, and that of each of its parts of so many rows; 0 parts: it is not what is wanted.
@@ -148,6 +150,7 @@ cdef void run_row(const Depthwise *d, Py_ssize_t task, Py_ssize_t *lists, char *
     t.dw = sums
     t.filter_taps = filter_taps
     t.bias = d.bias
+    t.residual = d.residual
     t.y_step = d.out_step * d.pixel
     t.channels = d.channels
     t.relu = d.relu
@@ -189,6 +192,7 @@ cdef Depthwise depthwise(Geometry g, cnp.ndarray x) noexcept:
     d.out_step = 1
     d.source_step = g.stride_w
     d.bias = NULL
+    d.residual = 0
     d.relu = False
     d.prefetch = g.images * (g.in_h * g.in_w + g.out_h * g.out_w) * d.pixel > 2 * l2_bytes
     d.parts = 0
@@ -226,12 +230,15 @@ def prepare(Geometry g, cnp.ndarray w):
     return w.copy()
 
 
-def forward(Geometry g, cnp.ndarray x, cnp.ndarray w, cnp.ndarray bias, bint relu, cnp.ndarray y, bint prepared=False):
-    """Write act(conv(x, w) + bias) to y, for as many groups as channels and filters; bias may be None."""
+def forward(Geometry g, cnp.ndarray x, cnp.ndarray w, cnp.ndarray bias, cnp.ndarray residual, bint relu,
+            cnp.ndarray y, bint prepared=False):
+    """Write act(conv(x, w) + bias + residual) to y, for as many groups as channels and filters; bias and residual may
+    be None."""
     cdef Depthwise d = depthwise(g, x)
     d.x = cnp.PyArray_BYTES(x)
     d.w = cnp.PyArray_BYTES(w)
     d.bias = NULL if bias is None else cnp.PyArray_BYTES(bias)
+    d.residual = distance(y, residual)
     d.relu = relu
     d.y = cnp.PyArray_BYTES(y)
     run(&d, threads_for(g.flops()))

@@ -25,6 +25,8 @@ cdef struct Product:
     const char *bias
     char *c
     Py_ssize_t c_row
+    # How far from C lies what is added to it before relu, laid out as C; 0: nothing is.
+    Py_ssize_t residual
     bint relu
 
 

@@ -99,6 +99,7 @@ cdef void multiply_rows(const Product *p, const Blocks *s, Py_ssize_t k, Py_ssiz
     t.a_row = a_row
     t.a_step = a_step
     t.c_row = p.c_row
+    t.residual = p.residual
     t.accumulate = k > 0
     t.relu = p.relu and k + length == p.k
     part = line(ceil_div(length * size, ceil_div(end - n, s.width)))
@@ -216,6 +217,7 @@ cdef void panel_in_place(const Product *p, Py_ssize_t n, Py_ssize_t vectors) noe
     t.bias = pad_bias(p.bias + n * size if p.bias != NULL else NULL, columns * size, width * size, bias)
     t.a = p.a
     t.c = p.c + n * size
+    t.residual = p.residual
     t.accumulate = False
     t.relu = p.relu and not packed_rows
     t.run_length = whole
@@ -270,6 +272,7 @@ cdef void stream_part(const Product *p, Py_ssize_t k, Py_ssize_t length, Py_ssiz
     t.a_step = p.a_step
     t.b_step = p.b_row
     t.c_row = stream_row(p)
+    t.residual = 0
     t.accumulate = False
     t.relu = False
     scratch = apart_from(p.b + k * p.b_row, scratch)
@@ -341,11 +344,11 @@ cdef int product(const Product *p) except -1:
     if p.m == 0 or p.n == 0:
         return 0
     if p.b_transposed:
-        if p.m <= DOT_ROWS and p.k >= 4 * p.table.lanes and p.a_step == p.table.itemsize:
+        if p.m <= DOT_ROWS and p.k >= 4 * p.table.lanes and p.a_step == p.table.itemsize and not p.residual:
             return multiply_dots(p, threads)
     elif p.m <= IN_PLACE_ROWS and p.k * p.b_row <= l2_bytes // 2:
         return multiply_in_place(p, threads)
-    elif p.m <= STREAM_ROWS:
+    elif p.m <= STREAM_ROWS and not p.residual:
         return multiply_stream(p, threads)
     return multiply_blocks(p, threads)
 
@@ -388,6 +391,7 @@ def matmul(a, b, bint transpose_a, bint transpose_b, bias, bint relu):
     p.bias = NULL if bias is None else cnp.PyArray_BYTES(bias)
     p.c = cnp.PyArray_BYTES(y)
     p.c_row = p.n * size
+    p.residual = 0
     p.relu = relu
     product(&p)
     return y

@@ -22,7 +22,7 @@ cdef extern from "kernels.h" nogil:
         Py_ssize_t b_step
         const char *bias
         char *c
-        Py_ssize_t c_row, columns
+        Py_ssize_t c_row, columns, residual
         int accumulate, relu
 
     ctypedef struct fc_dot:
@@ -57,7 +57,7 @@ cdef extern from "kernels.h" nogil:
         Py_ssize_t n_taps
         const char *bias
         char *y
-        Py_ssize_t y_step, pixels, channels
+        Py_ssize_t y_step, pixels, channels, residual
         int relu, prefetch, left, right
 
     ctypedef struct fc_winograd:
@@ -66,6 +66,7 @@ cdef extern from "kernels.h" nogil:
         char *y
         Py_ssize_t y_row, y_col, point, channels
         const char *bias
+        Py_ssize_t residual
         int rows, cols, relu
 
     ctypedef struct fc_winograd_leaves:
@@ -152,6 +153,11 @@ cdef cnp.ndarray aligned(Py_ssize_t size, cnp.dtype dtype)
 cdef inline Py_ssize_t ceil_div(Py_ssize_t a, Py_ssize_t b) noexcept nogil:
     """Return a / b rounded up, 0 for a negative a."""
     return (a + b - 1) // b if a > 0 else 0
+
+
+cdef inline Py_ssize_t distance(cnp.ndarray y, cnp.ndarray residual) noexcept:
+    """Return how many bytes it is from y to another array of its shape, which may be None: 0."""
+    return 0 if residual is None else <Py_ssize_t> cnp.PyArray_BYTES(residual) - <Py_ssize_t> cnp.PyArray_BYTES(y)
 
 
 cdef inline Py_ssize_t line(Py_ssize_t nbytes) noexcept nogil:

@@ -19,6 +19,7 @@ class Winograd:
         x: NDArray[Any],
         w: NDArray[Any],
         bias: NDArray[Any] | None,
+        residual: NDArray[Any] | None,
         relu: bool,
         y: NDArray[Any],
         prepared: bool = False,

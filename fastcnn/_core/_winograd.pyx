@@ -24,7 +24,7 @@ cimport numpy as cnp
 from ._conv cimport Geometry
 from ._gemm cimport fc_prefetch, multiply_tiles, pad_bias, panel_shape
 from ._runtime cimport (
-    acquire, aligned, ceil_div, fc_kernels, fc_tile, fc_winograd,
+    acquire, aligned, ceil_div, distance, fc_kernels, fc_tile, fc_winograd,
     fc_winograd_leaves, kernels, l2_bytes, line, release, threads_for,
 )
 
@@ -86,6 +86,8 @@ cdef struct Convolution:
     char *filters
     Py_ssize_t columns, width, panels, filter_point
     const char *bias
+    # How far from y lies what is added to it before relu, laid out as y; 0: nothing is.
+    Py_ssize_t residual
     bint relu
     char *y
     Py_ssize_t out_h, out_w
@@ -167,6 +169,7 @@ cdef void multiply_panel(const Convolution *g, Py_ssize_t panel, Py_ssize_t chan
     t.bias = NULL
     t.c_row = width * size
     t.columns = width
+    t.residual = 0
     t.accumulate = channel > 0
     t.relu = False
     for i in range(g.points):
@@ -193,6 +196,7 @@ cdef void transform_products(const Convolution *g, Py_ssize_t panel, Py_ssize_t 
     cdef Py_ssize_t size = g.table.itemsize, i, tile, row, col, width
     cdef int kind
     cdef fc_winograd t
+    t.residual = g.residual
     t.relu = g.relu
     t.y_col = g.columns * size
     t.y_row = g.out_w * t.y_col
@@ -416,6 +420,7 @@ cdef void add_products(const FilterGradient *g, Py_ssize_t pair, Py_ssize_t poin
     t.bias = NULL
     t.c_row = g.dy.width * size
     t.columns = width
+    t.residual = 0
     t.relu = False
     t.a = g.x.at + (row * g.points + point) * g.x.point
     t.b = g.dy.at + (panel * g.points + point) * g.dy.point
@@ -521,9 +526,9 @@ cdef class Winograd:
         transform_filters(&c, NULL, 0, threads_for(<double> c.panels * c.points * c.filter_point))
         return filters
 
-    def forward(self, Geometry g, cnp.ndarray x, cnp.ndarray w, cnp.ndarray bias, bint relu, cnp.ndarray y,
-                bint prepared=False):
-        """Write act(conv(x, w) + bias) to y; bias may be None."""
+    def forward(self, Geometry g, cnp.ndarray x, cnp.ndarray w, cnp.ndarray bias, cnp.ndarray residual, bint relu,
+                cnp.ndarray y, bint prepared=False):
+        """Write act(conv(x, w) + bias + residual) to y; bias and residual may be None."""
         cdef Py_ssize_t size = cnp.PyArray_ITEMSIZE(x)
         cdef Convolution c = self.result_of(g, w)
         if prepared:
@@ -531,6 +536,7 @@ cdef class Winograd:
         c.images = g.images
         c.source = Source(cnp.PyArray_BYTES(x), g.in_h, g.in_w, g.channels * size, -g.top, -g.left, c.tile + 2, c.tile,
                           ceil_div(g.out_h, c.tile), ceil_div(g.out_w, c.tile))
+        c.residual = distance(y, residual)
         c.relu = relu
         c.y = cnp.PyArray_BYTES(y)
         c.out_h, c.out_w = g.out_h, g.out_w
@@ -551,6 +557,7 @@ cdef class Winograd:
         c.w = cnp.PyArray_BYTES(w) - 2 * (c.tap_row + c.tap_col)
         c.filters = NULL
         c.columns = g.channels
+        c.residual = 0
         c.relu = False
         c.y = cnp.PyArray_BYTES(dx)
         c.out_h, c.out_w = g.in_h, g.in_w

@@ -76,8 +76,10 @@ def conv2d(
     bias: ArrayLike | None = None,
     activation: str | None = None,
     algorithm: str = "auto",
+    *,
+    residual: ArrayLike | None = None,
 ) -> FloatArray:
-    """Convolve images with filters: y = activation(conv(input, filters) + bias).
+    """Convolve images with filters: y = activation(conv(input, filters) + bias + residual).
 
     As everywhere in deep learning this is a cross-correlation; filters are not flipped.
 
@@ -107,6 +109,9 @@ def conv2d(
         "winograd-4x4" and "winograd-6x6" are its F(m x m, 3x3), "winograd" is the fastest of them. They take 4/9,
         1/4 and 16/81 of the multiplications; errors are about those of direct, four and seven times as large (README),
         and a NaN or infinity spreads over the m x m pixels computed with it.
+    residual
+        What a shortcut brings (He et al., 2016), (N, H', W', K), or None: added on the way, without a pass of its own.
+        Its gradient is that of the sum.
 
     Returns
     -------
@@ -126,16 +131,20 @@ def conv2d(
     """
     choice(algorithm, "algorithm", ALGORITHMS)
     activation = checked_activation(activation)
-    input, filters, bias = floats(("input", "filters", "bias"), input, filters, bias, optional=1)
+    input, filters, bias, residual = floats(
+        ("input", "filters", "bias", "residual"), input, filters, bias, residual, optional=2
+    )
     geometry, shape = _geometry(input.shape, filters.shape, strides, padding, dilations, groups)
     if bias is not None:
         like(bias, shape[3:], "bias")
+    if residual is not None:
+        like(residual, shape, "residual")
     try:
         y = np.empty(shape, input.dtype)
     except MemoryError:
         raise no_memory(shape, input=input.shape, filters=filters.shape, padding=padding) from None
     engine = _ENGINES[_algorithm(geometry, algorithm, "forward", input.itemsize == 4)]
-    return _fill(y, engine, geometry, input, filters, bias, activation, False)
+    return _fill(y, engine, geometry, input, filters, bias, residual, activation, False)
 
 
 def _fill(
@@ -145,12 +154,13 @@ def _fill(
     input: FloatArray,
     filters: FloatArray,
     bias: FloatArray | None,
+    residual: FloatArray | None,
     activation: str | None,
     prepared: bool,
 ) -> FloatArray:
     relu = activation == "relu"
     if y.size:
-        engine.forward(geometry, input, filters, bias, relu, y, prepared)
+        engine.forward(geometry, input, filters, bias, residual, relu, y, prepared)
     return y if relu else apply_in_place(y, activation)
 
 
@@ -218,23 +228,31 @@ class PreparedConv2D:
         except MemoryError:
             raise no_memory(filters.shape, filters=filters.shape) from None
 
-    def __call__(self, input: ArrayLike) -> FloatArray:
-        """Return activation(conv(input, filters) + bias), (N, H', W', K), in the element type of the filters.
+    def __call__(self, input: ArrayLike, *, residual: ArrayLike | None = None) -> FloatArray:
+        """Return activation(conv(input, filters) + bias + residual), (N, H', W', K), in the filters' element type.
 
         Parameters
         ----------
         input
             (N, H, W, C).
+        residual
+            As in :func:`conv2d`.
         """
-        x: Any = input
-        if not _runtime.are_plain(2, x, self._filters):
-            x = plain(real_array(x, "input"), self._filters.dtype, "input")
+        x = self._plain(input, "input")
         like(x, self.input_shape, "input")
+        added = None if residual is None else self._plain(residual, "residual")
+        if added is not None:
+            like(added, self.output_shape, "residual")
         try:
             y = np.empty(self.output_shape, x.dtype)
         except MemoryError:
             raise no_memory(self.output_shape, input=self.input_shape) from None
-        return _fill(y, self._engine, self._geometry, x, self._filters, self._bias, self._activation, True)
+        return _fill(y, self._engine, self._geometry, x, self._filters, self._bias, added, self._activation, True)
+
+    def _plain(self, value: Any, name: str) -> Any:
+        if _runtime.are_plain(2, value, self._filters):
+            return value
+        return plain(real_array(value, name), self._filters.dtype, name)
 
 
 def conv2d_backward_input(

@@ -26,7 +26,10 @@ FC_INLINE void depthwise_pixels(const fc_depthwise *t, ptrdiff_t c, ptrdiff_t le
     char *y = (char *)AT(t->y, i * y_step);
     vec sum[8];
     FC_UNROLL for (int j = 0; j < 3; j++) x[j] = (const char *)AT(t->x, (i + 3 * j) * step);
-    FC_UNROLL for (int j = 0; j < count; j++) sum[j] = start;
+    FC_UNROLL for (int j = 0; j < count; j++) {
+        sum[j] = start;
+        if (t->residual) sum[j] += load_left((const FC_T *)(y + j * y_step + t->residual), left);
+    }
     for (ptrdiff_t k = 0; k < n_taps; k++) {
         const vec wk = load_left((const FC_T *)(w + filter_taps[k]), left);
         const char *xk[3];
@@ -72,7 +75,10 @@ FC_INLINE void depthwise_grid(const fc_depthwise *t, ptrdiff_t c, ptrdiff_t left
     const int outside_first = t->left && i == 0, outside_last = t->right && i + count == t->pixels;
     char *y = (char *)AT(t->y, i * y_step);
     vec sum[8];
-    FC_UNROLL for (int j = 0; j < count; j++) sum[j] = start;
+    FC_UNROLL for (int j = 0; j < count; j++) {
+        sum[j] = start;
+        if (t->residual) sum[j] += load_left((const FC_T *)(y + j * y_step + t->residual), left);
+    }
     for (ptrdiff_t k = 0; k < n_taps; k += 3) {
         vec wk[3];
         const char *x[6];

@@ -2,6 +2,7 @@
 
 #define tile_finish FC_NAME(tile_finish)
 #define tile_start FC_NAME(tile_start)
+#define tile_residual FC_NAME(tile_residual)
 
 FC_INLINE vec tile_start(const fc_tile *t, ptrdiff_t m, ptrdiff_t j) {
     if (t->accumulate) {
@@ -10,6 +11,12 @@ FC_INLINE vec tile_start(const fc_tile *t, ptrdiff_t m, ptrdiff_t j) {
         return left > 0 ? load_left(c, left) : (vec){0};
     }
     return t->bias ? load((const FC_T *)t->bias + j * VL) : (vec){0};
+}
+
+FC_INLINE vec tile_residual(const fc_tile *t, ptrdiff_t m, ptrdiff_t j) {
+    const FC_T *residual = (const FC_T *)(t->c + t->residual + m * t->c_row) + j * VL;
+    const ptrdiff_t left = t->columns - j * VL;
+    return left > 0 ? load_left(residual, left) : (vec){0};
 }
 
 FC_INLINE void tile_finish(const fc_tile *t, ptrdiff_t m, ptrdiff_t j, vec v) {
@@ -45,6 +52,9 @@ FC_INLINE void tile_finish(const fc_tile *t, ptrdiff_t m, ptrdiff_t j, vec v) {
         vec acc[ROWS][VECS];                                                                           \
         FC_UNROLL for (int m = 0; m < ROWS; m++)                                                       \
             FC_UNROLL for (int j = 0; j < VECS; j++) acc[m][j] = tile_start(t, m, j);                  \
+        if (t->residual && !t->accumulate)                                                             \
+            FC_UNROLL for (int m = 0; m < ROWS; m++)                                                   \
+                FC_UNROLL for (int j = 0; j < VECS; j++) acc[m][j] += tile_residual(t, m, j);          \
         const char *b = t->b;                                                                          \
         const ptrdiff_t row = t->a_row, a_step = t->a_step, b_step = t->b_step;                        \
         for (ptrdiff_t r = 0; r < t->n_runs; r++) {                                                    \

@@ -22,8 +22,9 @@
  *
  * The reduction is n_runs runs of run_length elements: element k of run r of row m lies at
  * a + runs[r] + m * a_row + k * a_step, and the matching row of B follows at every b_step, over all runs.
- * start is the bias (NULL: zero), or C itself where accumulate is set.  relu clamps below at zero, NaN stays.
- * Tail rule: B and bias are read in whole vectors; C only in its first `columns` columns.
+ * start is the bias (NULL: zero) plus, where residual is not 0, what lies so many bytes from C, laid out as C; or C
+ * itself where accumulate is set.  relu clamps below at zero, NaN stays.
+ * Tail rule: B and bias are read in whole vectors; C and residual only in their first `columns` columns.
  * Overwrites C; every element is one chain of fused multiply-adds in the order of k, in every tile shape,
  * so that results do not depend on how the drivers cut the work. */
 typedef struct {
@@ -34,7 +35,7 @@ typedef struct {
     ptrdiff_t b_step;
     const char *bias;
     char *c;
-    ptrdiff_t c_row, columns;
+    ptrdiff_t c_row, columns, residual;
     int accumulate, relu;
 } fc_tile;
 
@@ -85,7 +86,7 @@ typedef struct {
     ptrdiff_t n_taps;
     const char *bias; /* NULL: zero */
     char *y;
-    ptrdiff_t y_step, pixels, channels;
+    ptrdiff_t y_step, pixels, channels, residual; /* as of fc_tile */
     int relu, prefetch; /* prefetch: ask for what the next pixels read and write, which lies far away */
     /* The first pixel's first column, or the last pixel's last one, is outside and not read.  Only for 4 pixels or more
      * with taps in rows of three neighbours, from one pixel to the next 1 or 2 columns. */
@@ -95,7 +96,7 @@ typedef struct {
 /* One tile of Winograd's F(m x m, 3x3): (m + 2) x (m + 2) points, from one to the next `point` bytes, each a run of
  * `channels`.  input: as many pixels from x on, x_row and x_col bytes apart, to the points at y.  filter: 3 x 3 taps at
  * x, likewise, to the points at y.  output: the points at x to the first rows x cols of m x m pixels at y, y_row and
- * y_col bytes apart, with bias (NULL: zero) and relu.  Their transposes, for the filters' gradient: output_backward takes
+ * y_col bytes apart, with bias (NULL: zero), residual (as of fc_tile) and relu.  Their transposes, for the filters' gradient: output_backward takes
  * m x m pixels at x to the points at y; filter_backward takes the points at x to 3 x 3 taps at y.
  * Tail rule: pixels and taps are read and written in their channels only, points and bias in whole vectors. */
 typedef struct {
@@ -104,6 +105,7 @@ typedef struct {
     char *y;
     ptrdiff_t y_row, y_col, point, channels;
     const char *bias;
+    ptrdiff_t residual;
     int rows, cols, relu;
 } fc_winograd;
 

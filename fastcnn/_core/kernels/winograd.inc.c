@@ -142,7 +142,8 @@ FC_INLINE void winograd_points(const fc_winograd *t, const int points, const int
 /* T m T^T, the first rows x cols of taps x taps pixels: output (taps = points - 2, T = A^T) or filter's gradient
  * (3, T = G^T). */
 FC_INLINE void winograd_pixels(const fc_winograd *t, const int points, const int taps, ptrdiff_t rows, ptrdiff_t cols,
-                               const char *bias, int relu, void (*const transform)(const int, const vec *, vec *)) {
+                               const char *bias, ptrdiff_t residual, int relu,
+                               void (*const transform)(const int, const vec *, vec *)) {
     for (ptrdiff_t c = 0; c < t->channels; c += VL) {
         const vec start = bias ? load((const FC_T *)bias + c) : (vec){0};
         vec m[8], half[8][6]; /* [column][row] */
@@ -158,8 +159,10 @@ FC_INLINE void winograd_pixels(const fc_winograd *t, const int points, const int
             transform(points, m, v);
             FC_UNROLL for (int j = 0; j < taps; j++) {
                 if (j >= cols) break;
-                const vec sum = v[j] + start;
-                store_left((FC_T *)(t->y + i * t->y_row + j * t->y_col) + c, relu ? vrelu(sum) : sum, t->channels - c);
+                char *y = t->y + i * t->y_row + j * t->y_col;
+                vec sum = v[j] + start;
+                if (residual) sum += load_left((const FC_T *)(y + residual) + c, t->channels - c);
+                store_left((FC_T *)y + c, relu ? vrelu(sum) : sum, t->channels - c);
             }
         }
     }
@@ -173,13 +176,14 @@ FC_INLINE void winograd_pixels(const fc_winograd *t, const int points, const int
         winograd_points(t, POINTS, 3, winograd_g);                                                       \
     }                                                                                                    \
     static void FC_NAME(winograd_output_##POINTS)(const fc_winograd *t) {                                \
-        winograd_pixels(t, POINTS, POINTS - 2, t->rows, t->cols, t->bias, t->relu, winograd_at);         \
+        winograd_pixels(t, POINTS, POINTS - 2, t->rows, t->cols, t->bias, t->residual, t->relu,          \
+                        winograd_at);                                                                    \
     }                                                                                                    \
     static void FC_NAME(winograd_output_backward_##POINTS)(const fc_winograd *t) {                       \
         winograd_points(t, POINTS, POINTS - 2, winograd_a);                                              \
     }                                                                                                    \
     static void FC_NAME(winograd_filter_backward_##POINTS)(const fc_winograd *t) {                       \
-        winograd_pixels(t, POINTS, 3, 3, 3, NULL, 0, winograd_gt);                                       \
+        winograd_pixels(t, POINTS, 3, 3, 3, NULL, 0, 0, winograd_gt);                                    \
     }
 WINOGRAD(4)
 WINOGRAD(6)
