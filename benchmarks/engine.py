@@ -43,6 +43,10 @@ class Engine:
         """Return the machine's rate of fused multiply-adds in GFLOP/s."""
         return None
 
+    def scratch(self) -> int | None:
+        """Return the bytes of the largest scratch buffer since this was last asked."""
+        return None
+
     def prepare(self, case: Case, what: str, configuration: str) -> Prepared | None:
         """Return the call that makes the pass named what of the case."""
         if isinstance(case, Conv):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from fastcnn import nn, runtime
+from fastcnn._core import _runtime
 
 from .data import Array, arrays
 from .engine import NORM_EPSILON, Engine, Prepared
@@ -27,6 +28,9 @@ class FastcnnEngine(Engine):
 
     def peak(self) -> float:
         return runtime.fma_peak("float32", threads=self.threads)
+
+    def scratch(self) -> int:
+        return _runtime.largest_scratch()
 
     def conv(self, case: Conv, what: str, configuration: str) -> Prepared:
         x, w, g = arrays(case)

@@ -248,6 +248,15 @@ def _resnet50() -> Iterator[Conv]:
         yield conv(*shape, batch=16)
 
 
+def _resnet18() -> Iterator[Conv]:
+    """What ResNet-50 does not have: the layers that halve the image, and its 3x3 layers at batch 16."""
+    for channels, size in ((64, 56), (128, 28), (256, 14)):
+        yield Conv("resnet18", 3, channels, 2 * channels, size, padding=1, stride=2)
+        yield Conv("resnet18", 1, channels, 2 * channels, size, padding=0, stride=2)
+    yield Conv("resnet18", 3, 128, 128, 28, padding=1, batch=16)
+    yield Conv("resnet18", 3, 64, 128, 56, padding=1, stride=2, batch=16)
+
+
 def _mobilenet_v2() -> Iterator[Conv]:
     """The depthwise layers of both strides, and the products before and after some of them."""
 
@@ -271,7 +280,7 @@ def _mobilenet_v2() -> Iterator[Conv]:
         yield Conv("mobilenet2", 1, channels, filters, size, 0)
 
 
-CONVS = (*_lenet(), *_cifar(), *_vgg16(), *_resnet50(), *_mobilenet_v2())
+CONVS = (*_lenet(), *_cifar(), *_vgg16(), *_resnet18(), *_resnet50(), *_mobilenet_v2())
 
 POOLS = (
     Pool("lenet5", "max", 2, 6, 28, stride=2, batch=64),

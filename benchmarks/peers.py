@@ -139,9 +139,11 @@ class Peer:
 
 @dataclass
 class Timing:
-    """How long a library in one configuration took for a pass, each time, in seconds."""
+    """How long a library in one configuration took for a pass, each time, in seconds; and the bytes of scratch memory
+    that it held meanwhile, if it tells."""
 
     times: list[float]
+    scratch: int | None = None
 
     @property
     def best(self) -> float:
@@ -182,6 +184,7 @@ def compare(peers: Sequence[Peer], case: Case, what: str, rounds: int, seconds: 
                 title = ", ".join(filter(None, (peer.variant, configuration)))
                 timing = timings.setdefault(peer.name, {}).setdefault(title, Timing([]))
                 timing.times.extend(answer["times"])
+                timing.scratch = answer["scratch"]
                 if answer["fingerprint"]:
                     fingerprints[f"{peer.name}, {title}"] = answer["fingerprint"]
     _check(fingerprints)

@@ -62,6 +62,7 @@ class Report:
             *(f"FAILED: {failure.splitlines()[0]}" for failure in self.failures),
             "",
             "ms: the least of the interleaved repeats, and how far their median lies above it.",
+            "scratch: the memory that fastcnn took besides operands and result.",
             "ratio: how many times as fast as the peer in its fastest configuration fastcnn is.",
             *self._configurations(),
             "",
@@ -83,12 +84,12 @@ class Report:
         return lines
 
     def _layers(self) -> tuple[list[str], list[list[str]]]:
-        head = ["layer", "pass", "fastcnn ms", "of peak"]
+        head = ["layer", "pass", "fastcnn ms", "of peak", "scratch"]
         for peer in self.peers:
             head += [f"{peer} ms", "ratio"]
         cells = []
         for row in self.rows:
-            cells.append([row.case.name, row.what, _ms(row.fastest(OURS)), self._rate(row)])
+            cells.append([row.case.name, row.what, _ms(row.fastest(OURS)), self._rate(row), _scratch(row.fastest(OURS))])
             for peer in self.peers:
                 ratio = row.ratio(peer)
                 cells[-1] += [_ms(row.fastest(peer)), f"{ratio:.2f}" if ratio else ""]
@@ -129,6 +130,7 @@ class Report:
                             "least": timing.best,
                             "median": timing.median,
                             "repeats": len(timing.times),
+                            "scratch": timing.scratch,
                         }
                         for configuration, timing in timings.items()
                     }
@@ -161,6 +163,10 @@ def _ms(timing: Timing | None) -> str:
     if timing is None:
         return ""
     return f"{timing.best * 1e3:#.3g}".rstrip(".") + f" +{timing.median / timing.best - 1:.0%}"
+
+
+def _scratch(timing: Timing | None) -> str:
+    return f"{timing.scratch / 1e6:.2f} MB" if timing and timing.scratch else ""
 
 
 def _table(head: list[str], rows: list[list[str]]) -> str:

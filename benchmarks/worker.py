@@ -76,12 +76,14 @@ class Worker:
         if prepared is None:
             return {"times": []}
         key = case, what, configuration
+        self._engine.scratch()  # what the preparation took
         with prepared.around():
             if prepared.array and key not in self._fingerprints:
                 self._fingerprints[key] = data.fingerprint(prepared.array(prepared.call()))
                 settle()
             taken = times(prepared.call, seconds)
-        return {"times": taken, "fingerprint": self._fingerprints.get(key)}
+        scratch = self._engine.scratch()
+        return {"times": taken, "fingerprint": self._fingerprints.get(key), "scratch": scratch}
 
 
 def main() -> None:

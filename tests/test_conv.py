@@ -359,7 +359,7 @@ def test_a_prepared_convolution_names_what_does_not_fit():
         prepared(np.ones((1, 5, 5, 2)), residual=np.ones(4))
     with pytest.raises(ValueError, match=r"^residual must have shape \(1, 3, 3, 4\), got \(1, 3, 3, 1\)"):
         nn.conv2d(np.ones((1, 5, 5, 2)), w, residual=np.ones((1, 3, 3, 1)))
-    with pytest.raises(TypeError, match="^residual must"):
+    with pytest.raises(TypeError, match=r"^residual must .*'x'"):
         nn.conv2d(np.ones((1, 5, 5, 2)), w, residual="x")
     with pytest.raises(ValueError, match=r"^input must have shape \(1, 5, 5, 2\), got \(2, 5, 5, 2\)"):
         prepared(np.ones((2, 5, 5, 2)))

@@ -569,6 +569,15 @@ def test_the_same_call_takes_no_more_memory():
     assert _runtime.scratch_bytes() == scratch
 
 
+def test_the_largest_scratch_buffer_is_told_once():
+    x, w = np.ones((2, 30, 30, 16), np.float32), np.ones((3, 3, 16, 16), np.float32)
+    nn.conv2d(x, w, padding="SAME")
+    _runtime.largest_scratch()
+    nn.conv2d(x, w, padding="SAME")
+    assert 9 * 16 * 16 * 4 < _runtime.largest_scratch() <= _runtime.scratch_bytes()
+    assert _runtime.largest_scratch() == 0
+
+
 def test_scratch_memory_does_not_leak_on_errors():
     before = _runtime.scratch_bytes()
     x, w = np.ones((1, 1, 1, 1), np.float32), np.ones((2, 1, 1, 1), np.float32)

@@ -25,7 +25,8 @@ cimport numpy as cnp
 
 from ._gemm cimport Product, fc_prefetch, multiply_tiles, pack_panels, pad_bias, panel_shape, product
 from ._runtime cimport (
-    FC_SUM, acquire, aligned, ceil_div, distance, fc_kernels, fc_tile, kernels, l1_bytes, l2_bytes, line, release, threads_for,
+    FC_SUM, acquire, aligned, ceil_div, distance, fc_kernels, fc_tile, kernels, l1_bytes, l2_bytes, line, release,
+    threads_for,
 )
 
 cnp.import_array()

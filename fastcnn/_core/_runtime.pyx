@@ -181,6 +181,7 @@ cdef struct Buffer:
     size_t size
     bint busy
 
+cdef size_t largest
 cdef Buffer buffers[SLOTS]
 for _i in range(SLOTS):
     buffers[_i] = Buffer(NULL, 0, False)
@@ -188,8 +189,10 @@ for _i in range(SLOTS):
 
 cdef char *acquire(size_t size) except NULL:
     """Return scratch memory of at least size bytes, aligned to a cache line; pair with release()."""
+    global largest
     cdef int i, best = -1, spare = -1
     cdef void *start = NULL
+    largest = max(largest, size)
     for i in range(SLOTS):
         if buffers[i].busy:
             continue
@@ -242,6 +245,14 @@ def scratch_bytes():
     for i in range(SLOTS):
         total += buffers[i].size
     return total
+
+
+def largest_scratch():
+    """Return the size in bytes of the largest scratch buffer that was asked for since this was last called."""
+    global largest
+    found = largest
+    largest = 0
+    return found
 
 
 # ---- checks and limits ----
