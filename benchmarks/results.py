@@ -89,7 +89,9 @@ class Report:
             head += [f"{peer} ms", "ratio"]
         cells = []
         for row in self.rows:
-            cells.append([row.case.name, row.what, _ms(row.fastest(OURS)), self._rate(row), _scratch(row.fastest(OURS))])
+            cells.append(
+                [row.case.name, row.what, _ms(row.fastest(OURS)), self._rate(row), _scratch(row.fastest(OURS))]
+            )
             for peer in self.peers:
                 ratio = row.ratio(peer)
                 cells[-1] += [_ms(row.fastest(peer)), f"{ratio:.2f}" if ratio else ""]
