@@ -290,12 +290,23 @@ cdef void cut(Convolution *g, int threads) noexcept nogil:
     g.patch_bytes = line(g.source.span * g.source.span * g.source.pixel)
 
 
+cdef void transform_part(const Convolution *g, Py_ssize_t panel, Py_ssize_t channel, Py_ssize_t channels,
+                         char *slice) noexcept nogil:
+    """Transform at most so many channels of one panel of filters to their place among all points."""
+    cdef Py_ssize_t width
+    cdef int kind
+    panel_shape(g.table, g.columns - panel * g.width, &width, &kind)
+    transform_panel(g, panel, channel, min(channels, g.channels - channel),
+                    g.filters + panel * g.points * g.filter_point + channel * width * g.table.itemsize, g.filter_point,
+                    slice)
+
+
 cdef void transform_filters(const Convolution *g, char *scratch, Py_ssize_t thread_bytes, int threads) noexcept nogil:
-    """Transform all filters, in parallel."""
-    cdef Py_ssize_t i
-    for i in prange(g.panels, num_threads=threads, schedule="static"):
-        transform_panel(g, i, 0, g.channels, g.filters + i * g.points * g.filter_point, g.filter_point,
-                        scratch + threadid() * thread_bytes)
+    """Transform all filters, in parallel: the panels, or, where they are few, some channels of one each."""
+    cdef Py_ssize_t parts = min(ceil_div(4 * threads, g.panels), ceil_div(g.channels, SLICE)) if threads > 1 else 1
+    cdef Py_ssize_t channels = ceil_div(ceil_div(g.channels, parts), SLICE) * SLICE, i
+    for i in prange(g.panels * parts, num_threads=threads, schedule="static"):
+        transform_part(g, i // parts, i % parts * channels, channels, scratch + threadid() * thread_bytes)
 
 
 cdef void convolve_blocks(Convolution *g, char *scratch, Py_ssize_t thread_bytes, int threads) noexcept nogil:
