@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from operator import index
 from pathlib import Path
 from reprlib import Repr
@@ -285,6 +285,32 @@ def brief(value: Any) -> str:
 
 _brief = Repr()
 _brief.maxother = _brief.maxstring = 60
+
+
+def in_order(values: Any, names: Sequence[str], what: str) -> list[Any]:
+    """Return one value for each name, from a list of as many or a dict by name.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If it is neither, or there are others.
+
+    Examples
+    --------
+    >>> in_order({"b": 2, "a": 1}, ["a", "b"], "x")
+    [1, 2]
+    """
+    if isinstance(values, Mapping):
+        if set(values) != set(names):
+            raise ValueError(f"{what} must be given by the names {', '.join(names)}, got {brief(list(values))}")
+        return [values[name] for name in names]
+    if not isinstance(values, (list, tuple)):
+        raise TypeError(
+            f"{what} must be a list of {len(names)} or a dict by the names {', '.join(names)}, got {brief(values)}"
+        )
+    if len(values) != len(names):
+        raise ValueError(f"{what} must be {len(names)}, for {', '.join(names)}, got {len(values)}")
+    return list(values)
 
 
 def float_type(value: Any, name: str = "dtype") -> str:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sized
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from .arguments import brief, integer, real_batch
+from .arguments import brief, in_order, integer, real_batch
 
 Array = NDArray[Any]
 Batch = tuple[Any, Any]
@@ -39,30 +39,40 @@ class Batches:
 class ArrayBatches(Batches):
     """Batches of equal size from arrays; the last may be smaller."""
 
-    x: Array
-    y: Array | None
+    x: Array | list[Array]
+    y: Array | list[Array] | None
     batch_size: int
 
     def epoch(self, order: np.random.Generator | None = None) -> Iterator[Batch]:
         """Give the batches of one epoch; in a shuffled one each is a copy, else a view."""
-        count = len(self.x)
+        count = _samples(self.x)
         indices = None if order is None else order.permutation(count)
         for start in range(0, count, self.batch_size):
             chosen: Any = slice(start, start + self.batch_size)
             if indices is not None:
                 chosen = indices[chosen]
-            yield self.x[chosen], None if self.y is None else self.y[chosen]
+            yield _some(self.x, chosen), None if self.y is None else _some(self.y, chosen)
+
+    def empty(self) -> bool:
+        """Whether there are no samples."""
+        return _samples(self.x) == 0
 
 
 def batches(
-    x: Any, y: Any = None, batch_size: int | None = None, labelled: bool = True, names: tuple[str, str] = ("x", "y")
+    x: Any,
+    y: Any = None,
+    batch_size: int | None = None,
+    labelled: bool = True,
+    names: tuple[str, str] = ("x", "y"),
+    parts: tuple[Sequence[str], Sequence[str]] = (("x",), ("y",)),
 ) -> Batches:
     """Return x and y as batches.
 
     Parameters
     ----------
     x
-        An array, a nested list of numbers, or an iterable of batches ``(x, y)``.
+        An array, a nested list of numbers, or an iterable of batches ``(x, y)``; where there are several inputs, a
+        list of arrays, or a dict by their names, or an iterable of batches of such.
     y
         What is wanted for each sample of x, where x is an array.
     batch_size
@@ -71,6 +81,8 @@ def batches(
         Whether there must be a y.
     names
         What to call x and y in errors.
+    parts
+        The names of a model's inputs and of its outputs: y is a list too where there are several.
 
     Raises
     ------
@@ -78,24 +90,31 @@ def batches(
         If they do not go together.
     """
     x_name, y_name = names
-    if isinstance(x, (str, bytes, Mapping)) or not (_is_array(x) or isinstance(x, Iterable)):
+    several = len(parts[0]) > 1
+    if isinstance(x, (str, bytes)) or not (_is_data(x, several) or isinstance(x, Iterable)):
         raise TypeError(f"{x_name} must be an array or an iterable of batches (x, y), got {brief(x)}")
-    if _is_array(x):
-        array = real_batch(x, x_name)
+    if isinstance(x, Mapping) and not several:
+        raise TypeError(f"{x_name} must be an array or an iterable of batches (x, y), got {brief(x)}")
+    if _is_data(x, several):
+        data = _data(x, parts[0], x_name)
         size = DEFAULT_BATCH_SIZE if batch_size is None else integer(batch_size, "batch_size")
         if labelled and y is None:
             raise ValueError(f"{y_name} must be given where {x_name} is an array, got None")
-        targets = None if y is None else real_batch(y, y_name)
-        if targets is not None and len(targets) != len(array):
-            raise ValueError(f"{y_name} must have as many samples as {x_name}, {len(array)}, got {len(targets)}")
-        return ArrayBatches(None, -(-len(array) // size), array, targets, size)
+        targets = None if y is None else _data(y, parts[1], y_name)
+        if targets is not None and _samples(targets) != _samples(data):
+            raise ValueError(
+                f"{y_name} must have as many samples as {x_name}, {_samples(data)}, got {_samples(targets)}"
+            )
+        return ArrayBatches(None, -(-_samples(data) // size), data, targets, size)
     for name, value in ((y_name, y), ("batch_size", batch_size)):
         if value is not None:
             raise ValueError(f"{name} must be None where {x_name} is an iterable of batches, got {brief(value)}")
     return Batches(x, len(x) if isinstance(x, Sized) else None)
 
 
-def split(x: Any, y: Any, share: float) -> tuple[tuple[Array, Array], tuple[Array, Array]]:
+def split(
+    x: Any, y: Any, share: float, parts: tuple[Sequence[str], Sequence[str]] = (("x",), ("y",))
+) -> tuple[tuple[Any, Any], tuple[Any, Any]]:
     """Cut the last share of the samples off: ((x, y) to train on, (x, y) to validate on).
 
     Raises
@@ -103,13 +122,45 @@ def split(x: Any, y: Any, share: float) -> tuple[tuple[Array, Array], tuple[Arra
     ValueError
         If x is no array or either part would be empty.
     """
-    if not _is_array(x) or y is None:
+    if not _is_data(x, len(parts[0]) > 1) or y is None:
         raise ValueError("validation_split needs x and y as arrays; pass validation_data instead")
-    x, y = real_batch(x, "x"), real_batch(y, "y")
-    count = int(len(x) * (1 - share))
-    if not 0 < count < len(x):
-        raise ValueError(f"validation_split must leave samples on both sides of {len(x)}, got {share!r}")
-    return (x[:count], y[:count]), (x[count:], y[count:])
+    x, y = _data(x, parts[0], "x"), _data(y, parts[1], "y")
+    samples = _samples(x)
+    count = int(samples * (1 - share))
+    if not 0 < count < samples:
+        raise ValueError(f"validation_split must leave samples on both sides of {samples}, got {share!r}")
+    first, rest = slice(count), slice(count, None)
+    return (_some(x, first), _some(y, first)), (_some(x, rest), _some(y, rest))
+
+
+def _data(value: Any, names: Sequence[str], what: str) -> Array | list[Array]:
+    """Return one array, or, where there are several names, a list of arrays of as many samples each."""
+    if len(names) == 1:
+        return real_batch(value, what)
+    arrays = [
+        real_batch(array, f"{what} for {n}") for n, array in zip(names, in_order(value, names, what), strict=True)
+    ]
+    for name, array in zip(names, arrays, strict=True):
+        if len(array) != len(arrays[0]):
+            raise ValueError(
+                f"{what} for {name} must have as many samples as for {names[0]}, {len(arrays[0])}, got {len(array)}"
+            )
+    return arrays
+
+
+def _some(data: Array | list[Array], chosen: Any) -> Any:
+    return [array[chosen] for array in data] if isinstance(data, list) else data[chosen]
+
+
+def _samples(data: Array | list[Array]) -> int:
+    return len(data[0] if isinstance(data, list) else data)
+
+
+def _is_data(x: Any, several: bool) -> bool:
+    """Whether x is data, and not an iterable of batches; of several inputs it is a list or dict of arrays."""
+    if several:
+        return isinstance(x, Mapping) or (isinstance(x, (list, tuple)) and _is_array(x))
+    return _is_array(x)
 
 
 def _is_array(x: Any) -> bool:

@@ -1,46 +1,64 @@
 """Models: training, evaluation, prediction and files, for whatever connects the layers.
 
-A subclass such as :class:`Sequential` says how layers are connected; everything else is here. All that is random in
-training is a function of a seed and of the optimiser's number of steps, so that a training that is resumed from a
-file goes on exactly where it stopped.
+A :class:`Model` is made of symbolic tensors; :class:`fastcnn.Sequential` is the model of layers that follow each
+other. All that is random in training is a function of a seed and of the optimiser's number of steps, so that a
+training that is resumed from a file goes on exactly where it stopped.
 """
 
 from __future__ import annotations
 
 import json
+import re
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from . import io, losses, metrics, nn, optimizers
-from .arguments import brief, flag, float_type, fresh_seed, integer, number, plain, real_array, real_batch
+from . import io, nn, optimizers
+from .arguments import (
+    brief,
+    flag,
+    float_type,
+    fresh_seed,
+    in_order,
+    integer,
+    number,
+    plain,
+    real_array,
+    real_batch,
+)
 from .arguments import seed as checked_seed
 from .batches import ArrayBatches, Batches, batches, split
+from .graph import Call, Graph, Tape
 from .initializers import Initializer
-from .layers.base import BUILDING, Layer, Shape, WeightSource
+from .layers.base import BUILDING, Layer, WeightSource
+from .layers.symbolic import Input, Shape, Tensor, tensors_of
 from .losses import Loss
 from .metrics import Metric
+from .objective import Means, Objective
 from .optimizers import Optimizer
 from .progress import History, Progress, verbosity
-from .registry import Configurable, describe, restore
+from .registry import Configurable, describe, register, restore
 
 Array = NDArray[Any]
-Tape = list[Any]
 
 FORMAT = 1
 _METADATA = "fastcnn"
 
 
+@register
 class Model(Configurable):
-    """Base class of models; see :class:`Sequential`.
-
-    A subclass defines ``_connect``, which builds the layers, and the two passes ``_forward`` and ``_backward``.
+    """A network of layers between symbolic tensors, in Keras's functional style.
 
     Parameters
     ----------
+    inputs
+        An :class:`fastcnn.Input`, or a list of them: data is then a list of arrays.
+    outputs
+        A symbolic tensor, or a list of them: predictions, and what is wanted, are then lists of arrays. Layers that
+        are called more than once are shared.
     seed
         Determines initial weights, and, where ``fit`` gets no other, the order of samples and dropout's masks. None
         for one from the operating system.
@@ -50,94 +68,181 @@ class Model(Configurable):
     Raises
     ------
     TypeError, ValueError
-        Naming the argument that does not fit.
+        Naming the argument that does not fit: if outputs need what is no input, for instance.
+
+    Notes
+    -----
+    A model that is called on a symbolic tensor gives another, and shares its layers with the network that it becomes
+    part of.
 
     Examples
     --------
-    >>> import fastcnn
-    >>> isinstance(fastcnn.Sequential([]), fastcnn.Model)
-    True
+    >>> import numpy as np, fastcnn
+    >>> from fastcnn.layers import Add, Conv2D, Dense, GlobalAveragePooling2D
+    >>> x = fastcnn.Input((28, 28, 1))
+    >>> y = Conv2D(8, 3, padding="same", activation="relu")(x)
+    >>> y = Add()([y, Conv2D(8, 3, padding="same", activation="relu")(y)])
+    >>> model = fastcnn.Model(x, Dense(10, activation="softmax")(GlobalAveragePooling2D()(y)), seed=0)
+    >>> model.predict(np.zeros((2, 28, 28, 1))).shape
+    (2, 10)
     """
 
     optimizer: Optimizer
-    loss: Loss
-    metrics: list[Metric]
 
-    def __init__(self, seed: int | None = None, dtype: str = "float32") -> None:
+    def __init__(self, inputs: Any, outputs: Any, seed: int | None = None, dtype: str = "float32") -> None:
+        self._begin(seed, dtype)
+        self._describe_by(inputs, outputs)
+        self._build(self._sample_shapes, self._draw)
+
+    def _begin(self, seed: int | None, dtype: str) -> None:
         self.seed = fresh_seed() if seed is None else checked_seed(seed)
         self.dtype = float_type(dtype)
-        self.input_shape: Shape | None = None
-        self.output_shape: Shape | None = None
         self.weights: dict[str, Array] = {}
+        self.layers: list[Layer] = []
+        self._graph: Graph | None = None
+        # Of the inputs before the model is built, of all values then.
+        self._sample_shapes: list[Shape] = []
+        self._shapes: list[Shape] = []
+        self._input_names = ["x"]
+        self._single_input = self._single_output = True
+
+    def _describe_by(self, inputs: Any, outputs: Any) -> None:
+        """Take over the network between symbolic tensors."""
+        first, last = tensors_of(inputs, "inputs"), tensors_of(outputs, "outputs")
+        if first is None or not all(isinstance(tensor, Input) for tensor in first):
+            raise TypeError(f"inputs must be a fastcnn.Input or a list of them, got {brief(inputs)}")
+        if last is None:
+            raise TypeError(f"outputs must be a symbolic tensor or a list of them, got {brief(outputs)}")
+        if len({id(tensor) for tensor in first}) != len(first):
+            raise ValueError(f"inputs must be different objects, got {brief(inputs)}")
+        graph = Graph.between(first, last)  # type: ignore[arg-type]  # they are Inputs
+        if not graph.layers:
+            raise ValueError(f"outputs must come from at least one layer, got {brief(outputs)}")
+        names = [tensor.name for tensor in first if isinstance(tensor, Input)]
+        for index, name in enumerate(names):
+            names[index] = name or free_name("Input", names)[0]
+        if len(set(names)) != len(names):
+            raise ValueError(f"inputs must have different names, got {names}")
+        self._input_names = [str(name) for name in names]
+        _name_layers(graph.layers)
+        self._single_input, self._single_output = len(first) == 1, len(last) == 1
+        self._sample_shapes = [tensor.shape for tensor in first]
+        self._graph, self.layers = graph, graph.layers
+
+    def get_config(self) -> dict[str, Any]:
+        """Return what ``from_config`` makes the model of again: the layers, and which is called on what."""
+        graph = self._traced()
+        index = {id(layer): i for i, layer in enumerate(graph.layers)}
+        shapes = zip(self._sample_shapes, self._input_names, strict=True)
+        return {
+            "inputs": [[list(shape[1:]), name] for shape, name in shapes],
+            "layers": graph.layers,
+            "calls": [[index[id(call.layer)], list(call.sources)] for call in graph.calls],
+            "outputs": list(graph.outputs),
+            "seed": self.seed,
+            "dtype": self.dtype,
+        }
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> Model:
+        """Return a model that ``get_config`` described, not built yet.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If it describes no network.
+        """
+        lists = {name: config.get(name) for name in ("inputs", "layers", "calls", "outputs")}
+        for name, value in lists.items():
+            if not isinstance(value, list):
+                raise ValueError(f"a model's {name} must be a list, got {brief(value)}")
+        layers = config["layers"]
+        if not all(isinstance(layer, Layer) for layer in layers):
+            raise ValueError(f"a model's layers must be layers, got {brief(layers)}")
+        values: list[Any] = [Input(shape, name) for shape, name in _pairs(config["inputs"], "inputs")]
+        inputs = list(values)
+        for layer, sources in _pairs(config["calls"], "calls"):
+            layer = _entry(layers, layer, "calls")
+            if not isinstance(sources, list):
+                raise ValueError(f"a model's calls must say what layer {layer.name} is called on, got {brief(sources)}")
+            tensors = [_entry(values, source, f"calls, to layer {layer.name},") for source in sources]
+            values.append(layer(tensors if layer.many_inputs or len(tensors) != 1 else tensors[0]))
+        outputs = [_entry(values, output, "outputs") for output in config["outputs"]]
+        model = cls.__new__(cls)
+        model._begin(config.get("seed"), config.get("dtype", "float32"))
+        model._describe_by(inputs, outputs)
+        return model
+
+    def __repr__(self) -> str:
+        """Return the model's class, its number of layers, and the shapes of what it takes and gives."""
+        return f"<{type(self).__name__} of {len(self.layers)} layers: {self.input_shape} to {self.output_shape}>"
 
     @property
     def trainable_weights(self) -> dict[str, Array]:
         """The weights that an optimiser moves, ``"layer/weight"``: those of trainable layers."""
         return {f"{layer.name}/{n}": a for layer in self.layers for n, a in layer.trainable_weights.items()}
 
-    # ---- what a subclass defines ----
+    @property
+    def input_shape(self) -> Any:
+        """(None, ...), or a list of such of several inputs; None where the model is not built yet."""
+        shapes = self._shapes[: len(self._input_names)]
+        return shapes if not self._single_input else shapes[0] if shapes else None
 
-    layers: list[Layer]
-
-    def _connect(self, input_shape: Shape, build: Callable[[int, Layer, Shape], Shape]) -> Shape:
-        """Build every layer by ``build(index, layer, its input's shape)``, and return the result's shape."""
-        raise NotImplementedError
-
-    def _forward(self, x: Array, training: bool, seed: int, logits: bool) -> tuple[Array, Tape]:
-        """Return the result, or the logits that lead to it, and what backward needs."""
-        raise NotImplementedError
-
-    def _backward(self, grad: Array, tape: Tape) -> list[Array]:
-        """Return the gradients of ``trainable_weights``, in their order."""
-        raise NotImplementedError
-
-    def _infer(self, x: Array) -> Array:
-        """Return the result alone."""
-        raise NotImplementedError
-
-    def _last_activation(self) -> str | None:
-        """Name the activation whose logits ``_forward`` can return."""
-        raise NotImplementedError
+    @property
+    def output_shape(self) -> Any:
+        """(None, ...), or a list of such of several outputs; None where the model is not built yet."""
+        shapes = [self._shapes[output] for output in self._traced().outputs] if self._shapes else []
+        return shapes if not self._single_output else shapes[0] if shapes else None
 
     # ---- building ----
 
     @property
     def built(self) -> bool:
         """Whether the weights have been made."""
-        return self.output_shape is not None
+        return bool(self._shapes)
 
-    def build(self, input_shape: Sequence[int | None]) -> None:
+    def build(self, input_shape: Any) -> None:
         """Make the weights for inputs of this shape, unless they are there.
 
         Parameters
         ----------
         input_shape
-            (N, ...); N is not looked at and may be None.
+            (N, ...); N is not looked at and may be None. A list of such where there are several inputs.
 
         Raises
         ------
         TypeError, ValueError
             If a layer can't take what the one before it gives, or the model is built for other inputs.
         """
-        if not isinstance(input_shape, (list, tuple)) or not input_shape:
-            raise TypeError(f"input_shape must be a tuple that begins with the batch, got {input_shape!r}")
-        self._build((None, *(integer(n, "input_shape", 1, input_shape) for n in input_shape[1:])), self._draw)
+        shapes = [input_shape] if self._single_input else in_order(input_shape, self._input_names, "input_shape")
+        for shape in shapes:
+            if not isinstance(shape, (list, tuple)) or not shape:
+                raise TypeError(f"input_shape must be a tuple that begins with the batch, got {shape!r}")
+        self._build([(None, *(integer(n, "input_shape", 1, s) for n in s[1:])) for s in shapes], self._draw)
 
-    def _build(self, input_shape: Shape, source: Callable[[int, Layer], WeightSource]) -> None:
+    def _traced(self) -> Graph:
+        """Return the graph of the layers."""
+        assert self._graph is not None
+        return self._graph
+
+    def _build(self, shapes: list[Shape], source: Callable[[int, Layer], WeightSource]) -> None:
         with BUILDING:
-            self._build_alone(input_shape, source)
+            self._build_alone(shapes, source)
 
-    def _build_alone(self, input_shape: Shape, source: Callable[[int, Layer], WeightSource]) -> None:
+    def _build_alone(self, shapes: list[Shape], source: Callable[[int, Layer], WeightSource]) -> None:
+        graph = self._traced()
+        # A chain of layers that is not built knows no shapes yet; a built model knows those of all values.
+        for name, given, wanted in zip(self._input_names, shapes, self._shapes or self._sample_shapes, strict=False):
+            if given != wanted:
+                why = " as the model is built for it" if self.built else ""
+                name = "x" if self._single_input else f"x for {name}"
+                raise ValueError(f"{name} must have shape {wanted}{why}, got {given}")
         if self.built:
-            if input_shape != self.input_shape:
-                raise ValueError(
-                    f"x must have shape {self.input_shape} as the model is built for it, got {input_shape}"
-                )
             return
 
         new = []
 
-        def build(index: int, layer: Layer, shape: Shape) -> Shape:
+        def build(index: int, layer: Layer, shape: Any) -> Shape:
             layer.dtype = layer.dtype or self.dtype
             if not layer.built:
                 new.append(layer)
@@ -147,15 +252,14 @@ class Model(Configurable):
                 raise type(error)(f"layer {layer.name}: {error}") from error
 
         try:
-            output_shape = self._connect(input_shape, build)
+            built = graph.build(shapes, build)
         except BaseException:
             # All or none, so that the model can be built for other inputs.
             for layer in new:
                 layer.unbuild()
             raise
         self.weights = {f"{layer.name}/{n}": a for layer in self.layers for n, a in layer.weights.items()}
-        self.input_shape = input_shape
-        self.output_shape = output_shape
+        self._shapes = built
 
     def _draw(self, index: int, layer: Layer) -> WeightSource:
         rng = np.random.default_rng([self.seed, index])
@@ -165,13 +269,51 @@ class Model(Configurable):
 
         return source
 
-    def _prepared(self, x: ArrayLike) -> Array:
-        """Return a batch in the model's element type, after building the model for it."""
-        array = real_batch(x, "x")
-        shape = array.shape
-        if self.output_shape is None or self.input_shape is None or shape[1:] != self.input_shape[1:]:
-            self._build((None, *shape[1:]), self._draw)
-        return plain(array, self.dtype, "x")
+    def _prepared(self, x: Any) -> list[Array]:
+        """Return a batch of each input in the model's element type, after building the model for it."""
+        names = self._input_names
+        if self._single_input:
+            arrays = [real_batch(x, "x")]
+        else:
+            given = in_order(x, names, "x")
+            arrays = [real_batch(array, f"x for {name}") for name, array in zip(names, given, strict=True)]
+            for name, array in zip(names, arrays, strict=True):
+                if len(array) != len(arrays[0]):
+                    raise ValueError(
+                        f"x for {name} must have as many samples as for {names[0]}, {len(arrays[0])}, got {len(array)}"
+                    )
+        if not self._shapes or any(
+            array.shape[1:] != shape[1:] for array, shape in zip(arrays, self._shapes, strict=False)
+        ):
+            self._build([(None, *array.shape[1:]) for array in arrays], self._draw)
+        return [plain(array, self.dtype, "x") for array in arrays]
+
+    def _targets(self, y: Any) -> list[Any]:
+        """Return what is wanted of each output."""
+        return [y] if self._single_output else in_order(y, self._output_names, "y")
+
+    def _given(self, results: list[Array]) -> Any:
+        """Return the outputs in the form in which they were described."""
+        return results[0] if self._single_output else results
+
+    @property
+    def _output_names(self) -> list[str]:
+        """The names of the layers that give the outputs, with a number where one gives several."""
+        graph = self._traced()
+        names: list[str] = []
+        for output in graph.outputs:
+            inside = output >= graph.inputs
+            name = str(graph.calls[output - graph.inputs].layer.name) if inside else self._input_names[output]
+            names.append(name if name not in names else free_name(name, names)[0])
+        return names
+
+    @property
+    def _parts(self) -> tuple[list[str], list[str]]:
+        """The names of inputs and outputs, as data is split into them."""
+        return (
+            ["x"] if self._single_input else self._input_names,
+            ["y"] if self._single_output else self._output_names,
+        )
 
     def count_params(self) -> int:
         """Return how many numbers the weights hold.
@@ -190,7 +332,7 @@ class Model(Configurable):
 
     # ---- training ----
 
-    def compile(self, optimizer: Any = "adam", loss: Any = None, metrics: Any = None) -> None:
+    def compile(self, optimizer: Any = "adam", loss: Any = None, metrics: Any = None, loss_weights: Any = None) -> None:
         """Choose what the model is trained with.
 
         Parameters
@@ -199,38 +341,49 @@ class Model(Configurable):
             "sgd", "adam", "adamw", or an :class:`fastcnn.optimizers.Optimizer`.
         loss
             A Keras string or a :class:`fastcnn.losses.Loss`. Where the last activation is a softmax or sigmoid that
-            the loss knows, it works from its logits.
+            the loss knows, it works from its logits. Of several outputs, a list, or a dict by the names of the layers
+            that give them; a single one is for every output, and their sum is what is minimised.
         metrics
-            A list of Keras strings and :class:`fastcnn.metrics.Metric`; reported beside the loss.
+            A list of Keras strings and :class:`fastcnn.metrics.Metric`; reported beside the loss. Of several outputs,
+            likewise a list or a dict of such lists.
+        loss_weights
+            Factors of the outputs' losses in the sum, likewise.
 
         Raises
         ------
         TypeError, ValueError
             Naming the argument that does not fit.
         """
-        chosen = [] if metrics is None else metrics
-        if isinstance(chosen, (str, Metric)):
-            chosen = [chosen]
-        if not isinstance(chosen, (list, tuple)):
-            raise TypeError(f"metrics must be a list, got {metrics!r}")
-        found = [_metric(m) for m in chosen]
-        names = ["loss", *(m.name for m in found)]
-        if len(set(names)) != len(names):
-            raise ValueError(f"metrics must have names that differ, got {names[1:]}")
-        loss = losses.get(loss)
-        if loss.from_logits and self.layers and loss.activation == self._last_activation():
-            warnings.warn(
-                f"loss takes logits, but the last layer gives what follows a {loss.activation}, got {loss!r}",
-                stacklevel=2,
-            )
+        names = ["y"] if self._single_output else self._output_names
+        objective = Objective(loss, metrics, loss_weights, names)
+        for given, activation in zip(objective.losses, self._last_activations(), strict=True):
+            if given.from_logits and given.activation is not None and given.activation == activation:
+                warnings.warn(
+                    f"loss takes logits, but the last layer gives what follows a {given.activation}, got {given!r}",
+                    stacklevel=2,
+                )
         self.optimizer = optimizers.get(optimizer)
-        self.loss = loss
-        self.metrics = found
+        self._objective = objective
+
+    def _last_activations(self) -> list[str | None]:
+        """Name the activation that each output ends in, None where there is none or the graph is not known yet."""
+        graph = self._traced()
+        return [graph.last_activation(output) for output in graph.outputs]
+
+    @property
+    def loss(self) -> Any:
+        """The :class:`fastcnn.losses.Loss` that the model is compiled with; a list where there are several outputs."""
+        return self._objective.losses[0] if self._single_output else self._objective.losses
+
+    @property
+    def metrics(self) -> Any:
+        """The list of metrics that the model is compiled with; a list of lists where there are several outputs."""
+        return self._objective.metrics[0] if self._single_output else self._objective.metrics
 
     @property
     def compiled(self) -> bool:
         """Whether ``compile`` has been called."""
-        return "loss" in vars(self)
+        return "_objective" in vars(self)
 
     def _must_be_compiled(self) -> None:
         if not self.compiled:
@@ -309,9 +462,9 @@ class Model(Configurable):
         if share:
             if validation_data is not None:
                 raise ValueError("validation_split and validation_data can't both be given")
-            (x, y), validation_data = split(x, y, share)
-        data = _with_samples(batches(x, y, batch_size), "x")
-        held_out = None if validation_data is None else _validation(validation_data, batch_size)
+            (x, y), validation_data = split(x, y, share, self._parts)
+        data = _with_samples(batches(x, y, batch_size, parts=self._parts), "x")
+        held_out = None if validation_data is None else self._validation(validation_data, batch_size)
         steps = None if steps_per_epoch is None else integer(steps_per_epoch, "steps_per_epoch")
 
         history = History()
@@ -343,8 +496,18 @@ class Model(Configurable):
                 break
         return history
 
-    def _train_epoch(self, stream: Iterator[Any], steps: int | None, key: int, progress: Progress) -> _Means:
-        means = _Means(self._figure_names())
+    def _validation(self, data: Any, batch_size: int | None) -> Batches:
+        name = "validation_data"
+        if isinstance(data, (tuple, list)) and data and not isinstance(data[0], tuple):
+            if len(data) != 2:
+                raise ValueError(f"{name} must be (x, y) or an iterable of batches, got {len(data)} values")
+            x, y = data
+            names = (f"{name}'s x", f"{name}'s y")
+            return _with_samples(batches(x, y, batch_size, names=names, parts=self._parts), name)
+        return batches(data, names=(name, "y"), parts=self._parts)
+
+    def _train_epoch(self, stream: Iterator[Any], steps: int | None, key: int, progress: Progress) -> Means:
+        means = Means(self._objective.names)
         for x, y in stream:
             means.add(*self._train_batch(x, y, key))
             progress.advance(means.figures())
@@ -352,42 +515,39 @@ class Model(Configurable):
                 break
         return means
 
-    def _train_batch(self, x: ArrayLike, y: ArrayLike, key: int) -> tuple[int, list[float]]:
+    def _train_batch(self, x: Any, y: Any, key: int) -> tuple[int, list[float]]:
         """Take one step; return the number of samples and the figures of the batch."""
-        x = self._prepared(x)
+        inputs = self._prepared(x)
         self.optimizer.bind(self.trainable_weights)
-        value, gradients, result, tape = self._loss_and_gradients(x, y, True, key)
-        figures = [value, *self._measure(y, result)]
-        self.optimizer.step(gradients)
-        for layer, cache in zip(self.layers, tape, strict=True):
-            layer.after_step(cache)
-        return len(x), figures
+        figures, gradients, tape = self._loss_and_gradients(inputs, y, True, key)
+        self.optimizer.step(list(gradients.values()))
+        self._traced().after_step(tape)
+        return len(inputs[0]), figures
 
     def _loss_and_gradients(
-        self, x: Array, y: ArrayLike, training: bool, key: int
-    ) -> tuple[float, list[Array], Array, Tape]:
-        loss, logits = self.loss, self._takes_logits()
-        if logits:
-            loss = loss.of_logits()
+        self, inputs: list[Array], y: Any, training: bool, key: int
+    ) -> tuple[list[float], dict[str, Array], Tape]:
+        """Return the figures of a batch, the gradients by weight, and what the layers have learned."""
         iterations = self.optimizer.iterations
-        # Distinct for every step and layer: an odd factor, modulo a power of two, maps no two numbers to one.
-        result, tape = self._forward(x, training, (key + _ODD * (iterations << 16)) % 2**64, logits)
-        value, grad = _loss(loss, y, result)
-        gradients = self._backward(grad, tape)
-        if self.metrics and logits:
-            result = nn.activate(result, self._last_activation())
-        return value, gradients, result, tape
+        # Distinct for every step and call: an odd factor, modulo a power of two, maps no two numbers to one.
+        step = (key + _ODD * (iterations << 16)) % 2**64
+        figures, grads, tape = self._figures(inputs, y, training, step)
+        return figures, self._traced().backward(grads, tape, self._shapes), tape
 
-    def _takes_logits(self) -> bool:
-        """Whether the loss can work from the logits of the last activation."""
-        activation = self.loss.activation
-        return activation is not None and not self.loss.from_logits and activation == self._last_activation()
-
-    def _measure(self, y: ArrayLike, result: Array) -> list[float]:
-        return [_measured(metric, y, result) if len(result) else 0.0 for metric in self.metrics]
-
-    def _figure_names(self) -> list[str]:
-        return ["loss", *(metric.name for metric in self.metrics)]
+    def _figures(self, inputs: list[Array], y: Any, training: bool, step: int) -> tuple[list[float], list[Array], Tape]:
+        """Run a batch: the losses and metrics, the gradients of the outputs, and what backward needs."""
+        graph, objective, targets = self._traced(), self._objective, self._targets(y)
+        activations = self._last_activations()
+        raw = [objective.takes_logits(index, activation) for index, activation in enumerate(activations)]
+        logits = {output for output, is_raw in zip(graph.outputs, raw, strict=True) if is_raw}
+        results, tape = graph.forward(inputs, training, step, logits)
+        figures, grads = objective.loss(targets, results, raw)
+        if any(objective.metrics):
+            for index, is_raw in enumerate(raw):
+                if is_raw:
+                    results[index] = nn.activate(results[index], activations[index])
+            figures = [*figures, *objective.measured(targets, results)]
+        return figures, grads, tape
 
     def train_on_batch(self, x: ArrayLike, y: ArrayLike) -> float | list[float]:
         """Take one step of training.
@@ -434,8 +594,8 @@ class Model(Configurable):
         """
         self._must_be_compiled()
         training = flag(training, "training")
-        value, gradients, _, _ = self._loss_and_gradients(self._prepared(x), y, training, self.seed)
-        return value, dict(zip(self.trainable_weights, gradients, strict=True))
+        figures, gradients, _ = self._loss_and_gradients(self._prepared(x), y, training, self.seed)
+        return figures[0], gradients
 
     # ---- evaluation and prediction ----
 
@@ -465,14 +625,14 @@ class Model(Configurable):
         """
         self._must_be_compiled()
         return_dict = flag(return_dict, "return_dict")
-        data = _with_samples(batches(x, y, batch_size), "x")
+        data = _with_samples(batches(x, y, batch_size, parts=self._parts), "x")
         with Progress("Evaluation", data.length, verbosity(verbose)) as progress:
             means = self._evaluate(data, progress)
             progress.finish(means.figures())
         return means.figures() if return_dict else _alone_or_list(list(means.figures().values()))
 
-    def _evaluate(self, data: Batches, progress: Progress | None = None, name: str = "x") -> _Means:
-        means = _Means(self._figure_names())
+    def _evaluate(self, data: Batches, progress: Progress | None = None, name: str = "x") -> Means:
+        means = Means(self._objective.names)
         for x, y in data.epoch():
             means.add(*self._test_batch(x, y))
             if progress is not None:
@@ -482,16 +642,11 @@ class Model(Configurable):
             raise ValueError(f"{name} must hold samples, got none{hint}")
         return means
 
-    def _test_batch(self, x: ArrayLike, y: ArrayLike) -> tuple[int, list[float]]:
-        x = self._prepared(x)
-        loss, logits = self.loss, self._takes_logits()
-        result, _ = self._forward(x, False, 0, logits)
-        value, _ = _loss(loss.of_logits() if logits else loss, y, result)
-        if self.metrics and logits:
-            result = nn.activate(result, self._last_activation())
-        return len(x), [value, *self._measure(y, result)]
+    def _test_batch(self, x: Any, y: Any) -> tuple[int, list[float]]:
+        inputs = self._prepared(x)
+        return len(inputs[0]), self._figures(inputs, y, False, 0)[0]
 
-    def predict(self, x: Any, batch_size: int | None = None, verbose: Any = 0) -> Array:
+    def predict(self, x: Any, batch_size: int | None = None, verbose: Any = 0) -> Any:
         """Return what the last layer gives for every sample, as in Keras: probabilities where it is a softmax.
 
         Several threads may predict with one model at a time.
@@ -499,7 +654,8 @@ class Model(Configurable):
         Parameters
         ----------
         x
-            An array (N, ...), or an iterable of batches ``(x, y)`` whose y is not looked at.
+            An array (N, ...), or an iterable of batches ``(x, y)`` whose y is not looked at. Of several inputs, a list
+            of arrays, or a dict by the inputs' names.
         batch_size
             Samples that are worked on at once, 32 by default. Where another number of them makes another algorithm
             the faster one, results differ by rounding.
@@ -508,52 +664,66 @@ class Model(Configurable):
 
         Returns
         -------
-        ndarray
-            (N, ...).
+        ndarray or list
+            (N, ...); a list of such of several outputs.
 
         Raises
         ------
         TypeError, ValueError
             Naming the argument that does not fit.
         """
-        data = batches(x, None, batch_size, labelled=False)
+        data = batches(x, None, batch_size, labelled=False, parts=self._parts)
         if data.length == 1 and not verbose:
             return self.predict_on_batch(next(iter(data.epoch()))[0])
         results = []
         with Progress("Prediction", data.length, verbosity(verbose)) as progress:
             for batch, _ in data.epoch():
-                results.append(self.predict_on_batch(batch))
+                results.append(self._traced().infer(self._prepared(batch)))
                 progress.advance({})
             progress.finish({})
         if results:
-            return np.concatenate(results)
+            return self._given([np.concatenate(parts) for parts in zip(*results, strict=True)])
         if isinstance(data, ArrayBatches):
             return self.predict_on_batch(data.x)
         raise ValueError("x gave no batches")
 
-    def predict_on_batch(self, x: ArrayLike) -> Array:
+    def predict_on_batch(self, x: Any) -> Any:
         """Return what the last layer gives for one batch, worked on at once.
 
         Parameters
         ----------
         x
-            (N, ...).
+            (N, ...), or a list of such of several inputs.
 
         Returns
         -------
-        ndarray
-            (N, ...).
+        ndarray or list
+            (N, ...), or a list of such of several outputs.
         """
-        return self._infer(self._prepared(x))
+        inputs = self._prepared(x)
+        return self._given(self._traced().infer(inputs))
 
-    def __call__(self, x: ArrayLike, training: bool = False) -> Array:
-        """Return the result for one batch; in training mode with the random masks of the step that would come next."""
-        if not flag(training, "training"):
+    def __call__(self, x: Any, training: bool = False) -> Any:
+        """Return the result for one batch; in training mode with the random masks of the step that would come next.
+
+        Called on a symbolic tensor, or a list of them, it gives that of the same layers called on it.
+        """
+        training = flag(training, "training")
+        tensors = tensors_of(x, "x")
+        if tensors is not None:
+            return self._given(self._described_on(tensors))
+        if not training:
             return self.predict_on_batch(x)
         iterations = self.optimizer.iterations if self.compiled else 0
-        return self._forward(self._prepared(x), True, (self.seed + _ODD * (iterations << 16)) % 2**64, False)[0]
+        inputs = self._prepared(x)
+        return self._given(self._traced().forward(inputs, True, (self.seed + _ODD * (iterations << 16)) % 2**64)[0])
 
-    def predict_classes(self, x: Any, batch_size: int | None = None) -> NDArray[np.int64]:
+    def _described_on(self, tensors: tuple[Tensor, ...]) -> list[Any]:
+        if len(tensors) != len(self._input_names):
+            raise ValueError(f"x must be {len(self._input_names)} tensors, got {len(tensors)}")
+        return self._traced().described_on(tensors)
+
+    def predict_classes(self, x: Any, batch_size: int | None = None) -> Any:
         """Return the most probable class of every sample.
 
         Parameters
@@ -568,10 +738,15 @@ class Model(Configurable):
             above 0 where the loss works from logits.
         """
         scores = self.predict(x, batch_size)
+        if not self._single_output:
+            return [self._classes(array, index) for index, array in enumerate(scores)]
+        return self._classes(scores, 0)
+
+    def _classes(self, scores: Array, output: int) -> NDArray[np.int64]:
         if scores.ndim < 2 or scores.shape[-1] != 1:
             classes: NDArray[np.int64] = scores.argmax(axis=-1)
             return classes
-        threshold = 0.0 if self.compiled and self.loss.from_logits else 0.5
+        threshold = 0.0 if self.compiled and self._objective.losses[output].from_logits else 0.5
         return (scores[..., 0] > threshold).astype(np.int64)
 
     # ---- weights ----
@@ -604,7 +779,10 @@ class Model(Configurable):
             old[...] = new
 
     def summary(self, print_fn: Callable[[str], Any] = print) -> None:
-        """Print a table of the layers, the shapes of their results, and their numbers of parameters.
+        """Print a table of the layers: the shapes of their results, their numbers of parameters and of FLOPs.
+
+        FLOPs are the additions and multiplications of a forward pass for one sample, activations aside. Where layers
+        do not simply follow each other, a column says what each is called on.
 
         Parameters
         ----------
@@ -614,21 +792,54 @@ class Model(Configurable):
         self._must_be_built()
         if not callable(print_fn):
             raise TypeError(f"print_fn must be a function of a line, got {brief(print_fn)}")
-        head = ("layer", "output shape", "parameters")
+        flops = self._flops()
         rows = [
-            (f"{layer.name} ({type(layer).__name__})", str(vars(layer)["_output_shape"]), f"{layer.count_params():,}")
-            for layer in self.layers
+            [
+                f"{layer.name} ({type(layer).__name__})",
+                str(self._shapes[calls[0].target]),
+                f"{layer.count_params():,}",
+                f"{sum(flops[call.target] for call in calls):,}",
+                ", ".join(self._value_name(source) for call in calls for source in call.sources),
+            ]
+            for layer, calls in self._calls_of_layers()
         ]
-        widths = [max(len(row[i]) for row in [head, *rows]) for i in range(3)]
+        head = ["layer", "output shape", "parameters", "FLOPs", "called on"]
+        if self._traced().is_chain():
+            head, rows = head[:-1], [row[:-1] for row in rows]
+        widths = [max(len(row[i]) for row in [head, *rows]) for i in range(len(head))]
 
-        def line(cells: tuple[str, str, str]) -> str:
-            return f"{cells[0]:{widths[0]}}  {cells[1]:{widths[1]}}  {cells[2]:>{widths[2]}}"
+        def line(cells: list[str]) -> str:
+            aligned = [
+                f"{c:>{w}}" if i in (2, 3) else f"{c:{w}}" for i, (c, w) in enumerate(zip(cells, widths, strict=True))
+            ]
+            return "  ".join(aligned).rstrip()
 
         trained = sum(array.size for array in self.trainable_weights.values())
         rule = "-" * len(line(head))
         for text in (line(head), rule, *map(line, rows), rule):
             print_fn(text)
-        print_fn(f"{self.count_params():,} parameters, {trained:,} of them trained")
+        total = sum(flops.values())
+        print_fn(f"{self.count_params():,} parameters, {trained:,} of them trained; {total:,} FLOPs a sample")
+
+    def _calls_of_layers(self) -> list[tuple[Layer, list[Call]]]:
+        """Return each layer with its calls."""
+        calls = self._traced().calls
+        return [(layer, [call for call in calls if call.layer is layer]) for layer in self.layers]
+
+    def _flops(self) -> dict[int, int]:
+        """Return the FLOPs of each call for one sample, by the number of the value that it gives."""
+        shapes = self._shapes
+        return {
+            call.target: call.layer.count_flops(call.argument(shapes), shapes[call.target])
+            for call in self._traced().calls
+        }
+
+    def _value_name(self, value: int) -> str:
+        """Return the name of the input or the layer that gives a value."""
+        graph = self._traced()
+        if value < graph.inputs:
+            return self._input_names[value]
+        return str(graph.calls[value - graph.inputs].layer.name)
 
     # ---- files ----
 
@@ -653,8 +864,10 @@ class Model(Configurable):
         """
         self._must_be_built()
         include_optimizer = flag(include_optimizer, "include_optimizer")
-        assert self.input_shape is not None
-        about: dict[str, Any] = {"format": FORMAT, "model": describe(self), "input_shape": list(self.input_shape)}
+        about: dict[str, Any] = {"format": FORMAT, "model": describe(self)}
+        # What layers that follow each other are built for; other models say so themselves.
+        if self._single_input:
+            about["input_shape"] = list(self.input_shape)
         arrays = dict(self.weights)
         if self.compiled:
             about["compiled"] = {
@@ -662,6 +875,8 @@ class Model(Configurable):
                 "loss": describe(self.loss),
                 "metrics": describe(self.metrics),
             }
+            if set(self._objective.weights) != {1.0}:
+                about["compiled"]["loss_weights"] = self._objective.weights
             if include_optimizer:
                 about["iterations"] = self.optimizer.iterations
                 arrays |= {f"optimizer/{name}": array for name, array in self.optimizer.state().items()}
@@ -713,9 +928,12 @@ def _restored(arrays: dict[str, Array], texts: dict[str, str]) -> Model:
         found = about.get("format") if isinstance(about, dict) else about
         raise ValueError(f"its format must be {FORMAT}, got {found!r}; a newer fastcnn may read it")
     model = restore(about.get("model"), Model)
-    sizes = about.get("input_shape")
-    if not isinstance(sizes, list) or not sizes:
-        raise ValueError(f"its input_shape must be a list, got {sizes!r}")
+    shapes = model._sample_shapes
+    if not shapes:
+        sizes = about.get("input_shape")
+        if not isinstance(sizes, list) or not sizes:
+            raise ValueError(f"its input_shape must be a list, got {sizes!r}")
+        shapes = [(None, *(integer(n, "input_shape", 1, sizes) for n in sizes[1:]))]
     left = dict(arrays)
 
     def stored(_: int, layer: Layer) -> WeightSource:
@@ -724,7 +942,7 @@ def _restored(arrays: dict[str, Array], texts: dict[str, str]) -> Model:
 
         return source
 
-    model._build((None, *(integer(n, "input_shape", 1, sizes) for n in sizes[1:])), stored)
+    model._build(shapes, stored)
     if "compiled" in about:
         _compile_as(model, about["compiled"])
         if "iterations" in about:
@@ -750,10 +968,15 @@ def _taken(arrays: dict[str, Array], name: str, shape: tuple[int, ...], dtype: A
 def _compile_as(model: Model, data: Any) -> None:
     if not isinstance(data, dict) or not isinstance(data.get("metrics"), list):
         raise ValueError(f"what it was compiled with must be an object, got {data!r}")
+
+    def each(kind: Any, value: Any) -> Any:
+        return [each(kind, v) for v in value] if isinstance(value, list) else restore(value, kind)
+
     model.compile(
         restore(data.get("optimizer"), Optimizer),
-        restore(data.get("loss"), Loss),
-        [restore(m, Metric) for m in data["metrics"]],
+        each(Loss, data.get("loss")),
+        each(Metric, data["metrics"]),
+        data.get("loss_weights"),
     )
 
 
@@ -761,64 +984,11 @@ def _compile_as(model: Model, data: Any) -> None:
 _ODD = 0x9E3779B97F4A7C15
 
 
-class _Means:
-    """Means of figures over samples that come in batches."""
-
-    def __init__(self, names: list[str]) -> None:
-        self._names = names
-        self._sums = [0.0] * len(names)
-        self.count = 0
-        self.batches = 0
-
-    def add(self, samples: int, figures: list[float]) -> None:
-        self.count += samples
-        self.batches += 1
-        self._sums = [total + samples * value for total, value in zip(self._sums, figures, strict=True)]
-
-    def figures(self) -> dict[str, float]:
-        return {name: total / max(1, self.count) for name, total in zip(self._names, self._sums, strict=True)}
-
-
-def _loss(loss: Loss, y: ArrayLike, result: Array) -> tuple[float, Array]:
-    """Return a loss's value and gradient, if they are such: a loss may be one's own."""
-    returned = loss.value_and_gradient(y, result)
-    if not (type(returned) is tuple and len(returned) == 2 and np.shape(returned[0]) == ()):
-        raise TypeError(
-            f"value_and_gradient of {loss!r} must return a number and an array of shape {result.shape}, "
-            f"got {brief(returned)}"
-        )
-    gradient = real_array(returned[1], f"the gradient of {loss!r}")
-    if gradient.shape != result.shape:
-        raise ValueError(f"the gradient of {loss!r} must have shape {result.shape}, got {gradient.shape}")
-    return float(returned[0]), plain(gradient, result.dtype, "the loss's gradient")
-
-
-def _measured(metric: Metric, y: ArrayLike, result: Array) -> float:
-    """Return the mean of a metric that may be one's own."""
-    values = real_array(metric(y, result), f"what {metric!r} returns")
-    if values.shape != (len(result),):
-        raise ValueError(f"{metric!r} must return a value for each of {len(result)} samples, got shape {values.shape}")
-    return float(values.mean())
-
-
-def _metric(metric: Any) -> Metric:
-    return metrics.get(metric)
-
-
-def _validation(data: Any, batch_size: int | None) -> Batches:
-    name = "validation_data"
-    if isinstance(data, (tuple, list)) and data and not isinstance(data[0], tuple):
-        if len(data) != 2:
-            raise ValueError(f"{name} must be (x, y) or an iterable of batches, got {len(data)} values")
-        x, y = data
-        return _with_samples(batches(x, y, batch_size, names=(f"{name}'s x", f"{name}'s y")), name)
-    return batches(data, names=(name, "y"))
-
-
 def _with_samples(data: Batches, name: str) -> Batches:
     """Return data, unless it is known to be empty."""
     if isinstance(data, ArrayBatches) and data.length == 0:
-        raise ValueError(f"{name} must hold samples, got an array of shape {data.x.shape}")
+        first = data.x[0] if isinstance(data.x, list) else data.x
+        raise ValueError(f"{name} must hold samples, got an array of shape {first.shape}")
     return data
 
 
@@ -835,3 +1005,46 @@ def _endless(data: Batches, key: int, shuffle: bool, iterations: Callable[[], in
 
 def _alone_or_list(figures: list[float]) -> float | list[float]:
     return figures[0] if len(figures) == 1 else figures
+
+
+def _pairs(values: list[Any], what: str) -> list[tuple[Any, Any]]:
+    for value in values:
+        if not isinstance(value, list) or len(value) != 2:
+            raise ValueError(f"a model's {what} must be pairs, got {brief(value)}")
+    return [(value[0], value[1]) for value in values]
+
+
+def _entry(values: list[Any], index: Any, what: str) -> Any:
+    """Return values[index] for an index from a file."""
+    if isinstance(index, bool) or not isinstance(index, int) or not 0 <= index < len(values):
+        raise ValueError(f"a model's {what} must name what comes before, one of {len(values)}, got {index!r}")
+    return values[index]
+
+
+def _name_layers(layers: Sequence[Layer]) -> None:
+    """Give each layer that has no name one of its own.
+
+    Raises
+    ------
+    ValueError
+        If two have the same.
+    """
+    names: set[str | None] = set()
+    for layer in layers:
+        if layer.name is not None and layer.name in names:
+            raise ValueError(f"layers must have different names, got {layer.name!r} twice")
+        names.add(layer.name)
+    next_numbers: dict[type, int] = {}
+    for layer in layers:
+        if layer.name is None:
+            layer.name, number = free_name(type(layer).__name__, names, next_numbers.get(type(layer), 0))
+            names.add(layer.name)
+            next_numbers[type(layer)] = number + 1
+
+
+def free_name(class_name: str, taken: Container[str | None], number: int = 0) -> tuple[str, int]:
+    """Return a class's name in Keras's way, conv2d, with a number from where it is free: conv2d_1; and the number."""
+    stem = re.sub(r"(?<=[a-z0-9])(?=[A-Z][a-z])|(?<=[a-z])(?=[A-Z])", "_", class_name).lower()
+    while (name := f"{stem}_{number}" if number else stem) in taken:
+        number += 1
+    return name, number

@@ -39,6 +39,11 @@ class Configurable:
             config[name] = getattr(self, name)
         return config
 
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> Any:
+        """Return an object of this class from what ``get_config`` returned."""
+        return cls(**config)
+
     def __repr__(self) -> str:
         """Return the call that makes the object, without the arguments that are at their defaults."""
         shown = [
@@ -158,7 +163,8 @@ def restore(data: Any, kind: type[Kind]) -> Kind:
             "before a file that names it is loaded"
         )
     try:
-        return cls(**{key: _restored(value) for key, value in config.items()})
+        made: Kind = cls.from_config({key: _restored(value) for key, value in config.items()})
+        return made
     except TypeError as error:
         raise ValueError(f"{name} cannot be made from {dict(config)!r}: {error}") from error
 

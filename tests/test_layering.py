@@ -23,6 +23,7 @@ FLOORS = [
     {"labels"},
     {"initializers", "losses", "metrics", "optimizers"},
     {"layers"},
+    {"graph", "objective"},
     {"io", "batches", "progress"},
     {"model"},
     {"sequential"},

@@ -15,8 +15,10 @@ from fastcnn import layers, nn
 from fastcnn.initializers import Initializer
 from fastcnn.layers import (
     Activation,
+    Add,
     AveragePooling2D,
     BatchNormalization,
+    Concatenate,
     Conv2D,
     Dense,
     DepthwiseConv2D,
@@ -28,6 +30,7 @@ from fastcnn.layers import (
     Layer,
     LeakyReLU,
     MaxPool2D,
+    Multiply,
     ReLU,
     Reshape,
     Softmax,
@@ -53,7 +56,7 @@ class Scale(Layer):
 
 IMAGE, ROW = (6, 5, 4), (7,)
 
-# What makes the layer, and the shapes of a sample before and after it.
+# What makes the layer, and the shapes of a sample before and after it; a list of shapes for layers of several inputs.
 TABLE = {
     "conv": (lambda: Conv2D(3, 3, padding="same", activation="relu"), IMAGE, (6, 5, 3)),
     "conv strided": (lambda: Conv2D(3, (2, 3), strides=2, padding=((1, 0), (2, 1)), use_bias=False), IMAGE, (3, 3, 3)),
@@ -90,6 +93,14 @@ TABLE = {
     "softmax": (lambda: Softmax(), ROW, ROW),
     "softmax over rows": (lambda: Softmax(axis=1), IMAGE, IMAGE),
     "zero padding": (lambda: ZeroPadding2D(((1, 0), (2, 3))), IMAGE, (7, 10, 4)),
+    "add": (lambda: Add(), [IMAGE, IMAGE, IMAGE], IMAGE),
+    "add, broadcast": (lambda: Add(), [(1, 5, 1), IMAGE], IMAGE),
+    "add, one": (lambda: Add(), [ROW], ROW),
+    "multiply": (lambda: Multiply(), [ROW, ROW, ROW], ROW),
+    "multiply by a gate": (lambda: Multiply(), [IMAGE, (1, 1, 4)], IMAGE),
+    "multiply, one": (lambda: Multiply(), [ROW], ROW),
+    "concatenate": (lambda: Concatenate(), [IMAGE, (6, 5, 1), IMAGE], (6, 5, 9)),
+    "concatenate rows": (lambda: Concatenate(axis=1), [(2, 3), (1, 3)], (3, 3)),
     "a user's own": (lambda: Scale(), IMAGE, IMAGE),
 }
 ALL = pytest.mark.parametrize(("make", "shape", "result"), TABLE.values(), ids=TABLE)
@@ -100,6 +111,21 @@ def samples(*shape, dtype="float64", seed=0):
     rng = np.random.default_rng(seed)
     size = int(np.prod(shape))
     return rng.permutation(np.linspace(-2, 2, size) + 0.5 / max(1, size)).reshape(shape).astype(dtype)
+
+
+def inputs(batch, shape, dtype="float64"):
+    """What a layer of the table is given: an array, or a list of them."""
+    if isinstance(shape, list):
+        return [samples(batch, *s, dtype=dtype, seed=i) for i, s in enumerate(shape)]
+    return samples(batch, *shape, dtype=dtype)
+
+
+def built_for(shape):
+    return [(None, *s) for s in shape] if isinstance(shape, list) else (None, *shape)
+
+
+def listed(value):
+    return value if isinstance(value, list) else [value]
 
 
 def run(layer, x, training):
@@ -122,13 +148,14 @@ def test_every_layer_is_in_the_table():
 def test_shapes_and_element_types(make, shape, result, dtype, training, batch):
     layer = make()
     layer.dtype = dtype
-    assert layer.build_once((None, *shape)) == (None, *result)
-    y, cache = run(layer, samples(batch, *shape, dtype=dtype), training)
+    assert layer.build_once(built_for(shape)) == (None, *result)
+    x = inputs(batch, shape, dtype)
+    y, cache = run(layer, x, training)
     assert y.shape == (batch, *result)
     assert y.dtype == dtype
     dx, gradients = layer.backward(np.ones_like(y), cache)
-    assert dx.shape == (batch, *shape)
-    assert dx.dtype == dtype
+    assert [g.shape for g in listed(dx)] == [a.shape for a in listed(x)]
+    assert {g.dtype for g in listed(dx)} == {np.dtype(dtype)}
     assert {n: g.shape for n, g in gradients.items()} == {n: w.shape for n, w in layer.trainable_weights.items()}
 
 
@@ -137,11 +164,11 @@ def test_shapes_and_element_types(make, shape, result, dtype, training, batch):
 def test_gradients_are_those_of_finite_differences(make, shape, result, training):
     layer = make()
     layer.dtype = "float64"
-    layer.build_once((None, *shape))
+    layer.build_once(built_for(shape))
     rng = np.random.default_rng(1)
     for weight in layer.weights.values():
         weight += rng.uniform(0.1, 0.5, weight.shape)
-    x = samples(2, *shape)
+    x = inputs(2, shape)
     direction = rng.standard_normal((2, *result))
 
     def value():
@@ -149,7 +176,8 @@ def test_gradients_are_those_of_finite_differences(make, shape, result, training
 
     _, cache = run(layer, x, training)
     dx, gradients = layer.backward(direction, cache)
-    np.testing.assert_allclose(dx, numerical_gradient_by(x, value), rtol=1e-6, atol=1e-7)
+    for given, found in zip(listed(x), listed(dx), strict=True):
+        np.testing.assert_allclose(found, numerical_gradient_by(given, value), rtol=1e-6, atol=1e-7)
     for name, weight in layer.trainable_weights.items():
         np.testing.assert_allclose(gradients[name], numerical_gradient_by(weight, value), rtol=1e-6, atol=1e-7)
     alone = layer.backward_weights(direction, cache)
@@ -160,19 +188,20 @@ def test_gradients_are_those_of_finite_differences(make, shape, result, training
 @ALL
 def test_a_forward_changes_neither_the_layer_nor_its_input(make, shape, result):
     layer = make()
-    x = samples(2, *shape, dtype="float32")
-    kept = x.copy()
-    layer.build_once((None, *shape))
+    x = inputs(2, shape, "float32")
+    kept = [array.copy() for array in listed(x)]
+    layer.build_once(built_for(shape))
     before = {name: value.copy() for name, value in layer.weights.items()}
     names = set(vars(layer))
-    x.flags.writeable = False
+    for array in listed(x):
+        array.flags.writeable = False
     y, cache = run(layer, x, True)
     grad = np.ones_like(y)
     grad.flags.writeable = False
     layer.backward(grad, cache)
     assert set(vars(layer)) == names
     assert all(np.array_equal(before[name], value) for name, value in layer.weights.items())
-    assert np.array_equal(x, kept)
+    assert all(np.array_equal(a, b) for a, b in zip(listed(x), kept, strict=True))
     assert grad.min() == grad.max() == 1
 
 
@@ -183,13 +212,27 @@ def test_a_description_gives_the_same_layer_back(make, shape, result):
     assert type(twin) is type(layer)
     assert twin.get_config().keys() == layer.get_config().keys()
     assert repr(twin) == repr(layer)
-    assert twin.build_once((None, *shape)) == (None, *result)
+    assert twin.build_once(built_for(shape)) == (None, *result)
+
+
+@ALL
+def test_a_symbolic_call_gives_the_shape_and_makes_no_weights(make, shape, result):
+    layer = make()
+    x = [Input(s) for s in shape] if isinstance(shape, list) else Input(shape)
+    assert layer(x).shape == (None, *result)
+    assert not layer.built
+    assert not layer.weights
 
 
 @ALL
 def test_a_model_with_it_is_saved_loaded_and_trained(make, shape, result, tmp_path):
-    model = fastcnn.Sequential([Input(shape), make(), Flatten(), Dense(2)], seed=3)
-    x, y = samples(8, *shape, dtype="float32"), samples(8, 2, dtype="float32")
+    x, y = inputs(8, shape, "float32"), samples(8, 2, dtype="float32")
+    if isinstance(shape, list):
+        given = [Input(s) for s in shape]
+        model = fastcnn.Model(given, Dense(2)(Flatten()(make()(given))), seed=3)
+        x = x if len(x) > 1 else x[0]
+    else:
+        model = fastcnn.Sequential([Input(shape), make(), Flatten(), Dense(2)], seed=3)
     model.compile("sgd", "mse")
     before = model.get_weights()
     model.train_on_batch(x, y)
@@ -230,7 +273,7 @@ def test_batch_norm_normalises_and_its_running_statistics_follow():
     np.testing.assert_allclose(y.mean(axis=0), 0, atol=1e-12)
     np.testing.assert_allclose(y.var(axis=0), x.var(axis=0) / (x.var(axis=0) + 1e-3), rtol=1e-12)
     assert layer.moving_mean.tolist() == [0, 0, 0]
-    layer.after_step(cache)
+    layer.after_step(layer.learned(cache))
     np.testing.assert_allclose(layer.moving_mean, 0.25 * x.mean(axis=0), rtol=1e-12)
     np.testing.assert_allclose(layer.moving_variance, 0.75 + 0.25 * x.var(axis=0), rtol=1e-12)
     expected = (x - layer.moving_mean) / np.sqrt(layer.moving_variance + 1e-3)

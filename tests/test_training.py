@@ -428,7 +428,7 @@ def test_a_summary_counts_parameters_within_80_columns(capsys):
     assert max(map(len, lines)) < 80
     assert re.search(r"conv2d \(Conv2D\) +\(None, 6, 6, 4\) +112", printed)
     assert re.search(r"dense \(Dense\) +\(None, 2\) +290", printed)
-    assert lines[-1] == "418 parameters, 410 of them trained"
+    assert lines[-1] == "418 parameters, 410 of them trained; 8,640 FLOPs a sample"
     collected = []
     model.summary(print_fn=collected.append)
     assert collected == lines

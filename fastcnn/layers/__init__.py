@@ -5,13 +5,15 @@ Images are (batch, height, width, channels). A layer of one's own is a subclass 
 
 from ..registry import register
 from .activation import Activation, LeakyReLU, ReLU, Softmax
-from .base import Activated, Input, Layer
+from .base import Activated, Layer
 from .conv import Conv2D, DepthwiseConv2D
 from .dense import Dense
+from .merging import Add, Concatenate, Multiply
 from .normalization import BatchNormalization
 from .pooling import AveragePooling2D, GlobalAveragePooling2D, GlobalMaxPool2D, MaxPool2D
 from .regularization import Dropout
 from .reshaping import Flatten, Reshape, ZeroPadding2D
+from .symbolic import Input, Tensor
 
 # Keras's second names.
 AvgPool2D = AveragePooling2D
@@ -22,9 +24,11 @@ MaxPooling2D = MaxPool2D
 __all__ = [
     "Activated",
     "Activation",
+    "Add",
     "AveragePooling2D",
     "AvgPool2D",
     "BatchNormalization",
+    "Concatenate",
     "Conv2D",
     "Dense",
     "DepthwiseConv2D",
@@ -39,9 +43,11 @@ __all__ = [
     "LeakyReLU",
     "MaxPool2D",
     "MaxPooling2D",
+    "Multiply",
     "ReLU",
     "Reshape",
     "Softmax",
+    "Tensor",
     "ZeroPadding2D",
     "register",
 ]

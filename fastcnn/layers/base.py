@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-import re
+import copy
 import threading
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
 from .. import initializers, nn
 from ..arguments import brief, flag, float_type, integer, plain, real_array, real_batch
 from ..initializers import Initializer
 from ..registry import Configurable
 from ..shapes import elements
+from .symbolic import Shape as Shape
+from .symbolic import Tensor, checked_name, tensors_of
 
 Array = NDArray[Any]
-Shape = tuple[int | None, ...]
 Gradients = dict[str, Array]
 WeightSource = Callable[[str, tuple[int, ...], Initializer], Array]
 
@@ -60,22 +61,24 @@ class Layer(Configurable):
     #: Whether forward takes a ``seed``, the key of its random numbers, in training.
     uses_seed: bool = False
 
+    #: Whether x, in ``forward``, is a list of arrays, one for each tensor that the layer is called on. ``build`` and
+    #: ``compute_output_shape`` then take a list of shapes, and ``backward`` returns a list of gradients.
+    many_inputs: bool = False
+
     #: Whether an optimiser moves the weights.
     trainable: bool = True
 
     def __init__(self, name: str | None = None, dtype: str | None = None, trainable: bool = True) -> None:
-        if name is not None and not (isinstance(name, str) and re.fullmatch(r"[^/\s]+", name)):
-            raise ValueError(f"name must be a word without '/', got {name!r}")
-        self.name = name
+        self.name = checked_name(name)
         self.dtype = None if dtype is None else float_type(dtype)
         self.trainable = trainable
 
     # ---- what a subclass defines ----
 
-    def build(self, input_shape: Shape) -> None:
+    def build(self, input_shape: Any) -> None:
         """Make the weights for inputs of this shape, (None, ...), by ``add_weight``."""
 
-    def forward(self, x: Array, training: bool = False) -> tuple[Array, Any]:
+    def forward(self, x: Any, training: bool = False) -> tuple[Array, Any]:
         """Return the result, and whatever backward needs to know.
 
         Parameters
@@ -87,7 +90,7 @@ class Layer(Configurable):
         """
         raise NotImplementedError
 
-    def backward(self, grad: Array, cache: Any) -> tuple[Array, Gradients]:
+    def backward(self, grad: Array, cache: Any) -> tuple[Any, Gradients]:
         """Return the gradient of the input, and those of the trainable weights by name.
 
         Parameters
@@ -99,16 +102,28 @@ class Layer(Configurable):
         """
         raise NotImplementedError
 
-    def compute_output_shape(self, input_shape: Shape) -> Shape:
+    def compute_output_shape(self, input_shape: Any) -> Shape:
         """Return the result's shape, (None, ...): unless a subclass knows better, that of one sample of zeros."""
-        x = np.zeros((1, *(n or 0 for n in input_shape[1:])), self.dtype or "float32")
+
+        def sample(shape: Shape) -> Array:
+            return np.zeros((1, *(n or 0 for n in shape[1:])), self.dtype or "float32")
+
+        x = [sample(shape) for shape in input_shape] if self.many_inputs else sample(input_shape)
         return (None, *returned_pair(self, self.forward(x), "forward")[0].shape[1:])
+
+    def count_flops(self, input_shape: Any, output_shape: Shape) -> int:
+        """Return how many additions and multiplications a forward pass takes for one sample, activations aside."""
+        return 0
 
     def backward_weights(self, grad: Array, cache: Any) -> Gradients:
         """Return the gradients of the weights alone, as the first layer of a network wants them."""
         return self.backward(grad, cache)[1]
 
-    def after_step(self, cache: Any) -> None:
+    def learned(self, cache: Any) -> Any:
+        """Return what ``after_step`` wants of what forward returned for backward: all that is kept until then."""
+        return cache
+
+    def after_step(self, learned: Any) -> None:
         """Take in what a step of training has learned besides gradients, such as running statistics."""
 
     # ---- weights ----
@@ -200,34 +215,44 @@ class Layer(Configurable):
         """Whether the weights have been made."""
         return "_input_shape" in vars(self)
 
-    def build_once(self, input_shape: Shape, source: WeightSource | None = None) -> Shape:
+    def build_once(self, input_shape: Any, source: WeightSource | None = None) -> Shape:
         """Build the layer unless it is built, and return the shape of its result.
 
         Parameters
         ----------
         input_shape
-            (None, ...).
+            (None, ...), or a list of such where the layer has ``many_inputs``.
         source
             What makes a weight from its name, shape and initialiser; None to draw it.
 
         Raises
         ------
         ValueError
-            If the layer is built for inputs of another shape.
+            If the layer is built for inputs whose weights would have other shapes.
         """
         state = vars(self)
         if not self.built:
             with BUILDING:
                 if not self.built:
                     self._build(input_shape, source)
-        if state["_input_shape"] != input_shape:
+        if state["_input_shape"] == input_shape:
+            shape: Shape = state["_output_shape"]
+            return shape
+        twin = self._twin(input_shape)
+        if [w.shape for w in twin.weights.values()] != [w.shape for w in self.weights.values()]:
             raise ValueError(
                 f"x must have shape {state['_input_shape']} as the layer is built for it, got {input_shape}"
             )
-        shape: Shape = state["_output_shape"]
-        return shape
+        return twin.build_once(input_shape)
 
-    def _build(self, input_shape: Shape, source: WeightSource | None) -> None:
+    def _twin(self, input_shape: Any) -> Layer:
+        """Return the same layer as it would be built for inputs of this shape, with weights of zeros."""
+        twin = copy.copy(self)
+        twin.unbuild()
+        twin._build(input_shape, lambda _, shape, __: np.zeros(shape, self.dtype or "float32"))
+        return twin
+
+    def _build(self, input_shape: Any, source: WeightSource | None) -> None:
         state = vars(self)
         state["_source"] = source
         try:
@@ -247,22 +272,57 @@ class Layer(Configurable):
         for name in [*self.weights, "_weights", "_trainable", "_input_shape", "_output_shape"]:
             state.pop(name, None)
 
-    def __call__(self, x: ArrayLike, training: bool = False, **options: Any) -> Array:
-        """Return the result for a batch, building the layer at the first call.
+    def __call__(self, x: Any, training: bool = False, **options: Any) -> Any:
+        """Return the result for a batch, building the layer at the first call; or, of symbolic tensors, another one.
 
         Parameters
         ----------
         x
-            (N, ...).
+            (N, ...), or a symbolic tensor; a list of them where the layer has ``many_inputs``.
         training
             As in ``forward``; ``seed=`` goes with it where the layer uses one.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If the layer can't take what it is given.
         """
-        array, training = real_batch(x, "x"), flag(training, "training")
-        self.build_once((None, *array.shape[1:]))
-        array = plain(array, self.dtype or "float32", "x")
-        result: Array = returned_pair(self, self.forward(array, training, **options), "forward")[0]
+        training = flag(training, "training")
+        tensors = tensors_of(x, "x")
+        if tensors is not None:
+            return self._described(x, tensors)
+        arrays = [real_batch(a, "x") for a in self._inputs(x)]
+        shapes = [(None, *array.shape[1:]) for array in arrays]
+        self.build_once(shapes if self.many_inputs else shapes[0])
+        arrays = [plain(array, self.dtype or "float32", "x") for array in arrays]
+        given = self.forward(arrays if self.many_inputs else arrays[0], training, **options)
+        result: Array = returned_pair(self, given, "forward")[0]
         # A view of what the caller gave would change with it.
-        return result.copy() if np.may_share_memory(result, array) else result
+        return result.copy() if any(np.may_share_memory(result, array) for array in arrays) else result
+
+    def _inputs(self, x: Any) -> list[Any]:
+        """Return what the layer is called on as a list."""
+        if not self.many_inputs:
+            return [x]
+        if not isinstance(x, (list, tuple)) or not x:
+            raise TypeError(f"{self._title()} must be called on a list of arrays or tensors, got {brief(x)}")
+        return list(x)
+
+    def _described(self, x: Any, tensors: tuple[Tensor, ...]) -> Tensor:
+        if not self.many_inputs and not isinstance(x, Tensor):
+            raise TypeError(f"{self._title()} must be called on one tensor, got a list of {len(tensors)}")
+        self._inputs(x)
+        shapes = [tensor.shape for tensor in tensors]
+        given: Any = shapes if self.many_inputs else shapes[0]
+        try:
+            shape = self.build_once(given) if self.built else self._twin(given).build_once(given)
+        except (TypeError, ValueError) as error:
+            raise type(error)(f"{self._title()}: {error}") from error
+        return Tensor(shape, self, tensors)
+
+    def _title(self) -> str:
+        """Return what errors call the layer."""
+        return f"layer {self.name}" if self.name else f"layer {type(self).__name__}"
 
 
 def returned_pair(layer: Layer, returned: Any, method: str) -> tuple[Any, Any]:
@@ -276,7 +336,7 @@ def returned_pair(layer: Layer, returned: Any, method: str) -> tuple[Any, Any]:
     if (
         type(returned) is tuple
         and len(returned) == 2
-        and isinstance(returned[0], np.ndarray)
+        and (isinstance(returned[0], np.ndarray) or (layer.many_inputs and method == "backward"))
         and (method == "forward" or isinstance(returned[1], dict))
     ):
         return returned
@@ -340,27 +400,3 @@ class Activated(Layer):
         if y is None or self.activation is None:
             return grad
         return nn.activate_backward(grad, y, self.activation)
-
-
-class Input:
-    """The shape of a model's inputs, without the batch: a model that begins with it is built at once.
-
-    Parameters
-    ----------
-    shape
-        Sizes of one sample, such as ``(28, 28, 1)``.
-
-    Examples
-    --------
-    >>> Input((28, 28, 1))
-    Input((28, 28, 1))
-    """
-
-    def __init__(self, shape: tuple[int, ...]) -> None:
-        if not isinstance(shape, (list, tuple)):
-            raise TypeError(f"shape must be a tuple of sizes, got {shape!r}")
-        self.shape = tuple([integer(n, "shape", 1, shape) for n in shape])
-
-    def __repr__(self) -> str:
-        """Return the call that makes it."""
-        return f"Input({self.shape!r})"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from .. import initializers, nn, shapes
@@ -45,6 +46,11 @@ class _Convolution(Activated):
         channels = _channels(input_shape)
         options = self.strides, self.padding, self.dilation_rate, self.filters_and_groups(channels)[1]
         return shapes.conv2d_output_shape(input_shape, self.kernel_shape(channels), *options)
+
+    def count_flops(self, input_shape: Shape, output_shape: Shape) -> int:
+        """Return two operations for each weight of the kernel and each pixel of the result."""
+        _, height, width, _ = output_shape
+        return 2 * math.prod(self.kernel_shape(_channels(input_shape))) * (height or 0) * (width or 0)
 
     def _options(self, x: Array) -> tuple[Any, Any, Any, int]:
         return self.strides, self.padding, self.dilation_rate, self.filters_and_groups(x.shape[-1])[1]

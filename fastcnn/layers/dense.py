@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from .. import initializers, nn
@@ -74,6 +75,10 @@ class Dense(Activated):
     def compute_output_shape(self, input_shape: Shape) -> Shape:
         """Return (None, ..., units)."""
         return (*input_shape[:-1], self.units)
+
+    def count_flops(self, input_shape: Shape, output_shape: Shape) -> int:
+        """Return two operations for each input of each result."""
+        return 2 * (input_shape[-1] or 0) * math.prod(n or 1 for n in output_shape)
 
     def apply(self, x: Array, activation: str | None) -> Array:
         """Return activation(x @ kernel + bias)."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -108,6 +109,10 @@ class BatchNormalization(Layer):
         """Return the input's shape."""
         return input_shape
 
+    def count_flops(self, input_shape: Shape, output_shape: Shape) -> int:
+        """Return two operations for each element: what is left of it in inference."""
+        return 2 * math.prod(n or 1 for n in output_shape)
+
     def forward(self, x: Array, training: bool = False) -> tuple[Array, Any]:
         """Return the normalised and activated input."""
         training = training and self.trainable and x.size > 0
@@ -129,10 +134,15 @@ class BatchNormalization(Layer):
             gradients["beta"] = dbeta
         return dx, gradients
 
-    def after_step(self, cache: Any) -> None:
-        """Move the running statistics towards the batch's."""
+    def learned(self, cache: Any) -> Any:
+        """Return the batch's statistics, where it had some."""
         _, mean, variance, training, _ = cache
-        if training:
+        return (mean, variance) if training else None
+
+    def after_step(self, learned: Any) -> None:
+        """Move the running statistics towards the batch's."""
+        if learned is not None:
+            mean, variance = learned
             keep = self.moving_mean.dtype.type(self.momentum)
             for moving, batch in ((self.moving_mean, mean), (self.moving_variance, variance)):
                 moving *= keep

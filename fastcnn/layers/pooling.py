@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -25,6 +26,10 @@ class _Pooling(Layer):
     def compute_output_shape(self, input_shape: Shape) -> Shape:
         """Return (None, H', W', C)."""
         return shapes.pool(input_shape, self.pool_size, self.strides, self.padding, "pool_size")[0]
+
+    def count_flops(self, input_shape: Shape, output_shape: Shape) -> int:
+        """Return one operation for each element of each window."""
+        return math.prod(self.pool_size) * math.prod(n or 1 for n in output_shape)
 
 
 @register
@@ -126,6 +131,10 @@ class _GlobalPooling(Layer):
         """Return (None, C), or (None, 1, 1, C) with keepdims."""
         batch, *_, channels = shapes.pool_output_shape(input_shape, 1)
         return (batch, 1, 1, channels) if self.keepdims else (batch, channels)
+
+    def count_flops(self, input_shape: Shape, output_shape: Shape) -> int:
+        """Return one operation for each element of the input."""
+        return math.prod(n or 1 for n in input_shape)
 
     def pooled(self, y: Array) -> Array:
         """Return a result of shape (N, 1, 1, C) as it is wanted."""

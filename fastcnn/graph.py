@@ -1,0 +1,288 @@
+"""Graphs: which layer is called on what, in order, and the passes through them.
+
+A network's values are numbered: first its inputs, then the result of each call. A call comes after what it is called
+on, so that a pass forward is a loop over the calls, and a pass backward the same loop from the end. A layer that is
+called several times is shared: its gradients add up.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence, Set
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .arguments import plain, real_array
+from .layers.base import Activated, Layer, returned_pair
+from .layers.symbolic import Input, Shape, Tensor
+
+Array = NDArray[Any]
+Tape = list[Any]
+
+
+@dataclass(frozen=True)
+class Call:
+    """One call of a layer: the numbers of the values that it takes, and of the one that it gives."""
+
+    layer: Layer
+    sources: tuple[int, ...]
+    target: int
+
+    def argument(self, values: Mapping[int, Any] | Sequence[Any]) -> Any:
+        """Return what the layer is called on, of values by number: one, or a list of them."""
+        if self.layer.many_inputs:
+            return [values[source] for source in self.sources]
+        return values[self.sources[0]]
+
+
+class Graph:
+    """The calls of a network in order, and which values are its results.
+
+    Parameters
+    ----------
+    inputs
+        Number of inputs.
+    calls
+        Layers with the numbers of the values that they take; the i-th call gives the value ``inputs + i``.
+    outputs
+        The numbers of the results.
+    """
+
+    def __init__(self, inputs: int, calls: Sequence[tuple[Layer, tuple[int, ...]]], outputs: Sequence[int]) -> None:
+        self.inputs = inputs
+        self.outputs = tuple(outputs)
+        self.calls = [Call(layer, sources, inputs + i) for i, (layer, sources) in enumerate(calls)]
+        self.layers = list({id(call.layer): call.layer for call in self.calls}.values())
+        self._last_use = {source: i for i, call in enumerate(self.calls) for source in call.sources}
+        for output in self.outputs:
+            self._last_use.pop(output, None)
+        self._freed = [
+            [v for v in set(call.sources) if self._last_use.get(v) == i] for i, call in enumerate(self.calls)
+        ]
+
+    @classmethod
+    def chain(cls, layers: Sequence[Layer]) -> Graph:
+        """Return the graph of layers that follow each other."""
+        return cls(1, [(layer, (index,)) for index, layer in enumerate(layers)], [len(layers)])
+
+    @classmethod
+    def between(cls, inputs: Sequence[Input], outputs: Sequence[Tensor]) -> Graph:
+        """Return the graph of the layers that lead from inputs to outputs.
+
+        Raises
+        ------
+        ValueError
+            If an output needs another input, an input leads nowhere, or a layer's result leads back to it.
+        """
+        numbers = {id(tensor): i for i, tensor in enumerate(inputs)}
+        calls: list[tuple[Layer, tuple[int, ...]]] = []
+        open_ones: set[int] = set()
+        # Depth first, without recursion, which Python allows a thousand layers only.
+        stack = list(reversed(outputs))
+        while stack:
+            tensor = stack[-1]
+            if id(tensor) in numbers:
+                stack.pop()
+                continue
+            if tensor.layer is None:
+                raise ValueError(f"inputs must hold all that the outputs need, but {tensor!r} is not among them")
+            missing = [source for source in tensor.sources if id(source) not in numbers]
+            if missing and id(tensor) in open_ones:
+                raise ValueError(f"outputs must come from inputs, but {tensor!r} needs its own result")
+            open_ones.add(id(tensor))
+            if missing:
+                stack.extend(reversed(missing))
+                continue
+            stack.pop()
+            numbers[id(tensor)] = len(inputs) + len(calls)
+            calls.append((tensor.layer, tuple(numbers[id(source)] for source in tensor.sources)))
+        used = {source for _, sources in calls for source in sources} | {numbers[id(tensor)] for tensor in outputs}
+        for number, tensor in enumerate(inputs):
+            if number not in used:
+                raise ValueError(f"inputs must lead to the outputs, but nothing that does uses {tensor!r}")
+        return cls(len(inputs), calls, [numbers[id(tensor)] for tensor in outputs])
+
+    def is_chain(self) -> bool:
+        """Whether each call takes what the one before it gave, and nothing else."""
+        return all(call.sources == (i,) for i, call in enumerate(self.calls)) and self.outputs == (len(self.calls),)
+
+    def described_on(self, inputs: Sequence[Tensor]) -> list[Tensor]:
+        """Return the outputs of the same calls, by the same layers, on other symbolic tensors."""
+        values = list(inputs)
+        for call in self.calls:
+            values.append(call.layer(call.argument(values)))
+        return [values[output] for output in self.outputs]
+
+    def build(self, input_shapes: Sequence[Shape], build: Callable[[int, Layer, Any], Shape]) -> list[Shape]:
+        """Build every layer by ``build(its index, layer, its input's shape)``; return the shapes of all values."""
+        shapes = list(input_shapes)
+        index = {id(layer): i for i, layer in enumerate(self.layers)}
+        for call in self.calls:
+            shapes.append(build(index[id(call.layer)], call.layer, call.argument(shapes)))
+        return shapes
+
+    def last_activation(self, output: int) -> str | None:
+        """Name the activation that gives an output, where ``forward`` can return its logits instead."""
+        if output < self.inputs or any(output in call.sources for call in self.calls):
+            return None
+        layer = self.calls[output - self.inputs].layer
+        return layer.activation if isinstance(layer, Activated) else None
+
+    def infer(self, inputs: Sequence[Array]) -> list[Array]:
+        """Return the outputs alone; what is between is let go of as soon as nothing needs it any more."""
+        values: dict[int, Any] = dict(enumerate(inputs))
+        for call, freed in zip(self.calls, self._freed, strict=True):
+            layer = call.layer
+            values[call.target] = returned_pair(layer, layer.forward(call.argument(values)), "forward")[0]
+            for value in freed:
+                del values[value]
+        return [values[output] for output in self.outputs]
+
+    def forward(
+        self, inputs: Sequence[Array], training: bool, seed: int, logits: Set[int] = frozenset()
+    ) -> tuple[list[Array], Tape]:
+        """Return the outputs, and what backward needs.
+
+        Parameters
+        ----------
+        inputs
+            As many arrays as the graph has inputs.
+        training
+            Whether this is a step of training.
+        seed
+            From which each call has a key of its own.
+        logits
+            The numbers of outputs of which not the result of the activation, but the logits are wanted.
+        """
+        values: dict[int, Any] = dict(enumerate(inputs))
+        tape: Tape = []
+        for index, (call, freed) in enumerate(zip(self.calls, self._freed, strict=True)):
+            layer, x = call.layer, call.argument(values)
+            given: Any
+            if call.target in logits:
+                given = layer.logits(x)  # type: ignore[attr-defined]  # last_activation has seen to it
+            elif training and layer.uses_seed:
+                given = layer.forward(x, True, seed=(seed + index) % 2**64)  # type: ignore[call-arg]
+            else:
+                given = layer.forward(x, training)
+            values[call.target], cache = returned_pair(layer, given, "forward")
+            tape.append(cache)
+            for value in freed:
+                del values[value]
+        return [values[output] for output in self.outputs], tape
+
+    def backward(self, grads: Sequence[Array], tape: Tape, shapes: Sequence[Shape]) -> dict[str, Array]:
+        """Return the gradients of the trainable weights by ``"layer/weight"``, layer by layer.
+
+        The tape is used up: of each call is left what its layer has learned.
+
+        Parameters
+        ----------
+        grads
+            Gradients of the outputs.
+        tape
+            What forward returned beside them.
+        shapes
+            Those of all values, from ``build``.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If a layer's backward returns something else than gradients.
+        """
+        pending = _Sums()
+        for output, grad in zip(self.outputs, grads, strict=True):
+            pending.add(output, grad)
+        wanted = self._wanting_gradients()
+        found: dict[str, Array] = {}
+        for index in range(len(self.calls) - 1, -1, -1):
+            call, cache = self.calls[index], tape[index]
+            layer = call.layer
+            tape[index] = layer.learned(cache)
+            if call.target not in wanted:
+                continue
+            grad = pending.pop(call.target)
+            if any(source in wanted for source in call.sources):
+                dx, gradients = returned_pair(layer, layer.backward(grad, cache), "backward")
+                for source, part in zip(call.sources, _parts(call, dx), strict=True):
+                    if part.shape != (expected := (len(grad), *shapes[source][1:])):
+                        raise ValueError(
+                            f"backward of layer {layer.name} must return its input's gradient in shape {expected}, "
+                            f"got {part.shape}"
+                        )
+                    if source in wanted:
+                        pending.add(source, part)
+                del dx
+            else:
+                gradients = layer.backward_weights(grad, cache)
+            for name, weight in layer.trainable_weights.items():
+                gradient = _gradient(layer, name, gradients, weight)
+                key = f"{layer.name}/{name}"
+                found[key] = found[key] + gradient if key in found else gradient
+        return {
+            f"{layer.name}/{n}": found[f"{layer.name}/{n}"] for layer in self.layers for n in layer.trainable_weights
+        }
+
+    def after_step(self, tape: Tape) -> None:
+        """Let every layer take in what it has learned in a step."""
+        for call, learned in zip(self.calls, tape, strict=True):
+            call.layer.after_step(learned)
+
+    def _wanting_gradients(self) -> set[int]:
+        """Return the values behind which, on the way to the inputs, there is anything to train."""
+        wanted: set[int] = set()
+        for call in self.calls:
+            if call.layer.trainable_weights or any(source in wanted for source in call.sources):
+                wanted.add(call.target)
+        return wanted
+
+
+class _Sums:
+    """Gradients by the number of the value, summed where several calls use it."""
+
+    def __init__(self) -> None:
+        self._arrays: dict[int, Array] = {}
+        self._own: set[int] = set()
+
+    def add(self, value: int, grad: Array) -> None:
+        if value not in self._arrays:
+            self._arrays[value] = grad
+        elif value in self._own:
+            self._arrays[value] += grad
+        else:
+            # The first one may be another value's gradient too.
+            self._arrays[value] = self._arrays[value] + grad
+            self._own.add(value)
+
+    def pop(self, value: int) -> Array:
+        self._own.discard(value)
+        return self._arrays.pop(value)
+
+
+def _parts(call: Call, dx: Any) -> list[Array]:
+    """Return the gradients of a call's inputs."""
+    parts = dx if call.layer.many_inputs else [dx]
+    if (
+        not isinstance(parts, (list, tuple))
+        or len(parts) != len(call.sources)
+        or not all(isinstance(part, np.ndarray) for part in parts)
+    ):
+        raise TypeError(
+            f"backward of layer {call.layer.name} must return a list of {len(call.sources)} arrays, one for each input"
+        )
+    return list(parts)
+
+
+def _gradient(layer: Layer, name: str, gradients: dict[str, Array], weight: Array) -> Array:
+    """Return the gradient of a weight as an optimiser takes it: of the weight's shape and element type."""
+    if name not in gradients:
+        raise ValueError(f"layer {layer.name}: backward must return a gradient for {name!r}, got {list(gradients)}")
+    gradient = plain(real_array(gradients[name], f"gradient of {name}"), weight.dtype, name)
+    if gradient.shape != weight.shape:
+        raise ValueError(
+            f"layer {layer.name}: backward must return a gradient of shape {weight.shape} for {name!r}, "
+            f"got {gradient.shape}"
+        )
+    return gradient

@@ -1,0 +1,156 @@
+"""What a model is trained for: a loss and metrics for each output, and the figures that they give."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from . import losses, metrics
+from .arguments import brief, in_order, number, plain, real_array
+from .losses import Loss
+from .metrics import Metric
+
+Array = NDArray[Any]
+
+
+class Objective:
+    """Losses and metrics, one list entry for each output of a model.
+
+    Parameters
+    ----------
+    loss
+        A loss or its string, for every output; or a list or, by the outputs' names, a dict of them.
+    metrics
+        A list of metrics or their strings; where there are several outputs a list or a dict of such lists.
+    loss_weights
+        The factor of each output's loss in the sum, likewise; 1 where there is none.
+    outputs
+        The outputs' names.
+
+    Raises
+    ------
+    TypeError, ValueError
+        Naming the argument that does not fit.
+    """
+
+    def __init__(self, loss: Any, metrics: Any, loss_weights: Any, outputs: Sequence[str]) -> None:
+        self.outputs = list(outputs)
+        self.losses = [losses.get(one) for one in _for_each(loss, self.outputs, "loss")]
+        several = len(self.outputs) > 1
+        chosen = _for_each(metrics, self.outputs, "metrics") if several else [metrics]
+        self.metrics = [_metrics(one) for one in chosen]
+        weights = [1.0] * len(self.outputs) if loss_weights is None else loss_weights
+        self.weights = [
+            number(one, "loss_weights", 0.0, np.inf) for one in _for_each(weights, self.outputs, "loss_weights")
+        ]
+        self.names = ["loss"]
+        if several:
+            self.names += [f"{output}_loss" for output in self.outputs]
+        for output, own in zip(self.outputs, self.metrics, strict=True):
+            self.names += [f"{output}_{metric.name}" if several else metric.name for metric in own]
+        if len(set(self.names)) != len(self.names):
+            raise ValueError(f"metrics must have names that differ, got {self.names[1:]}")
+
+    def loss(self, y: Sequence[ArrayLike], results: Sequence[Array], logits: Sequence[bool]) -> tuple[Any, list[Array]]:
+        """Return the figures of the loss, the sum first, and its gradient by each result.
+
+        Parameters
+        ----------
+        y
+            What is wanted of each output.
+        results
+            What it gave.
+        logits
+            Whether that is the logits of what the loss expects.
+        """
+        values: list[float] = []
+        gradients: list[Array] = []
+        for loss, weight, wanted, result, raw in zip(self.losses, self.weights, y, results, logits, strict=True):
+            try:
+                value, gradient = _value_and_gradient(loss.of_logits() if raw else loss, wanted, result)
+            except (TypeError, ValueError) as error:
+                if len(self.outputs) == 1:
+                    raise
+                raise type(error)(f"output {self.outputs[len(values)]}: {error}") from error
+            values.append(value)
+            gradients.append(gradient if weight == 1.0 else gradient * gradient.dtype.type(weight))
+        if len(values) == 1 and self.weights[0] == 1.0:
+            return values, gradients
+        total = sum(weight * value for weight, value in zip(self.weights, values, strict=True))
+        return [total, *values] if len(values) > 1 else [total], gradients
+
+    def measured(self, y: Sequence[ArrayLike], results: Sequence[Array]) -> list[float]:
+        """Return the metrics of a batch."""
+        return [
+            _measured(metric, wanted, result) if len(result) else 0.0
+            for own, wanted, result in zip(self.metrics, y, results, strict=True)
+            for metric in own
+        ]
+
+    def takes_logits(self, index: int, activation: str | None) -> bool:
+        """Whether an output's loss can work from the logits of the activation that the output ends in."""
+        loss = self.losses[index]
+        return loss.activation is not None and not loss.from_logits and loss.activation == activation
+
+
+class Means:
+    """Means of figures over samples that come in batches."""
+
+    def __init__(self, names: list[str]) -> None:
+        self._names = names
+        self._sums = [0.0] * len(names)
+        self.count = 0
+        self.batches = 0
+
+    def add(self, samples: int, figures: list[float]) -> None:
+        """Take in the figures of a batch."""
+        self.count += samples
+        self.batches += 1
+        self._sums = [total + samples * value for total, value in zip(self._sums, figures, strict=True)]
+
+    def figures(self) -> dict[str, float]:
+        """Return the means so far, by name."""
+        return {name: total / max(1, self.count) for name, total in zip(self._names, self._sums, strict=True)}
+
+
+def _for_each(value: Any, names: Sequence[str], what: str) -> list[Any]:
+    """Return what is given for each output; a single one is for all of them."""
+    if value is None or not isinstance(value, (Mapping, list, tuple)):
+        return [value] * len(names)
+    if what == "metrics" and isinstance(value, (list, tuple)) and not any(isinstance(v, (list, tuple)) for v in value):
+        return [value] * len(names)
+    return in_order(value, names, what)
+
+
+def _metrics(chosen: Any) -> list[Metric]:
+    chosen = [] if chosen is None else chosen
+    if isinstance(chosen, (str, Metric)):
+        chosen = [chosen]
+    if not isinstance(chosen, (list, tuple)):
+        raise TypeError(f"metrics must be a list, got {chosen!r}")
+    return [metrics.get(metric) for metric in chosen]
+
+
+def _value_and_gradient(loss: Loss, y: ArrayLike, result: Array) -> tuple[float, Array]:
+    """Return a loss's value and gradient, if they are such: a loss may be one's own."""
+    returned = loss.value_and_gradient(y, result)
+    if not (type(returned) is tuple and len(returned) == 2 and np.shape(returned[0]) == ()):
+        raise TypeError(
+            f"value_and_gradient of {loss!r} must return a number and an array of shape {result.shape}, "
+            f"got {brief(returned)}"
+        )
+    gradient = real_array(returned[1], f"the gradient of {loss!r}")
+    if gradient.shape != result.shape:
+        raise ValueError(f"the gradient of {loss!r} must have shape {result.shape}, got {gradient.shape}")
+    return float(returned[0]), plain(gradient, result.dtype, "the loss's gradient")
+
+
+def _measured(metric: Metric, y: ArrayLike, result: Array) -> float:
+    """Return the mean of a metric that may be one's own."""
+    values = real_array(metric(y, result), f"what {metric!r} returns")
+    if values.shape != (len(result),):
+        raise ValueError(f"{metric!r} must return a value for each of {len(result)} samples, got shape {values.shape}")
+    return float(values.mean())

@@ -1,0 +1,398 @@
+"""Models of symbolic tensors: shared layers, several inputs and outputs, and what is refused."""
+
+from __future__ import annotations
+
+import json
+import weakref
+
+import numpy as np
+import pytest
+
+import fastcnn
+from fastcnn import io
+from fastcnn.layers import (
+    Activation,
+    Add,
+    BatchNormalization,
+    Concatenate,
+    Conv2D,
+    Dense,
+    Dropout,
+    Flatten,
+    GlobalAveragePooling2D,
+    GlobalMaxPool2D,
+    Input,
+    Layer,
+    MaxPool2D,
+    Multiply,
+    Reshape,
+)
+
+
+def two_headed(seed=0, dtype="float32"):
+    """Two inputs, two outputs, a layer that is called twice, a value that is used three times, a gate."""
+    image, row = Input((6, 6, 3), name="image"), Input((5,))
+    shared = Conv2D(3, 3, padding="same", activation="tanh", name="shared")
+    y = shared(shared(image))
+    y = Add()([y, image, Conv2D(3, 1)(y)])
+    y = BatchNormalization(activation="sigmoid")(y)
+    gate = Reshape((1, 1, 3))(Dense(3, activation="sigmoid")(row))
+    features = GlobalAveragePooling2D()(Multiply()([y, gate]))
+    kind = Dense(3, activation="softmax", name="kind")(features)
+    size = Dense(1, name="size")(Concatenate()([features, row]))
+    return fastcnn.Model([image, row], [kind, size], seed=seed, dtype=dtype)
+
+
+def data(count, dtype="float64"):
+    rng = np.random.default_rng(0)
+    x = [rng.standard_normal((count, 6, 6, 3)).astype(dtype), rng.standard_normal((count, 5)).astype(dtype)]
+    return x, [rng.integers(0, 3, count), x[1].sum(axis=1)]
+
+
+LOSSES = ["sparse_categorical_crossentropy", "mse"]
+
+
+def test_a_graph_computes_what_its_layers_do():
+    model = two_headed()
+    (image, row), _ = data(4, "float32")
+    layers = {layer.name: layer for layer in model.layers}
+    y = layers["shared"](layers["shared"](image))
+    y = y + image + layers["conv2d"](y)
+    y = layers["batch_normalization"](y) * layers["dense"](row).reshape(4, 1, 1, 3)
+    features = y.mean(axis=(1, 2))
+    kind, size = model.predict([image, row])
+    np.testing.assert_allclose(kind, layers["kind"](features), rtol=1e-5)
+    np.testing.assert_allclose(size, layers["size"](np.concatenate([features, row], axis=1)), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_gradients_are_those_of_finite_differences(training):
+    model = two_headed(dtype="float64")
+    model.compile("sgd", LOSSES, loss_weights=[0.7, 0.1])
+    x, y = data(3)
+    loss, gradients = model.loss_and_gradients(x, y, training)
+    assert list(gradients) == list(model.trainable_weights)
+    for name, weight in model.trainable_weights.items():
+        flat = weight.reshape(-1)
+        for index in np.linspace(0, flat.size - 1, 5).astype(int):
+            kept, ends = flat[index], []
+            for step in (1e-5, -1e-5):
+                flat[index] = kept + step
+                ends.append(model.loss_and_gradients(x, y, training)[0])
+            flat[index] = kept
+            wanted = (ends[0] - ends[1]) / 2e-5
+            assert gradients[name].reshape(-1)[index] == pytest.approx(wanted, rel=1e-5, abs=1e-9), name
+    assert loss == model.loss_and_gradients(x, y, training)[0]
+
+
+def test_the_loss_of_several_outputs_is_their_weighted_sum():
+    model = two_headed()
+    x, y = data(8)
+    metrics, weights = {"kind": ["accuracy"], "size": None}, {"kind": 1.0, "size": 0.25}
+    model.compile("sgd", {"size": "mse", "kind": LOSSES[0]}, metrics, weights)
+    figures = model.evaluate(x, y, return_dict=True)
+    assert list(figures) == ["loss", "kind_loss", "size_loss", "kind_accuracy"]
+    assert figures["loss"] == pytest.approx(figures["kind_loss"] + 0.25 * figures["size_loss"], rel=1e-6)
+    kind, size = model.predict(x)
+    assert figures["kind_loss"] == pytest.approx(-np.log(kind[np.arange(8), y[0]]).mean(), rel=1e-5)
+    assert figures["size_loss"] == pytest.approx(((size[:, 0] - y[1]) ** 2).mean(), rel=1e-5)
+    assert figures["kind_accuracy"] == (kind.argmax(axis=1) == y[0]).mean()
+    assert model.predict_classes(x)[0].tolist() == kind.argmax(axis=1).tolist()
+
+
+def test_several_inputs_train_and_are_given_by_order_name_or_in_batches():
+    x, y = data(40)
+    one, two, three = two_headed(), two_headed(), two_headed()
+    for model in (one, two, three):
+        model.compile("adam", LOSSES)
+    history = one.fit(x, y, epochs=4, batch_size=8, shuffle=False, verbose=0, validation_split=0.2).history
+    assert history["loss"][-1] < history["loss"][0]
+    assert history["val_loss"][-1] < history["val_loss"][0]
+    parts = [(([a[i : i + 8] for a in x]), [t[i : i + 8] for t in y]) for i in range(0, 32, 8)]
+    assert two.fit(parts, epochs=4, verbose=0).history["loss"] == history["loss"]
+    named = {"input": x[1][:32], "image": x[0][:32]}, {"size": y[1][:32], "kind": y[0][:32]}
+    held_out = ([a[32:] for a in x], [t[32:] for t in y])
+    again = three.fit(*named, epochs=4, batch_size=8, shuffle=False, verbose=0, validation_data=held_out).history
+    assert again == history
+    wanted = one.predict(x, batch_size=40)
+    for given in (x, tuple(x), {"image": x[0], "input": x[1]}, [(x, None)]):
+        assert all(np.array_equal(a, b) for a, b in zip(one.predict(given, **_size(given)), wanted, strict=True))
+
+
+def _size(given):
+    return {} if isinstance(given, list) and isinstance(given[0], tuple) else {"batch_size": 40}
+
+
+def test_a_file_gives_the_same_graph_back(tmp_path):
+    model, (x, y) = two_headed(), data(16)
+    model.compile("adam", LOSSES, metrics=[["accuracy"], []], loss_weights=[1.0, 0.5])
+    model.fit(x, y, verbose=0)
+    model.save(tmp_path / "model.safetensors")
+    twin = fastcnn.load(tmp_path / "model.safetensors")
+    assert type(twin) is fastcnn.Model
+    assert [layer.name for layer in twin.layers] == [layer.name for layer in model.layers]
+    assert all(np.array_equal(a, b) for a, b in zip(twin.predict(x), model.predict(x), strict=True))
+    assert twin.train_on_batch(x, y) == model.train_on_batch(x, y)
+    assert all(np.array_equal(a, b) for a, b in zip(twin.get_weights(), model.get_weights(), strict=True))
+
+
+@pytest.mark.parametrize(
+    ("change", "complaint"),
+    [
+        (lambda config: config["calls"][0].__setitem__(1, [5]), "calls, to layer shared, must name what comes before"),
+        (lambda config: config["calls"][0].__setitem__(1, [-1]), "must name what comes before, .*-1"),
+        (lambda config: config["calls"][0].__setitem__(1, [True]), "must name what comes before, .*True"),
+        (lambda config: config["calls"][0].__setitem__(1, 0), "must say what layer shared is called on, got 0"),
+        (lambda config: config["calls"][0].__setitem__(0, 99), "calls must name .* one of 11, got 99"),
+        (lambda config: config["calls"].__setitem__(0, 7), "calls must be pairs, got 7"),
+        (lambda config: config.__setitem__("calls", None), "calls must be a list, got None"),
+        (lambda config: config.__setitem__("layers", [1]), "layers must be layers"),
+        (lambda config: config.__setitem__("outputs", []), "outputs must be a symbolic tensor"),
+        (lambda config: config.__setitem__("outputs", [99]), "outputs must name .*99"),
+        (lambda config: config.__setitem__("inputs", [[[6, 6, 3], "image"]]), "calls|inputs"),
+        (lambda config: config["inputs"].__setitem__(0, [[6, 6, 4], "image"]), "layer shared|layer add"),
+        (lambda config: config["calls"][3].__setitem__(1, [0, 1]), "layer add: inputs must have the same shape"),
+    ],
+)
+def test_a_file_that_describes_no_network_is_refused(change, complaint, tmp_path):
+    path = tmp_path / "model.safetensors"
+    two_headed().save(path)
+    arrays, texts = io.load_arrays(path)
+    about = json.loads(texts["fastcnn"])
+    change(about["model"]["config"])
+    io.save_arrays(path, arrays, {"fastcnn": json.dumps(about)})
+    with pytest.raises(ValueError, match=complaint) as caught:
+        fastcnn.load(path)
+    assert str(path) in str(caught.value)
+
+
+def test_shared_layers_have_one_set_of_weights_and_one_name():
+    x = Input((6, 6, 3))
+    base = fastcnn.Model(x, GlobalMaxPool2D()(Conv2D(4, 3)(x)), seed=1)
+    a, b = Input((6, 6, 3)), Input((6, 6, 3))
+    twins = fastcnn.Model([a, b], Dense(1)(Multiply()([base(a), base(b)])))
+    assert twins.weights["conv2d/kernel"] is base.weights["conv2d/kernel"]
+    assert [layer.name for layer in twins.layers] == ["conv2d", "global_max_pool2d", "multiply", "dense"]
+    values = np.random.default_rng(0).standard_normal((2, 6, 6, 3)).astype("float32")
+    product = base.predict(values) * base.predict(values[::-1])
+    dense = twins.layers[-1]
+    np.testing.assert_allclose(twins.predict([values, values[::-1]]), dense(product), rtol=1e-5)
+
+
+def test_a_layer_is_shared_between_images_of_different_sizes():
+    conv = Conv2D(2, 3)
+    a, b = Input((8, 8, 1)), Input((5, 6, 1))
+    model = fastcnn.Model([a, b], Concatenate()([GlobalMaxPool2D()(conv(a)), GlobalMaxPool2D()(conv(b))]))
+    assert model.predict([np.zeros((3, 8, 8, 1)), np.zeros((3, 5, 6, 1))]).shape == (3, 4)
+    with pytest.raises(ValueError, match=r"layer conv2d: x must have shape \(None, 8, 8, 1\)"):
+        conv(Input((8, 8, 2)))
+
+
+def test_a_sequential_model_is_a_block_of_another():
+    block = fastcnn.Sequential([Conv2D(4, 3, padding="same"), MaxPool2D(2)])
+    x = Input((8, 8, 3))
+    model = fastcnn.Model(x, Dense(2)(Flatten()(block(x))), seed=0)
+    assert model.output_shape == (None, 2)
+    assert model.weights["conv2d/kernel"] is block.layers[0].kernel
+
+
+def test_a_chain_of_symbolic_calls_is_the_sequential_model():
+    def layers():
+        return [Conv2D(4, 3, activation="relu"), Flatten(), Dropout(0.3), Dense(3, activation="softmax")]
+
+    chain = fastcnn.Sequential([Input((6, 6, 2)), *layers()], seed=4)
+    x = y = Input((6, 6, 2))
+    for layer in layers():
+        y = layer(y)
+    model = fastcnn.Model(x, y, seed=4)
+    rng = np.random.default_rng(0)
+    images, labels = rng.standard_normal((32, 6, 6, 2)), rng.integers(0, 3, 32)
+    for one in (chain, model):
+        one.compile("adam", LOSSES[0])
+    assert chain.fit(images, labels, verbose=0).history == model.fit(images, labels, verbose=0).history
+    assert np.array_equal(chain.predict(images), model.predict(images))
+
+
+def test_an_output_that_is_used_inside_too_keeps_its_activation():
+    x = Input((4,))
+    probabilities = Dense(3, activation="softmax")(x)
+    model = fastcnn.Model(x, [probabilities, Dense(1)(probabilities)], dtype="float64", seed=0)
+    model.compile("sgd", LOSSES)
+    rng = np.random.default_rng(0)
+    values, y = rng.standard_normal((8, 4)), [rng.integers(0, 3, 8), rng.standard_normal(8)]
+    loss = model.evaluate(values, y)[0]
+    first, second = model.predict(values)
+    wanted = -np.log(first[np.arange(8), y[0]]).mean() + ((second[:, 0] - y[1]) ** 2).mean()
+    assert loss == pytest.approx(wanted, rel=1e-9)
+
+
+def test_a_frozen_part_is_not_gone_back_through():
+    class Watched(Layer):
+        calls = 0
+
+        def forward(self, x, training=False):
+            return x + 1, None
+
+        def backward(self, grad, cache):
+            Watched.calls += 1
+            return grad, {}
+
+    x = Input((4,))
+    frozen = Dense(4, trainable=False)
+    model = fastcnn.Model(x, Dense(2)(Watched()(frozen(x))), seed=0)
+    model.compile("sgd", "mse")
+    model.train_on_batch(np.ones((2, 4)), np.ones((2, 2)))
+    assert Watched.calls == 0
+    assert list(model.trainable_weights) == ["dense_1/kernel", "dense_1/bias"]
+
+
+def test_gradients_and_what_backward_needs_are_let_go_of_on_the_way_back():
+    alive = []
+
+    class Counted(Layer):
+        def forward(self, x, training=False):
+            kept = x.copy()
+            alive.append(weakref.ref(kept))
+            return x * 1, kept
+
+        def backward(self, grad, kept):
+            counts.append(sum(ref() is not None for ref in alive))
+            return grad * 1, {}
+
+        def learned(self, kept):
+            return None
+
+    counts = []
+    x = Input((4,))
+    y = Dense(4)(x)
+    for _ in range(5):
+        y = Counted()(y)
+    model = fastcnn.Model(x, y, seed=0)
+    model.compile("sgd", "mse")
+    model.train_on_batch(np.ones((2, 4)), np.ones((2, 4)))
+    assert counts == [5, 4, 3, 2, 1]
+
+
+def test_a_deep_network_needs_no_deep_recursion():
+    x = y = Input((2,))
+    for _ in range(3000):
+        y = Activation("relu")(y)
+    model = fastcnn.Model(x, y)
+    assert model.predict([[1.0, -1.0]]).tolist() == [[1.0, 0.0]]
+
+
+def test_a_summary_says_what_each_layer_is_called_on():
+    lines = []
+    two_headed().summary(lines.append)
+    assert lines[0].split() == ["layer", "output", "shape", "parameters", "FLOPs", "called", "on"]
+    rows = {line.split()[0]: line for line in lines[2:-2]}
+    assert rows["add"].endswith("shared, image, conv2d")
+    assert " 84  11,664  " in rows["shared"]  # two calls: 2 * 2 * 27 * 3 * 36
+    assert lines[-1] == "147 parameters, 141 of them trained; 13,024 FLOPs a sample"
+
+
+def cyclic():
+    a = Dense(2)(Input((2,)))
+    b = Dense(2)(a)
+    a.sources = (b,)
+    return b
+
+
+IMAGE = Input((4, 4, 3))
+VECTOR = Input((3,), name="vector")
+
+
+@pytest.mark.parametrize(
+    ("make", "error", "complaint"),
+    [
+        (lambda: fastcnn.Model(3, IMAGE), TypeError, "inputs must be a fastcnn.Input or a list .*got 3"),
+        (lambda: fastcnn.Model(Flatten()(IMAGE), IMAGE), TypeError, "inputs must be a fastcnn.Input"),
+        (lambda: fastcnn.Model(IMAGE, np.zeros(3)), TypeError, "outputs must be a symbolic tensor"),
+        (lambda: fastcnn.Model(IMAGE, []), TypeError, r"outputs must be a symbolic tensor .*got \[\]"),
+        (lambda: fastcnn.Model(IMAGE, IMAGE), ValueError, "outputs must come from at least one layer"),
+        (lambda: fastcnn.Model([IMAGE, IMAGE], Flatten()(IMAGE)), ValueError, "inputs must be different objects"),
+        (lambda: fastcnn.Model(IMAGE, Dense(1)(VECTOR)), ValueError, r"Input\(\(3,\), name='vector'\) is not among"),
+        (lambda: fastcnn.Model([IMAGE, VECTOR], Dense(1)(VECTOR)), ValueError, r"nothing that does uses Input\(\(4, 4"),
+        (lambda: fastcnn.Model(VECTOR, cyclic()), ValueError, "outputs must come from inputs, but .* its own result"),
+        (lambda: Add()([IMAGE, VECTOR]), ValueError, r"layer Add: inputs .*\(None, 4, 4, 3\) and \(None, 3\)"),
+        (lambda: Add(name="sum")([IMAGE, Conv2D(3, 3)(IMAGE)]), ValueError, r"layer sum: .*\(None, 2, 2, 3\)"),
+        (
+            lambda: Concatenate()([IMAGE, Conv2D(5, 3)(IMAGE)]),
+            ValueError,
+            r"but for axis -1, got \(None, 4, 4, 3\) and",
+        ),
+        (lambda: Concatenate(axis=3)([VECTOR, VECTOR]), ValueError, r"axis must be one of .*\(None, 3\), got 3"),
+        (lambda: Concatenate(axis=0), ValueError, "axis must not be that of the batch"),
+        (lambda: Add()(IMAGE), TypeError, "layer Add must be called on a list"),
+        (lambda: Add()([]), TypeError, r"layer Add must be called on a list .*got \[\]"),
+        (lambda: Add()([IMAGE, np.zeros((1, 4, 4, 3))]), TypeError, "symbolic tensors alone or arrays alone"),
+        (lambda: Dense(2)([VECTOR]), TypeError, "layer Dense must be called on one tensor, got a list of 1"),
+        (lambda: Conv2D(3, 5)(IMAGE), ValueError, r"layer Conv2D: filters .*\(None, 4, 4, 3\)"),
+        (lambda: np.asarray(IMAGE), TypeError, r"Input\(\(4, 4, 3\)\) holds no numbers"),
+        (lambda: IMAGE + 1, TypeError, "unsupported operand"),
+        (lambda: np.add(1, IMAGE), TypeError, "Input"),
+        (lambda: Input((3,), name="a b"), ValueError, "name must be a word"),
+        (lambda: fastcnn.Sequential([Add()]), ValueError, "layers must take one input each, got Add"),
+        (
+            lambda: fastcnn.Model([Input((3,), "a"), Input((3,), "a")], VECTOR),
+            ValueError,
+            "is not among them|different names",
+        ),
+        (
+            lambda: fastcnn.Model(VECTOR, Dense(1, name="a")(Dense(1, name="a")(VECTOR))),
+            ValueError,
+            "layers must have different names, got 'a' twice",
+        ),
+    ],
+)
+def test_mistakes_are_named(make, error, complaint):
+    with pytest.raises(error, match=complaint):
+        make()
+
+
+@pytest.mark.parametrize(
+    ("act", "error", "complaint"),
+    [
+        (lambda m, x, y: m.predict(x[:1]), ValueError, "x must be 2, for image, input, got 1"),
+        (lambda m, x, y: m.predict_on_batch(x[0]), TypeError, "x must be a list of 2 or a dict by the names image, in"),
+        (lambda m, x, y: m.predict({"image": x[0]}), ValueError, "x must be given by the names image, input"),
+        (lambda m, x, y: m.predict([x[0], x[1][:3]]), ValueError, "x for input must have as many .* image, 8, got 3"),
+        (lambda m, x, y: m.predict_on_batch([x[0], x[1][:3]]), ValueError, "x for input must have as many samples"),
+        (lambda m, x, y: m.predict(x[::-1]), ValueError, r"x for image must have shape \(None, 6, 6, 3\) as the model"),
+        (lambda m, x, y: m.fit(x, y[0]), TypeError, "y must be a list of 2 or a dict by the names kind, size"),
+        (lambda m, x, y: m.fit(x, [y[0], y[1][:5]]), ValueError, "y for size must have as many samples"),
+        (lambda m, x, y: m.fit(x, [y[0] + 9, y[1]]), ValueError, "output kind: y must hold class numbers"),
+        (lambda m, x, y: m.fit(x, [t[:5] for t in y]), ValueError, "y must have as many samples as x, 8, got 5"),
+        (lambda m, x, y: m.compile("sgd", ["mse"]), ValueError, "loss must be 2, for kind, size, got 1"),
+        (lambda m, x, y: m.compile("sgd", {"kind": "mse"}), ValueError, "loss must be given by the names kind, size"),
+        (lambda m, x, y: m.compile("sgd", "mse", loss_weights=[1, -1]), ValueError, "loss_weights"),
+        (lambda m, x, y: m.compile("sgd", "mse", metrics=[["acc"]]), ValueError, "metrics must be 2"),
+        (lambda m, x, y: m([Input((6, 6, 3))]), ValueError, "x must be 2 tensors, got 1"),
+        (lambda m, x, y: m.build([(None, 6, 6, 3)]), ValueError, "input_shape must be 2"),
+    ],
+)
+def test_mistakes_with_several_inputs_are_named(act, error, complaint):
+    model = two_headed()
+    model.compile("sgd", LOSSES)
+    with pytest.raises(error, match=complaint):
+        act(model, *data(8))
+
+
+@pytest.mark.parametrize(
+    "returned", [lambda grad: grad, lambda grad: [grad], lambda grad: [grad, None], lambda grad: [grad[:, :1], grad]]
+)
+def test_a_merging_layer_of_ones_own_that_returns_other_gradients_is_told_so(returned):
+    class Mean(Layer):
+        many_inputs = True
+
+        def forward(self, x, training=False):
+            return (x[0] + x[1]) / 2, None
+
+        def backward(self, grad, cache):
+            return returned(grad / 2), {}
+
+    x = Input((3,))
+    model = fastcnn.Model(x, Mean()([Dense(3)(x), Dense(3)(x)]))
+    model.compile("sgd", "mse")
+    with pytest.raises((TypeError, ValueError), match="backward of layer mean must return"):
+        model.train_on_batch(np.ones((2, 3)), np.ones((2, 3)))
