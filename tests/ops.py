@@ -60,6 +60,8 @@ OPS = [
     Op("softmax of the first axis", lambda x: nn.softmax(x, 0), 1, *ROWS),
     Op("log_softmax_backward of the first axis", lambda g, y: nn.log_softmax_backward(g, y, 0), 2, *TWO),
     Op("leaky_relu with a slope", lambda x: nn.leaky_relu(x, 0.3), 1, *ROWS),
+    Op("gelu by tanh", lambda x: nn.gelu(x, True), 1, *ROWS),
+    Op("gelu_backward by tanh", lambda g, x: nn.gelu_backward(g, x, True), 2, *TWO),
     Op("matmul", nn.matmul, 1, ((3, 7), (7, 5)), ((150, 90), (90, 50))),
     Op("matmul of few rows", nn.matmul, 1, ((2, 7), (7, 5)), ((20, 190), (190, 101))),
     Op("matmul of one row", nn.matmul, 1, ((1, 7), (7, 5)), ((1, 790), (790, 501))),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 
 import numpy as np
@@ -155,6 +156,28 @@ def tanh(x):
     return np.tanh(x.astype(np.longdouble))
 
 
+def hard_sigmoid(x):
+    return np.clip(x + 3.0, 0.0, 6.0) / 6
+
+
+def silu(x):
+    return x * sigmoid(x)
+
+
+def normal_share(x):
+    """The share of a normal distribution that lies below x."""
+    return np.array([math.erfc(-v / math.sqrt(2)) / 2 for v in x.ravel().tolist()]).reshape(x.shape)
+
+
+def gelu(x):
+    return x * normal_share(x)
+
+
+def gelu_by_tanh(x):
+    x = x.astype(np.longdouble)
+    return x * sigmoid(2 * np.sqrt(2 / np.longdouble(np.pi)) * (x + np.longdouble("0.044715") * x**3))
+
+
 def log_softmax(x, axis=-1):
     x = x.astype(np.longdouble)
     return x - np.logaddexp.reduce(x, axis, keepdims=True)
@@ -171,7 +194,11 @@ ACTIVATIONS: dict[str | None, Callable] = {
     "relu6": lambda x: np.clip(x, 0.0, 6.0),
     "leaky_relu": leaky_relu,
     "sigmoid": sigmoid,
+    "hard_sigmoid": hard_sigmoid,
     "tanh": tanh,
+    "silu": silu,
+    "hard_swish": lambda x: x * hard_sigmoid(x),
+    "gelu": gelu,
     "softmax": softmax,
     "log_softmax": log_softmax,
 }

@@ -11,7 +11,7 @@ from fastcnn import nn
 
 pytestmark = pytest.mark.usefixtures("isa", "threads")
 
-ELEMENTWISE = ["relu", "relu6", "leaky_relu", "sigmoid", "tanh"]
+ELEMENTWISE = ["relu", "relu6", "leaky_relu", "sigmoid", "hard_sigmoid", "tanh", "silu", "hard_swish", "gelu"]
 ROWWISE = ["softmax", "log_softmax"]
 LENGTHS = [0, 1, 2, 3, 4, 5, 7, 8, 9, 15, 16, 17, 31, 33, 63, 65]
 EXTREMES = [0.0, -0.0, 1e-45, -1e-45, 1e-38, -1e-38, 88.7, -88.7, 89.0, -89.0, 745.0, -746.0, 3e38, -3e38]
@@ -39,6 +39,60 @@ def test_tanh_is_accurate_to_a_few_ulps(dtype):
     assert_within_ulps(nn.tanh(x), reference.tanh(x), dtype, 4)
 
 
+def test_silu_is_accurate_to_a_few_ulps(dtype):
+    x = sweep(dtype)
+    assert_within_ulps(nn.silu(x), np.where(x < SMALLEST_EXPONENT[dtype], 0, reference.silu(x)), dtype, 5)
+
+
+def test_gelu_is_accurate_to_a_few_ulps_but_for_its_exponential(dtype):
+    x = sweep(dtype)
+    exact, tiny = reference.gelu(x.astype(np.float64)), 2 * np.finfo(dtype).tiny / np.finfo(dtype).eps
+    # The reference rounds x / sqrt(2) too.
+    ulps = 4 + np.where(x < 0, np.minimum(2 * x.astype(np.float64) ** 2, 1e4), 0)
+    assert_close(nn.gelu(x), exact, dtype, depth=0, scale=np.abs(exact) * ulps + tiny)
+    assert exact.min() < -0.169 and np.abs(exact[x < -3]).max() > 3e-3
+
+
+def test_gelu_by_tanh_is_accurate_to_a_few_ulps_but_for_its_exponential(dtype):
+    x = sweep(dtype)
+    exact, tiny = reference.gelu_by_tanh(x), 4 * np.finfo(dtype).tiny / np.finfo(dtype).eps
+    ulps = 6 + np.where(x < 0, np.minimum(2 * np.abs(x.astype(np.float64)) + 0.3 * np.abs(x) ** 3.0, 1e4), 0)
+    assert_close(nn.gelu(x, True), exact, dtype, depth=0, scale=np.abs(exact) * ulps + 100 * tiny)
+    assert np.abs(nn.gelu(x, True) - nn.gelu(x)).max() > 1e-4
+
+
+@pytest.mark.parametrize("name", nn.BACK_FROM_ARGUMENT)
+def test_slopes_are_accurate_to_a_few_ulps_of_one(name, dtype):
+    x = sweep(dtype)
+    one = np.ones_like(x)
+    assert_close(nn.activate_backward(one, x, name), backward(name, one, x), dtype, depth=0, scale=4)
+
+
+@pytest.mark.parametrize("length", [3, 40])
+def test_slopes_at_nan_and_infinity(length, dtype):
+    x = np.resize(np.array([np.nan, -np.inf, np.inf], dtype), length)
+    wanted = np.resize([np.nan, 0, 2], length)
+    for name in nn.BACK_FROM_ARGUMENT:
+        assert_equal(nn.activate_backward(np.full_like(x, 2), x, name), wanted, dtype)
+    assert_equal(nn.gelu_backward(np.full_like(x, 2), x, True), wanted, dtype)
+    assert_equal(nn.gelu(x, True), np.resize([np.nan, 0, np.inf], length), dtype)
+
+
+def test_the_bends_of_hard_activations(dtype):
+    x = np.array([-4, -3, -1.5, 0, 1.5, 3, 4], dtype)
+    assert_equal(nn.hard_sigmoid(x), [0, 0, 0.25, 0.5, 0.75, 1, 1], dtype)
+    assert_equal(nn.hard_swish(x), [0, 0, -0.375, 0, 1.125, 3, 4], dtype)
+    grad = np.full_like(x, 6)
+    assert_equal(nn.hard_sigmoid_backward(grad, nn.hard_sigmoid(x)), [0, 0, 1, 1, 1, 0, 0], dtype)
+    assert_equal(nn.hard_swish_backward(grad, x), [0, 0, 0, 3, 6, 6, 6], dtype)
+
+
+def test_swish_is_a_second_name_of_silu(dtype):
+    x = normals(50, dtype=dtype)
+    assert_equal(nn.activate(x, "swish"), nn.silu(x), dtype)
+    assert_equal(nn.activate_backward(x, x, "swish"), nn.silu_backward(x, x), dtype)
+
+
 def test_relus_are_exact(dtype):
     x = sweep(dtype)
     assert_equal(nn.relu(x), np.maximum(x, 0), dtype)
@@ -53,8 +107,8 @@ def test_extreme_values(name, dtype):
     with np.errstate(over="ignore"):
         x = np.array(EXTREMES, dtype)
     exact = reference.ACTIVATIONS[name](x.astype(np.float64))
-    # Subnormal results may be zero.
-    smallest = 2 * np.finfo(dtype).tiny / np.finfo(dtype).eps
+    # Subnormal results may be zero, and products with a sigmoid that is.
+    smallest = 2 * np.finfo(dtype).tiny / np.finfo(dtype).eps * np.where(name == "silu", 200, 1)
     assert_close(nn.activate(x, name), exact, dtype, depth=0, scale=4.0 * np.minimum(np.abs(exact), 1e300) + smallest)
 
 
@@ -66,7 +120,11 @@ def test_nan_and_infinity(name, length, dtype):
         "relu6": (0, 6),
         "leaky_relu": (-np.inf, np.inf),
         "sigmoid": (0, 1),
+        "hard_sigmoid": (0, 1),
         "tanh": (-1, 1),
+        "silu": (0, np.inf),
+        "hard_swish": (0, np.inf),
+        "gelu": (0, np.inf),
     }[name]
     x = np.resize(np.array([np.nan, -np.inf, np.inf], dtype), length)
     assert_equal(nn.activate(x, name), np.resize([np.nan, *limits], length), dtype)
@@ -78,17 +136,28 @@ def test_elementwise_runs_of_any_length(length, dtype):
     for name in ELEMENTWISE:
         y = nn.activate(x, name)
         assert_close(y, reference.ACTIVATIONS[name](x), dtype, scale=4)
-        assert_close(nn.activate_backward(grad, y, name), backward(name, grad, y), dtype, scale=4)
+        kept = kept_of(name, x, y)
+        assert_close(nn.activate_backward(grad, kept, name), backward(name, grad, kept), dtype, scale=4)
+
+
+def kept_of(name, x, y):
+    """What the gradient is worked out from: argument or result."""
+    return x if name in nn.BACK_FROM_ARGUMENT else y
 
 
 def backward(name, grad, y):
+    """The gradient by what `kept_of` returns."""
     y, grad = y.astype(np.float64), grad.astype(np.float64)
     return {
         "relu": lambda: np.where(y > 0, grad, 0),
         "relu6": lambda: np.where((y > 0) & (y < 6), grad, 0),
         "leaky_relu": lambda: np.where(y < 0, grad * 0.2, grad),
         "sigmoid": lambda: grad * y * (1 - y),
+        "hard_sigmoid": lambda: np.where((y > 0) & (y < 1), grad / 6, 0),
         "tanh": lambda: grad * (1 - y**2),
+        "silu": lambda: grad * reference.sigmoid(y) * (1 + y * reference.sigmoid(-y)),
+        "hard_swish": lambda: grad * np.where(np.abs(y) < 3, y / 3 + 0.5, y > 0),
+        "gelu": lambda: grad * (reference.normal_share(y) + y * np.exp(-(y**2) / 2) / np.sqrt(2 * np.pi)),
         "softmax": lambda: y * (grad - (grad * y).sum(-1, keepdims=True)),
         "log_softmax": lambda: grad - np.exp(y) * grad.sum(-1, keepdims=True),
     }[name]()
@@ -99,7 +168,8 @@ def test_activations_that_threads_share(name, dtype):
     x, grad = normals(30, 70, 40, dtype=dtype), normals(30, 70, 40, dtype=dtype, seed=1)
     y = nn.activate(x, name)
     assert_close(y, reference.ACTIVATIONS[name](x), dtype, scale=8)
-    assert_close(nn.activate_backward(grad, y, name), backward(name, grad, y), dtype, depth=40, scale=8)
+    kept = kept_of(name, x, y)
+    assert_close(nn.activate_backward(grad, kept, name), backward(name, grad, kept), dtype, depth=40, scale=8)
 
 
 @pytest.mark.parametrize("length", [*LENGTHS[1:], 1000])
@@ -176,9 +246,15 @@ def test_a_single_number(dtype):
 @pytest.mark.parametrize("name", nn.ACTIVATIONS)
 def test_gradients_agree_with_differences(name):
     x, grad = normals(3, 5), normals(3, 5, seed=1)
-    gradient = nn.activate_backward(grad, nn.activate(x, name), name)
+    gradient = nn.activate_backward(grad, kept_of(name, x, nn.activate(x, name)), name)
     numerical = reference.numerical_gradient(lambda v: (nn.activate(v, name) * grad).sum(), x)
     np.testing.assert_allclose(gradient, numerical, rtol=1e-8, atol=1e-8)
+
+
+def test_the_gradient_of_gelu_by_tanh_agrees_with_differences():
+    x, grad = normals(7, 30) * 2, normals(7, 30, seed=1)
+    numerical = reference.numerical_gradient(lambda v: (nn.gelu(v, True) * grad).sum(), x)
+    np.testing.assert_allclose(nn.gelu_backward(grad, x, True), numerical, rtol=1e-8, atol=1e-8)
 
 
 def test_functions_are_those_that_activate_knows_by_name(dtype):
@@ -186,7 +262,8 @@ def test_functions_are_those_that_activate_knows_by_name(dtype):
     for name in {*ELEMENTWISE, *ROWWISE} - {"relu6"}:
         y = getattr(nn, name)(x)
         assert_equal(nn.activate(x, name), y, dtype)
-        assert_equal(getattr(nn, f"{name}_backward")(grad, y), nn.activate_backward(grad, y, name), dtype)
+        kept = kept_of(name, x, y)
+        assert_equal(getattr(nn, f"{name}_backward")(grad, kept), nn.activate_backward(grad, kept, name), dtype)
     for name in (None, "linear"):
         assert_equal(nn.activate(x, name), x, dtype)
         assert_equal(nn.activate_backward(grad, x, name), grad, dtype)
@@ -229,6 +306,9 @@ def test_the_identity_returns_a_copy(name, dtype):
         (lambda: nn.leaky_relu([1.0], "a"), TypeError, "^alpha .*'a'"),
         (lambda: nn.leaky_relu_backward([1.0], [1.0], np.inf), ValueError, "^alpha .*inf"),
         (lambda: nn.leaky_relu_backward([1.0], [[1.0]]), ValueError, r"^grad .*\(1,\)"),
+        (lambda: nn.gelu([1.0], "tanh"), TypeError, "^approximate .*'tanh'"),
+        (lambda: nn.gelu_backward([1.0], [1.0], 1), TypeError, "^approximate .*1"),
+        (lambda: nn.gelu_backward([1.0], [[1.0]]), ValueError, r"^grad .*\(1,\)"),
         (lambda: nn.softmax(1.0), ValueError, "^axis .*-1"),
         (lambda: nn.softmax([1.0], 1), ValueError, "^axis .*1"),
         (lambda: nn.log_softmax([1.0], 0.0), TypeError, "^axis .*0.0"),

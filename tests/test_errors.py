@@ -125,6 +125,12 @@ RIGHT = {
     "dense_backward": {"grad": ones(2, 4), "x": ones(2, 3), "kernel": ones(3, 4)},
     "dropout": {"x": ones(2, 3), "rate": 0.5, "training": True, "seed": 1},
     "dropout_backward": {"grad": ones(2, 3), "rate": 0.5, "seed": 1},
+    "gelu": {"x": ones(2, 3), "approximate": False},
+    "gelu_backward": {"grad": ones(2, 3), "x": ones(2, 3), "approximate": False},
+    "hard_sigmoid": {"x": ones(2, 3)},
+    "hard_sigmoid_backward": {"grad": ones(2, 3), "y": ones(2, 3)},
+    "hard_swish": {"x": ones(2, 3)},
+    "hard_swish_backward": {"grad": ones(2, 3), "x": ones(2, 3)},
     "leaky_relu": {"x": ones(2, 3), "alpha": 0.1},
     "leaky_relu_backward": {"grad": ones(2, 3), "x": ones(2, 3), "alpha": 0.1},
     "log_softmax": {"x": ones(2, 3), "axis": -1},
@@ -168,6 +174,8 @@ RIGHT = {
     },
     "sigmoid": {"x": ones(2, 3)},
     "sigmoid_backward": {"grad": ones(2, 3), "y": ones(2, 3)},
+    "silu": {"x": ones(2, 3)},
+    "silu_backward": {"grad": ones(2, 3), "x": ones(2, 3)},
     "softmax": {"x": ones(2, 3), "axis": -1},
     "softmax_backward": {"grad": ones(2, 3), "y": ones(2, 3), "axis": -1},
     "softmax_cross_entropy": {"labels": np.array([0, 2]), "logits": ones(2, 3), "label_smoothing": 0.0},
@@ -216,7 +224,7 @@ def refused(op: str, name: str, bad, error, echo: str | None = None) -> str:
 
 
 def test_the_table_has_every_op():
-    assert set(RIGHT) == set(nn.__all__) - {"ACTIVATIONS"}
+    assert set(RIGHT) == set(nn.__all__) - {"ACTIVATIONS", "BACK_FROM_ARGUMENT"}
 
 
 @pytest.mark.parametrize("op", RIGHT)
@@ -313,6 +321,7 @@ def test_operands_too_large_for_any_memory_are_refused(op, name):
         if (op, name)
         not in {  # one operand of any shape
             *((o, "x") for o in ("activate", "relu", "sigmoid", "tanh", "softmax", "log_softmax", "leaky_relu")),
+            *((o, "x") for o in ("gelu", "hard_sigmoid", "hard_swish", "silu")),
             ("dropout", "x"),
             ("dropout_backward", "grad"),
             ("moments", "x"),
@@ -531,7 +540,7 @@ def test_a_list_that_holds_itself_is_refused():
 # ---- words, numbers, axes, flags, labels ----
 
 
-@pytest.mark.parametrize("bad", ["swish", "ReLU", "", 1, True, b"relu", ["relu"], np.array(["relu", "tanh"]), len])
+@pytest.mark.parametrize("bad", ["mish", "ReLU", "", 1, True, b"relu", ["relu"], np.array(["relu", "tanh"]), len])
 @pytest.mark.parametrize(("op", "name"), [*ACTIVATIONS, ("conv2d", "algorithm")])
 def test_words_are_known(op, name, bad):
     refused(op, name, bad, (TypeError, ValueError), repr(bad))

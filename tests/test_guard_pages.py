@@ -118,6 +118,8 @@ def cases(dtype: np.dtype, vl: int):
             yield nn.activate_backward, (g, y, name), {}
         yield nn.leaky_relu, (x, 0.3), {}
         yield nn.leaky_relu_backward, (g, x, 0.3), {}
+        yield nn.gelu, (x, True), {}
+        yield nn.gelu_backward, (g, x, True), {}
         yield nn.dropout, (x, 0.4), {"seed": 7}
         yield nn.dropout_backward, (g, 0.4, 7), {}
         for momentum in (0.0, 0.9):

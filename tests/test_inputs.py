@@ -153,11 +153,12 @@ ROWS, IMAGES, FILTERS, C = np.ones((2, 3)), np.ones((1, 3, 3, 2)), np.ones((3, 3
 @pytest.mark.parametrize(
     ("name", "call"),
     [
-        *(("x", lambda op=op: op(None)) for op in (nn.relu, nn.leaky_relu, nn.sigmoid, nn.tanh, nn.softmax)),
+        *(("x", lambda op=op: op(None)) for op in (nn.relu, nn.leaky_relu, nn.sigmoid, nn.tanh, nn.gelu, nn.softmax)),
         *(("x", lambda name=name: nn.activate(None, name)) for name in nn.ACTIVATIONS),
         *(("grad", lambda name=name: nn.activate_backward(None, ROWS, name)) for name in nn.ACTIVATIONS),
         *(("y", lambda name=name: nn.activate_backward(ROWS, None, name)) for name in nn.ACTIVATIONS),
         ("x", lambda: nn.leaky_relu_backward(ROWS, None)),
+        ("x", lambda: nn.gelu_backward(ROWS, None)),
         ("grad", lambda: nn.softmax_backward(None, ROWS)),
         ("a", lambda: nn.matmul(None, ROWS)),
         ("b", lambda: nn.matmul(ROWS, None)),

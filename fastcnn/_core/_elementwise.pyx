@@ -15,6 +15,14 @@ from ._runtime cimport (
     FC_CENTRED_SQUARE,
     FC_CLIPPED_RELU,
     FC_CLIPPED_RELU_BACKWARD,
+    FC_GELU,
+    FC_GELU_BACKWARD,
+    FC_GELU_TANH,
+    FC_GELU_TANH_BACKWARD,
+    FC_HARD_SIGMOID,
+    FC_HARD_SIGMOID_BACKWARD,
+    FC_HARD_SWISH,
+    FC_HARD_SWISH_BACKWARD,
     FC_LEAKY_RELU,
     FC_LEAKY_RELU_BACKWARD,
     FC_LOG_SOFTMAX,
@@ -23,6 +31,8 @@ from ._runtime cimport (
     FC_RELU_BACKWARD,
     FC_SIGMOID,
     FC_SIGMOID_BACKWARD,
+    FC_SILU,
+    FC_SILU_BACKWARD,
     FC_SOFTMAX,
     FC_SOFTMAX_BACKWARD,
     FC_SUM,
@@ -44,6 +54,11 @@ CLIPPED_RELU, CLIPPED_RELU_BACKWARD = FC_CLIPPED_RELU, FC_CLIPPED_RELU_BACKWARD
 LEAKY_RELU, LEAKY_RELU_BACKWARD = FC_LEAKY_RELU, FC_LEAKY_RELU_BACKWARD
 SIGMOID, SIGMOID_BACKWARD = FC_SIGMOID, FC_SIGMOID_BACKWARD
 TANH, TANH_BACKWARD = FC_TANH, FC_TANH_BACKWARD
+HARD_SIGMOID, HARD_SIGMOID_BACKWARD = FC_HARD_SIGMOID, FC_HARD_SIGMOID_BACKWARD
+HARD_SWISH, HARD_SWISH_BACKWARD = FC_HARD_SWISH, FC_HARD_SWISH_BACKWARD
+SILU, SILU_BACKWARD = FC_SILU, FC_SILU_BACKWARD
+GELU, GELU_BACKWARD = FC_GELU, FC_GELU_BACKWARD
+GELU_TANH, GELU_TANH_BACKWARD = FC_GELU_TANH, FC_GELU_TANH_BACKWARD
 SOFTMAX, SOFTMAX_BACKWARD = FC_SOFTMAX, FC_SOFTMAX_BACKWARD
 LOG_SOFTMAX, LOG_SOFTMAX_BACKWARD = FC_LOG_SOFTMAX, FC_LOG_SOFTMAX_BACKWARD
 
@@ -61,6 +76,10 @@ cdef inline char *after(const char *start, Py_ssize_t step) noexcept nogil:
     return <char *> start if start == NULL else <char *> start + step
 
 
+cdef inline bint has_exponential(int op) noexcept nogil:
+    return op == FC_SIGMOID or op == FC_TANH or op >= FC_SILU  # the last ones of the list in kernels.h
+
+
 def elementwise(int op, cnp.ndarray a, cnp.ndarray b, double alpha, cnp.ndarray out):
     """Write op(a, b) to out, which may be a or b; pass a for b where the op has one argument."""
     cdef const fc_kernels *table = kernels(out)
@@ -68,7 +87,7 @@ def elementwise(int op, cnp.ndarray a, cnp.ndarray b, double alpha, cnp.ndarray 
     cdef const char *pa = cnp.PyArray_BYTES(a)
     cdef const char *pb = cnp.PyArray_BYTES(b)
     cdef char *po = cnp.PyArray_BYTES(out)
-    cdef int threads = threads_for(<double> n * (HEAVY if op == FC_SIGMOID or op == FC_TANH else LIGHT))
+    cdef int threads = threads_for(<double> n * (HEAVY if has_exponential(op) else LIGHT))
     with nogil:
         for i in prange(ceil_div(n, RUN), num_threads=threads, schedule="static"):
             table.map[op](min(RUN, n - i * RUN), pa + i * RUN * size, pb + i * RUN * size, po + i * RUN * size, alpha)

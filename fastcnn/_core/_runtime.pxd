@@ -11,6 +11,8 @@ cdef extern from "kernels.h" nogil:
         FC_RELU, FC_RELU_BACKWARD, FC_CLIPPED_RELU, FC_CLIPPED_RELU_BACKWARD
         FC_LEAKY_RELU, FC_LEAKY_RELU_BACKWARD
         FC_SIGMOID, FC_SIGMOID_BACKWARD, FC_TANH, FC_TANH_BACKWARD
+        FC_HARD_SIGMOID, FC_HARD_SIGMOID_BACKWARD, FC_HARD_SWISH, FC_HARD_SWISH_BACKWARD
+        FC_SILU, FC_SILU_BACKWARD, FC_GELU, FC_GELU_BACKWARD, FC_GELU_TANH, FC_GELU_TANH_BACKWARD
         FC_SUM, FC_CENTRED, FC_CENTRED_SQUARE
         FC_SOFTMAX, FC_LOG_SOFTMAX, FC_SOFTMAX_BACKWARD, FC_LOG_SOFTMAX_BACKWARD
 
@@ -114,7 +116,7 @@ cdef extern from "kernels.h" nogil:
         void (*max_pool_backward)(const fc_pool *) noexcept nogil
         void (*avg_pool)(const fc_pool *) noexcept nogil
         void (*avg_pool_backward)(const fc_pool *) noexcept nogil
-        fc_map *map[10]
+        fc_map *map[20]
         fc_row_map *row_map[4]
         fc_column_sum *column_sum[3]
         void (*bias_add)(Py_ssize_t rows, Py_ssize_t columns, const void *x, const void *bias, int relu,

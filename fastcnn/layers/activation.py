@@ -169,8 +169,9 @@ class Softmax(Activated):
         """Return softmax(x), or x as it is."""
         return x if activation is None and self.axis == -1 else nn.softmax(x, self.axis)
 
-    def _before_activation(self, grad: Array, y: Array | None) -> Array:
-        return grad if y is None else nn.softmax_backward(grad, y, self.axis)
+    def _before_activation(self, grad: Array, cache: Any) -> Array:
+        _, y, activated = cache
+        return nn.softmax_backward(grad, y, self.axis) if activated else grad
 
     def apply_backward(self, grad: Array, x: Array, input_grad: bool) -> tuple[Array | None, Gradients]:
         """Return the gradient as it comes: all there is is the softmax."""

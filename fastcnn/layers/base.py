@@ -377,26 +377,31 @@ class Activated(Layer):
 
     def forward(self, x: Array, training: bool = False) -> tuple[Array, Any]:
         """Return the activated result."""
-        y = self.apply(x, self.activation)
-        return y, (x, y)
+        if self.activation not in nn.BACK_FROM_ARGUMENT:
+            y = self.apply(x, self.activation)
+            return y, (x, y, True)
+        if not training:
+            # In place; backward works the argument out again in the rare case that it is asked for.
+            return self.apply(x, self.activation), (x, None, True)
+        z = self.apply(x, None)
+        return nn.activate(z, self.activation), (x, z, True)
 
     def logits(self, x: Array) -> tuple[Array, Any]:
         """Return the result before the activation; backward then takes its gradient."""
-        return self.apply(x, None), (x, None)
+        return self.apply(x, None), (x, None, False)
 
     def backward(self, grad: Array, cache: Any) -> tuple[Array, Gradients]:
         """Return the gradients of the input and the weights."""
-        x, y = cache
-        dx, gradients = self.apply_backward(self._before_activation(grad, y), x, True)
+        dx, gradients = self.apply_backward(self._before_activation(grad, cache), cache[0], True)
         assert dx is not None
         return dx, gradients
 
     def backward_weights(self, grad: Array, cache: Any) -> Gradients:
         """Return the gradients of the weights alone."""
-        x, y = cache
-        return self.apply_backward(self._before_activation(grad, y), x, False)[1]
+        return self.apply_backward(self._before_activation(grad, cache), cache[0], False)[1]
 
-    def _before_activation(self, grad: Array, y: Array | None) -> Array:
-        if y is None or self.activation is None:
+    def _before_activation(self, grad: Array, cache: Any) -> Array:
+        x, kept, activated = cache
+        if not activated or self.activation is None:
             return grad
-        return nn.activate_backward(grad, y, self.activation)
+        return nn.activate_backward(grad, self.apply(x, None) if kept is None else kept, self.activation)

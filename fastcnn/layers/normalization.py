@@ -118,12 +118,16 @@ class BatchNormalization(Layer):
         training = training and self.trainable and x.size > 0
         mean, variance = nn.moments(x) if training else (self.moving_mean, self.moving_variance)
         y = nn.batch_normalization(x, mean, variance, self._beta(), self._gamma(), self.epsilon, self.activation)
-        return y, (x, mean, variance, training, None if self.activation in (None, "relu") else y)
+        from_result = self.activation not in (None, "relu", *nn.BACK_FROM_ARGUMENT)
+        return y, (x, mean, variance, training, y if from_result else None)
 
     def backward(self, grad: Array, cache: Any) -> tuple[Array, Gradients]:
         """Return the gradients of the input, gamma and beta."""
         x, mean, variance, training, y = cache
-        fused = self.activation if y is None else None
+        fused = self.activation if self.activation == "relu" else None
+        if self.activation in nn.BACK_FROM_ARGUMENT:
+            # Less to do, and to keep, than to have forward write argument and result.
+            y = nn.batch_normalization(x, mean, variance, self._beta(), self._gamma(), self.epsilon)
         if y is not None:
             grad = nn.activate_backward(grad, y, self.activation)
         dx, dgamma, dbeta = nn.batch_normalization_backward(

@@ -1,4 +1,4 @@
-"""Activations and their gradients: relu, leaky relu, sigmoid, tanh, softmax, log-softmax; and all by name."""
+"""Activations and their gradients: relus, sigmoids, tanh, silu, gelu, softmax, log-softmax; and most by name."""
 
 from __future__ import annotations
 
@@ -8,10 +8,29 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from .._core import _elementwise as _kernels
-from ._arrays import FloatArray, floats, like, number
+from ._arrays import FloatArray, flag, floats, like, number
 
 #: Names that `activation=` arguments accept; None means "linear".
-ACTIVATIONS = ("linear", "relu", "relu6", "leaky_relu", "sigmoid", "tanh", "softmax", "log_softmax")
+ACTIVATIONS = (
+    "linear",
+    "relu",
+    "relu6",
+    "leaky_relu",
+    "sigmoid",
+    "hard_sigmoid",
+    "tanh",
+    "silu",
+    "hard_swish",
+    "gelu",
+    "softmax",
+    "log_softmax",
+)
+
+#: Activations whose gradient is worked out from their argument: they fall before they rise, so that the result does
+#: not tell it. That of all others is worked out from the result.
+BACK_FROM_ARGUMENT = ("silu", "hard_swish", "gelu")
+
+_SECOND_NAMES = {"swish": "silu"}
 
 #: Slope of leaky_relu below zero where it is given by name, as in tf.nn.leaky_relu.
 LEAKY_SLOPE = 0.2
@@ -25,14 +44,22 @@ _ELEMENTWISE = {
     "relu6": _kernels.CLIPPED_RELU,
     "leaky_relu": _kernels.LEAKY_RELU,
     "sigmoid": _kernels.SIGMOID,
+    "hard_sigmoid": _kernels.HARD_SIGMOID,
     "tanh": _kernels.TANH,
+    "silu": _kernels.SILU,
+    "hard_swish": _kernels.HARD_SWISH,
+    "gelu": _kernels.GELU,
 }
 _ELEMENTWISE_BACKWARD = {
     "relu": _kernels.RELU_BACKWARD,
     "relu6": _kernels.CLIPPED_RELU_BACKWARD,
     "leaky_relu": _kernels.LEAKY_RELU_BACKWARD,
     "sigmoid": _kernels.SIGMOID_BACKWARD,
+    "hard_sigmoid": _kernels.HARD_SIGMOID_BACKWARD,
     "tanh": _kernels.TANH_BACKWARD,
+    "silu": _kernels.SILU_BACKWARD,
+    "hard_swish": _kernels.HARD_SWISH_BACKWARD,
+    "gelu": _kernels.GELU_BACKWARD,
 }
 _ROWWISE = {"softmax": _kernels.SOFTMAX, "log_softmax": _kernels.LOG_SOFTMAX}
 _ROWWISE_BACKWARD = {
@@ -42,7 +69,7 @@ _ROWWISE_BACKWARD = {
 
 
 def checked_activation(activation: Any) -> str | None:
-    """Return the name of an activation, None for the identity.
+    """Return the name of an activation, None for the identity; "swish" is a second name of "silu".
 
     Raises
     ------
@@ -51,6 +78,8 @@ def checked_activation(activation: Any) -> str | None:
     """
     if activation is None:
         return None
+    if isinstance(activation, str):
+        activation = _SECOND_NAMES.get(activation, activation)
     if not isinstance(activation, str) or activation not in ACTIVATIONS:
         raise ValueError(f"activation must be None or one of {', '.join(ACTIVATIONS)}, got {activation!r}")
     return None if activation == "linear" else activation
@@ -75,7 +104,7 @@ def activate(x: ArrayLike, activation: str | None) -> FloatArray:
     x
         Any shape; softmax and log_softmax go along the last axis.
     activation
-        One of :data:`ACTIVATIONS`, or None for the identity. leaky_relu has slope 0.2 below zero.
+        One of :data:`ACTIVATIONS`, or None for the identity. leaky_relu has slope 0.2 below zero; gelu is exact.
 
     Returns
     -------
@@ -102,16 +131,26 @@ def activate(x: ArrayLike, activation: str | None) -> FloatArray:
 
 
 def activate_backward(grad: ArrayLike, y: ArrayLike, activation: str | None) -> FloatArray:
-    """Return the gradient of an activation's argument, from its result.
+    """Return the gradient of an activation's argument, from its result or from the argument itself.
 
     Parameters
     ----------
     grad
         Gradient of the result.
     y
-        The result of :func:`activate`.
+        The result of :func:`activate`; for an activation of :data:`BACK_FROM_ARGUMENT` its argument.
     activation
         The same name.
+
+    Notes
+    -----
+    =========================================  ============
+    activation                                 y
+    =========================================  ============
+    relu, relu6, leaky_relu, sigmoid,          the result
+    hard_sigmoid, tanh, softmax, log_softmax
+    silu, hard_swish, gelu                     the argument
+    =========================================  ============
 
     Returns
     -------
@@ -127,6 +166,9 @@ def activate_backward(grad: ArrayLike, y: ArrayLike, activation: str | None) -> 
     --------
     >>> activate_backward([1.0, 1.0], [0.0, 2.0], "relu").tolist()
     [0.0, 1.0]
+    >>> x = [0.0, 4.0]
+    >>> activate_backward([1.0, 1.0], x, "hard_swish").tolist()
+    [0.5, 1.0]
     """
     name = checked_activation(activation)
     grad, y = floats(("grad", "y"), grad, y)
@@ -400,6 +442,244 @@ def tanh_backward(grad: ArrayLike, y: ArrayLike) -> FloatArray:
     [0.75]
     """
     return activate_backward(grad, y, "tanh")
+
+
+def hard_sigmoid(x: ArrayLike) -> FloatArray:
+    """Return min(max(x + 3, 0), 6) / 6, straight lines in place of :func:`sigmoid`.
+
+    Parameters
+    ----------
+    x
+        Any shape.
+
+    Returns
+    -------
+    ndarray
+        Of the shape of x.
+
+    Raises
+    ------
+    TypeError
+        If x holds no real numbers.
+
+    Examples
+    --------
+    >>> hard_sigmoid([-4.0, 0.0, 4.0]).tolist()
+    [0.0, 0.5, 1.0]
+    """
+    (x,) = floats(("x",), x)
+    return _elementwise(_kernels.HARD_SIGMOID, x, x)
+
+
+def hard_sigmoid_backward(grad: ArrayLike, y: ArrayLike) -> FloatArray:
+    """Return grad / 6 where 0 < y < 1, else 0, where y is the result of :func:`hard_sigmoid`.
+
+    Parameters
+    ----------
+    grad, y
+        Of one shape.
+
+    Returns
+    -------
+    ndarray
+        Of the same shape.
+
+    Raises
+    ------
+    ValueError
+        If shapes differ.
+
+    Examples
+    --------
+    >>> hard_sigmoid_backward([3.0, 3.0], [0.5, 1.0]).tolist()
+    [0.5, 0.0]
+    """
+    return activate_backward(grad, y, "hard_sigmoid")
+
+
+def silu(x: ArrayLike) -> FloatArray:
+    """Return x * sigmoid(x), also called swish; zero at minus infinity.
+
+    Parameters
+    ----------
+    x
+        Any shape.
+
+    Returns
+    -------
+    ndarray
+        Of the shape of x.
+
+    Raises
+    ------
+    TypeError
+        If x holds no real numbers.
+
+    References
+    ----------
+    Elfwing et al., "Sigmoid-weighted linear units", 2018. Ramachandran et al., "Searching for activation functions",
+    2017.
+
+    Examples
+    --------
+    >>> silu([0.0, 1000.0]).tolist()
+    [0.0, 1000.0]
+    """
+    (x,) = floats(("x",), x)
+    return _elementwise(_kernels.SILU, x, x)
+
+
+def silu_backward(grad: ArrayLike, x: ArrayLike) -> FloatArray:
+    """Return grad * (s + x * s * (1 - s)) with s = sigmoid(x), where x is the argument of :func:`silu`.
+
+    Parameters
+    ----------
+    grad, x
+        Of one shape.
+
+    Returns
+    -------
+    ndarray
+        Of the same shape.
+
+    Raises
+    ------
+    ValueError
+        If shapes differ.
+
+    Examples
+    --------
+    >>> silu_backward([4.0], [0.0]).tolist()
+    [2.0]
+    """
+    grad, x = floats(("grad", "x"), grad, x)
+    like(grad, x.shape)
+    return _elementwise(_kernels.SILU_BACKWARD, grad, x)
+
+
+def hard_swish(x: ArrayLike) -> FloatArray:
+    """Return x * :func:`hard_sigmoid` of x, straight lines in place of :func:`silu`'s sigmoid.
+
+    Parameters
+    ----------
+    x
+        Any shape.
+
+    Returns
+    -------
+    ndarray
+        Of the shape of x.
+
+    Raises
+    ------
+    TypeError
+        If x holds no real numbers.
+
+    References
+    ----------
+    Howard et al., "Searching for MobileNetV3", 2019.
+
+    Examples
+    --------
+    >>> hard_swish([-4.0, 0.0, 3.0]).tolist()
+    [0.0, 0.0, 3.0]
+    """
+    (x,) = floats(("x",), x)
+    return _elementwise(_kernels.HARD_SWISH, x, x)
+
+
+def hard_swish_backward(grad: ArrayLike, x: ArrayLike) -> FloatArray:
+    """Return grad * (x / 3 + 1 / 2) for arguments -3 < x < 3 of :func:`hard_swish`, grad above and 0 below.
+
+    Parameters
+    ----------
+    grad, x
+        Of one shape.
+
+    Returns
+    -------
+    ndarray
+        Of the same shape.
+
+    Raises
+    ------
+    ValueError
+        If shapes differ.
+
+    Examples
+    --------
+    >>> hard_swish_backward([4.0, 4.0], [0.0, 3.0]).tolist()
+    [2.0, 4.0]
+    """
+    grad, x = floats(("grad", "x"), grad, x)
+    like(grad, x.shape)
+    return _elementwise(_kernels.HARD_SWISH_BACKWARD, grad, x)
+
+
+def gelu(x: ArrayLike, approximate: bool = False) -> FloatArray:
+    """Return x * (1 + erf(x / sqrt(2))) / 2: x times the share of a normal distribution that lies below x.
+
+    Parameters
+    ----------
+    x
+        Any shape.
+    approximate
+        Whether tanh(sqrt(2 / pi) * (x + 0.044715 * x^3)) takes the place of erf(x / sqrt(2)).
+
+    Returns
+    -------
+    ndarray
+        Of the shape of x, in either element type within 4 ulp, below zero within 3 + x^2 / 2: there the result is a
+        Chebyshev series of full accuracy times an exponential of -x^2 / 2.
+
+    Raises
+    ------
+    TypeError
+        If x holds no real numbers, or approximate is no flag.
+
+    References
+    ----------
+    Hendrycks and Gimpel, "Gaussian error linear units", 2016. Shepherd and Laframboise, "Chebyshev approximation of
+    (1 + 2x) exp(x^2) erfc x in 0 <= x < infinity", 1981.
+
+    Examples
+    --------
+    >>> gelu([-1.0, 0.0, 1.0]).round(4).tolist(), gelu([1.0], approximate=True).round(4).tolist()
+    ([-0.1587, 0.0, 0.8413], [0.8412])
+    """
+    (x,) = floats(("x",), x)
+    return _elementwise(_kernels.GELU_TANH if flag(approximate, "approximate") else _kernels.GELU, x, x)
+
+
+def gelu_backward(grad: ArrayLike, x: ArrayLike, approximate: bool = False) -> FloatArray:
+    """Return grad times the slope of :func:`gelu` at its argument x.
+
+    Parameters
+    ----------
+    grad, x
+        Of one shape.
+    approximate
+        As given to :func:`gelu`.
+
+    Returns
+    -------
+    ndarray
+        Of the same shape.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If shapes differ, or approximate is no flag.
+
+    Examples
+    --------
+    >>> gelu_backward([4.0], [0.0]).tolist()
+    [2.0]
+    """
+    grad, x = floats(("grad", "x"), grad, x)
+    like(grad, x.shape)
+    op = _kernels.GELU_TANH_BACKWARD if flag(approximate, "approximate") else _kernels.GELU_BACKWARD
+    return _elementwise(op, grad, x)
 
 
 def softmax(x: ArrayLike, axis: int = -1) -> FloatArray:

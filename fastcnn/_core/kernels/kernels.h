@@ -129,6 +129,16 @@ enum {
     FC_SIGMOID_BACKWARD, /* a: gradient, b: result */
     FC_TANH,
     FC_TANH_BACKWARD, /* a: gradient, b: result */
+    FC_HARD_SIGMOID, /* relu6(a + 3) / 6 */
+    FC_HARD_SIGMOID_BACKWARD, /* a: gradient, b: result */
+    FC_HARD_SWISH,
+    FC_HARD_SWISH_BACKWARD, /* from here on a: gradient, b: argument */
+    FC_SILU,
+    FC_SILU_BACKWARD,
+    FC_GELU,
+    FC_GELU_BACKWARD,
+    FC_GELU_TANH,
+    FC_GELU_TANH_BACKWARD,
     FC_MAPS
 };
 typedef void fc_map(ptrdiff_t n, const void *a, const void *b, void *out, double alpha);

@@ -27,7 +27,15 @@
                 [FC_LEAKY_RELU] = FC_NAME(leaky_relu),                                               \
                 [FC_LEAKY_RELU_BACKWARD] = FC_NAME(leaky_relu_backward),                             \
                 [FC_SIGMOID] = FC_NAME(sigmoid), [FC_SIGMOID_BACKWARD] = FC_NAME(sigmoid_backward),  \
-                [FC_TANH] = FC_NAME(tanh), [FC_TANH_BACKWARD] = FC_NAME(tanh_backward)},             \
+                [FC_TANH] = FC_NAME(tanh), [FC_TANH_BACKWARD] = FC_NAME(tanh_backward),              \
+                [FC_HARD_SIGMOID] = FC_NAME(hard_sigmoid),                                           \
+                [FC_HARD_SIGMOID_BACKWARD] = FC_NAME(hard_sigmoid_backward),                         \
+                [FC_HARD_SWISH] = FC_NAME(hard_swish),                                               \
+                [FC_HARD_SWISH_BACKWARD] = FC_NAME(hard_swish_backward),                             \
+                [FC_SILU] = FC_NAME(silu), [FC_SILU_BACKWARD] = FC_NAME(silu_backward),              \
+                [FC_GELU] = FC_NAME(gelu), [FC_GELU_BACKWARD] = FC_NAME(gelu_backward),              \
+                [FC_GELU_TANH] = FC_NAME(gelu_tanh),                                                 \
+                [FC_GELU_TANH_BACKWARD] = FC_NAME(gelu_tanh_backward)},                              \
         .row_map = {[FC_SOFTMAX] = FC_NAME(softmax), [FC_LOG_SOFTMAX] = FC_NAME(log_softmax),        \
                     [FC_SOFTMAX_BACKWARD] = FC_NAME(softmax_backward),                               \
                     [FC_LOG_SOFTMAX_BACKWARD] = FC_NAME(log_softmax_backward)},                      \
