@@ -17,7 +17,7 @@ Pads: TypeAlias = tuple[Pair, Pair]
 Shape: TypeAlias = tuple[int | None, ...]
 
 
-def pair(value: Any, name: str) -> Pair:
+def pair(value: Any, name: str, minimum: int = 1) -> Pair:
     """Return (height, width) from an int, a pair, or TensorFlow's list of four with ones outside.
 
     Parameters
@@ -26,13 +26,15 @@ def pair(value: Any, name: str) -> Pair:
         ``2``, ``(2, 3)`` or ``[1, 2, 3, 1]``.
     name
         The argument's name, for the error.
+    minimum
+        The smallest number allowed.
 
     Raises
     ------
     TypeError
         If value is neither an integer nor a sequence of integers.
     ValueError
-        If it has another length, a number below 1, or steps along batch or channels.
+        If it has another length, a number below the minimum, or steps along batch or channels.
 
     Examples
     --------
@@ -40,7 +42,7 @@ def pair(value: Any, name: str) -> Pair:
     ((2, 2), (2, 3), (2, 3))
     """
     if isinstance(value, (list, tuple)):
-        numbers = [integer(v, name, got=value) for v in value]
+        numbers = [integer(v, name, minimum, value) for v in value]
         if len(numbers) == 4 and numbers[0] == numbers[3] == 1:
             numbers = numbers[1:3]
         if len(numbers) == 1:
@@ -48,7 +50,7 @@ def pair(value: Any, name: str) -> Pair:
         if len(numbers) != 2:
             raise ValueError(f"{name} must be an int, a pair (height, width) or [1, height, width, 1], got {value!r}")
         return numbers[0], numbers[1]
-    number = integer(value, name)
+    number = integer(value, name, minimum)
     return number, number
 
 
@@ -361,6 +363,77 @@ def conv2d_output_shape(
     (None, 24, 24, 6)
     """
     return conv2d(input_shape, filters_shape, strides, padding, dilations, groups)[0]
+
+
+def conv2d_transpose_output_shape(
+    input_shape: Sequence[int | None],
+    filters_shape: Sequence[int],
+    strides: Any = 1,
+    padding: Any = "valid",
+    output_padding: Any = None,
+    dilations: Any = 1,
+) -> Shape:
+    """Return the shape of a transposed convolution's result, which the convolution takes back to the input's size.
+
+    Parameters
+    ----------
+    input_shape
+        (N, H, W, C); N may be None.
+    filters_shape
+        (R, S, K, C).
+    strides, padding, output_padding, dilations
+        As in :func:`fastcnn.nn.conv2d_transpose`.
+
+    Returns
+    -------
+    tuple
+        (N, H', W', K); for H' see :func:`fastcnn.nn.conv2d_transpose`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        Naming the argument that does not fit.
+
+    Examples
+    --------
+    >>> conv2d_transpose_output_shape((None, 16, 16, 8), (3, 3, 4, 8), strides=2, padding="same")
+    (None, 32, 32, 4)
+    """
+    batch, *size, c = _image_shape(input_shape, "input")
+    if len(filters_shape) != 4 or 0 in filters_shape:
+        raise ValueError(
+            f"filters must have shape (height, width, filters, channels), all at least 1, got {tuple(filters_shape)}"
+        )
+    if filters_shape[3] != c:
+        raise ValueError(
+            f"filters must have {c} channels in their last axis for input of {c} channels, "
+            f"got filters of shape {tuple(filters_shape)}"
+        )
+    step, dilation = pair(strides, "strides"), pair(dilations, "dilations")
+    around = pads(padding, (1, 1), (1, 1), (1, 1))  # none where it is a word
+    word = padding.lower() if isinstance(padding, str) else ""
+    output: list[int] = []
+    for axis in (0, 1):
+        window = (filters_shape[axis] - 1) * dilation[axis] + 1
+        extra = None if output_padding is None else pair(output_padding, "output_padding", 0)[axis]
+        # What the last window adds to the steps up to it.
+        if word == "same":
+            last = step[axis] if extra is None else window % 2 + extra
+        elif word == "valid" and extra is None:
+            last = max(window, step[axis])
+        else:
+            last = window + (extra or 0)
+        if (extra or 0) >= step[axis] or not last:
+            least = f", and at least 1 with padding={padding!r} where filters span an even number of pixels"
+            raise ValueError(
+                f"output_padding must be below strides={strides!r}{'' if last else least}, got {output_padding!r}"
+            )
+        output.append((size[axis] - 1) * step[axis] + last - sum(around[axis]))
+    shape = batch, output[0], output[1], filters_shape[2]
+    if min(output) < 1:
+        raise ValueError(f"padding must leave at least one pixel, got {padding!r} for a result of shape {shape}")
+    elements(shape, "output")
+    return shape
 
 
 def pool_output_shape(

@@ -90,6 +90,17 @@ def conv2d_backward(grad, x, w, strides=(1, 1), padding="valid", dilations=(1, 1
     return cropped(dx, pads), dw, grad.sum((0, 1, 2))
 
 
+def conv2d_transpose(x, w, size, strides=(1, 1), padding="valid", dilations=(1, 1)):
+    """Every pixel adds its window of w, (R, S, K, C), to a result of so many rows and columns."""
+    window = [(n - 1) * d + 1 for n, d in zip(w.shape[:2], dilations, strict=True)]
+    (top, bottom), (left, right) = pads = explicit_pads(padding, size, window, strides)
+    y = np.zeros((len(x), top + size[0] + bottom, left + size[1] + right, w.shape[2]))
+    for n, i, j in np.ndindex(x.shape[:3]):
+        for r, s in np.ndindex(w.shape[:2]):
+            y[n, i * strides[0] + r * dilations[0], j * strides[1] + s * dilations[1]] += w[r, s] @ x[n, i, j]
+    return cropped(y, pads)
+
+
 # ---- pooling ----
 
 
@@ -231,6 +242,20 @@ def batch_normalization_backward(grad, x, mean, variance, scale, epsilon, traini
         dmean = -dx.sum(axes) - dvariance * 2 * (x - mean).mean(axes)
         dx = dx + dvariance * 2 * (x - mean) / count + dmean / count
     return dx, dscale, grad.sum(axes)
+
+
+def layer_normalization(x, offset, scale, epsilon):
+    x = x.astype(np.float64)
+    return (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + epsilon) * scale + offset
+
+
+def layer_normalization_backward(grad, x, scale, epsilon):
+    """The chain rule through y = z * scale + offset and z = (x - mean) * inverse, row by row."""
+    grad, x, scale = (a.astype(np.float64) for a in (grad, x, scale))
+    inverse = 1 / np.sqrt(x.var(-1, keepdims=True) + epsilon)
+    z, dz, axes = (x - x.mean(-1, keepdims=True)) * inverse, grad * scale, tuple(range(x.ndim - 1))
+    dx = inverse * (dz - dz.mean(-1, keepdims=True) - z * (dz * z).mean(-1, keepdims=True))
+    return dx, (grad * z).sum(axes), grad.sum(axes)
 
 
 # ---- dropout ----

@@ -13,7 +13,7 @@ from checks import assert_close, assert_equal, integers, normals
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from fastcnn import nn
+from fastcnn import nn, shapes
 
 pytestmark = pytest.mark.usefixtures("isa", "threads")
 
@@ -441,6 +441,65 @@ def test_options_are_spelt_as_in_tensorflow_pytorch_and_keras(options, same_as):
     assert_equal(nn.conv2d(x, w, **options), nn.conv2d(x, w, **same_as), np.float64)
 
 
+@pytest.mark.parametrize(
+    ("shape", "filters", "size", "options"),
+    [
+        ((2, 4, 5, 3), (3, 3, 5, 3), (6, 7), {}),
+        ((2, 4, 5, 3), (3, 3, 5, 3), (8, 10), {"strides": 2, "padding": "same"}),
+        ((2, 4, 5, 3), (2, 4, 5, 3), (8, 15), {"strides": (2, 3), "padding": "same"}),
+        ((1, 4, 5, 9), (2, 3, 17, 9), (12, 11), {"strides": (3, 2)}),
+        ((2, 4, 5, 3), (3, 3, 5, 3), (8, 10), {"strides": 2, "padding": 1, "output_padding": 1}),
+        (
+            (2, 4, 5, 3),
+            (3, 2, 5, 3),
+            (6, 14),
+            {"strides": (1, 3), "padding": ((0, 0), (1, 0)), "output_padding": (0, 1)},
+        ),
+        ((2, 4, 5, 3), (3, 3, 5, 3), (7, 9), {"strides": 2, "padding": "SAME", "output_padding": 0}),
+        ((2, 4, 5, 3), (2, 3, 5, 3), (6, 15), {"strides": (1, 2), "dilations": (2, 3)}),
+        ((1, 1, 1, 1), (1, 1, 1, 1), (1, 1), {}),
+    ],
+)
+def test_transposed_convolution(shape, filters, size, options, dtype):
+    x, w, bias = integers(*shape), integers(*filters, seed=1), integers(filters[2], seed=2)
+    plain = {name: shapes.pair(options.get(name, 1), name) for name in ("strides", "dilations")}
+    padding = options.get("padding", "valid")
+    plain["padding"] = padding.lower() if isinstance(padding, str) else padding
+    exact = reference.conv2d_transpose(x, w, size, **plain)
+    x, w, bias = x.astype(dtype), w.astype(dtype), bias.astype(dtype)
+    options = {**options, "algorithm": "direct"}
+    assert_equal(nn.conv2d_transpose(x, w, **options), exact, dtype)
+    assert_equal(nn.conv2d_transpose(x, w, bias=bias, **options), exact + bias, dtype)
+    rectified = nn.conv2d_transpose(x, w, bias=bias, activation="relu", **options)
+    assert_equal(rectified, np.maximum(exact + bias, 0), dtype)
+    assert_equal(
+        nn.conv2d_transpose(x, w, activation="hard_swish", **options), nn.hard_swish(exact.astype(dtype)), dtype
+    )
+    grad = integers(*exact.shape, seed=3).astype(dtype)
+    dx, dw, dbias = nn.conv2d_transpose_backward(grad, x, w, **options)
+    assert_equal(dx, reference.conv2d(grad, w, **plain), dtype)
+    assert_equal(dw, reference.conv2d_backward(x, grad, w, **plain)[1], dtype)
+    assert_equal(dbias, grad.sum((0, 1, 2)), dtype)
+    none, again, neither = nn.conv2d_transpose_backward(grad, x, w, input_grad=False, bias_grad=False, **options)
+    assert none is None and neither is None
+    assert_equal(again, dw, dtype)
+
+
+def test_gradients_of_a_transposed_convolution_agree_with_differences():
+    x, w, bias = normals(1, 3, 4, 2), normals(3, 2, 3, 2, seed=1), normals(3, seed=2)
+    options = {"strides": (2, 1), "padding": "same", "dilations": (1, 2)}
+    grad = normals(*nn.conv2d_transpose(x, w, **options).shape, seed=3)
+
+    def loss(x, w, bias):
+        return (nn.conv2d_transpose(x, w, bias=bias, **options) * grad).sum()
+
+    dx, dw, dbias = nn.conv2d_transpose_backward(grad, x, w, **options)
+    tolerance = {"rtol": 1e-7, "atol": 1e-8}
+    np.testing.assert_allclose(dx, reference.numerical_gradient(lambda v: loss(v, w, bias), x), **tolerance)
+    np.testing.assert_allclose(dw, reference.numerical_gradient(lambda v: loss(x, v, bias), w), **tolerance)
+    np.testing.assert_allclose(dbias, reference.numerical_gradient(lambda v: loss(x, w, v), bias), **tolerance)
+
+
 X, W, G = np.ones((2, 5, 5, 4)), np.ones((3, 3, 4, 6)), np.ones((2, 3, 3, 6))
 
 
@@ -468,6 +527,15 @@ X, W, G = np.ones((2, 5, 5, 4)), np.ones((3, 3, 4, 6)), np.ones((2, 3, 3, 6))
         (lambda: nn.conv2d_backward_input(G, W, (2, 5, -5, 4)), r"^input_shape .*\(2, 5, -5, 4\)"),
         (lambda: nn.conv2d_backward_input(G, W, (2, 6, 5, 4)), r"^grad .*\(2, 3, 3, 6\)"),
         (lambda: nn.conv2d_backward_filters(G, X, 3), "^filters_shape .*3"),
+        (lambda: nn.conv2d_transpose(G, W[..., :5]), r"^filters must have 6 channels .*\(3, 3, 4, 5\)"),
+        (lambda: nn.conv2d_transpose(G, W, bias=np.ones(6)), r"^bias .*\(6,\)"),
+        (lambda: nn.conv2d_transpose(G, W, output_padding=1), "^output_padding .*1"),
+        (lambda: nn.conv2d_transpose(G, W, activation="step"), "^activation .*'step'"),
+        (lambda: nn.conv2d_transpose(G, W, algorithm="fft"), "^algorithm .*'fft'"),
+        (
+            lambda: nn.conv2d_transpose_backward(X[:1], G, W),
+            r"^grad must have shape \(2, 5, 5, 4\), got \(1, 5, 5, 4\)",
+        ),
         (lambda: nn.conv2d_backward_filters(G, X, (2, 3, 4, 6)), r"^grad .*\(2, 3, 3, 6\)"),
     ],
 )

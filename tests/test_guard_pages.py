@@ -145,6 +145,8 @@ def cases(dtype: np.dtype, vl: int):
             yield nn.moments, (x,), {}
             yield nn.batch_normalization, (x, mean, variance, offset, scale, 1e-3), {}
             yield nn.batch_normalization, (x, mean, variance, offset, scale, 1e-3, "relu"), {}
+            yield nn.layer_normalization, (x, offset, scale, 1e-3), {}
+            yield nn.layer_normalization_backward, (g, x, scale, 1e-3), {}
             for training in (False, True):
                 yield nn.batch_normalization_backward, (g, x, mean, variance, scale, 1e-3, training), {}
                 relu = training, offset, "relu"
@@ -215,6 +217,9 @@ def cases(dtype: np.dtype, vl: int):
         yield nn.conv2d, (x, f), {**options, "bias": values(k) if i % 2 else None, "activation": "relu", **added}
         yield nn.conv2d_backward_input, (g, f, x.shape), options
         yield nn.conv2d_backward_filters, (g, x, f.shape), options
+        if groups == 1 and isinstance(options["padding"], str):
+            options = {name: options[name] for name in ("strides", "padding", "dilations")}
+            yield nn.conv2d_transpose, (g, f), {**options, "bias": values(c)}
     for n, h, w, c, r, k in ((2, 20, 20, 5, 3, 2 * vl + 1), (1, 40, 33, 3, 3, vl), (3, 17, 19, vl + 1, 1, vl - 1 or 1)):
         x, f = values(n, h, w, c), values(r, r, c, k)
         g = values(n, h, w, k)

@@ -1,4 +1,4 @@
-"""Bias, moments and batch normalisation, along the last axis of anything."""
+"""Bias, moments, batch and layer normalisation, along the last axis of anything."""
 
 from __future__ import annotations
 
@@ -167,6 +167,58 @@ def test_gradients_agree_with_differences(training):
     np.testing.assert_allclose(doffset, numerical(lambda v: loss(x, scale, v), offset), **tolerance)
 
 
+@pytest.mark.parametrize("shape", [*SHAPES, *((6, c) for c in CHANNELS), (2, 1000)])
+def test_layer_normalization_and_its_gradients(shape, dtype):
+    x, grad, _, _, offset, scale = batch(shape, dtype)
+    y = nn.layer_normalization(x, offset, scale, 0.01)
+    z = reference.layer_normalization(x, 0, 1, 0.01)
+    size = (1 + np.abs(x).max(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + 0.01)
+    exact = reference.layer_normalization(x, offset, scale, 0.01)
+    assert_close(y, exact, dtype, depth=shape[-1], scale=np.abs(scale) * (size + np.abs(z)) + np.abs(offset))
+    dx, dscale, doffset = nn.layer_normalization_backward(grad, x, scale, 0.01)
+    exact_dx, exact_dscale, exact_doffset = reference.layer_normalization_backward(grad, x, scale, 0.01)
+    inverse = 1 / np.sqrt(x.var(-1, keepdims=True) + 0.01)
+    largest = np.abs(grad * scale).max(-1, keepdims=True)
+    assert_close(dx, exact_dx, dtype, depth=shape[-1], scale=inverse * largest * (1 + size) * (1 + np.abs(z)))
+    rows = x.size // x.shape[-1]
+    total = np.sqrt((grad.reshape(rows, -1) ** 2).sum(0))
+    assert_close(dscale, exact_dscale, dtype, depth=rows, scale=total * (size + np.abs(z)).max())
+    assert_close(doffset, exact_doffset, dtype, depth=rows, scale=total)
+
+
+@pytest.mark.parametrize("channels", [5, 37, 1000])
+def test_a_large_mean_costs_layer_normalization_no_digits(channels, dtype):
+    x, one = integers(7, channels), np.ones(channels, dtype)
+    far = x.astype(dtype) + dtype(2.0 ** (np.finfo(dtype).nmant - 2))
+    exact = reference.layer_normalization(x, 0, 1, 0.01)
+    assert_close(nn.layer_normalization(far, 0 * one, one, 0.01), exact, dtype, depth=channels)
+    grad = integers(7, channels, seed=1)
+    gradients = nn.layer_normalization_backward(grad.astype(dtype), far, one, 0.01)
+    for gradient, wanted in zip(gradients, reference.layer_normalization_backward(grad, x, one, 0.01), strict=True):
+        assert_close(gradient, wanted, dtype, depth=channels)
+
+
+def test_rows_that_are_normalised_have_mean_0_and_variance_1(dtype):
+    x = batch((30, 50), dtype)[0] * 30
+    y = nn.layer_normalization(x, np.zeros(50, dtype), np.ones(50, dtype), 1e-6)
+    np.testing.assert_allclose(y.mean(1), 0, atol=1e-5)
+    np.testing.assert_allclose(y.var(1), 1, atol=1e-5)
+
+
+def test_gradients_of_layer_normalization_agree_with_differences():
+    x, grad, _, _, offset, scale = batch((3, 2, 5), np.float64)
+
+    def loss(x, scale, offset):
+        return (nn.layer_normalization(x, offset, scale, 0.1) * grad).sum()
+
+    dx, dscale, doffset = nn.layer_normalization_backward(grad, x, scale, 0.1)
+    tolerance = {"rtol": 1e-7, "atol": 1e-8}
+    numerical = reference.numerical_gradient
+    np.testing.assert_allclose(dx, numerical(lambda v: loss(v, scale, offset), x), **tolerance)
+    np.testing.assert_allclose(dscale, numerical(lambda v: loss(x, v, offset), scale), **tolerance)
+    np.testing.assert_allclose(doffset, numerical(lambda v: loss(x, scale, v), offset), **tolerance)
+
+
 def test_no_rows(dtype):
     x, c = np.zeros((0, 3), dtype), np.ones(3, dtype)
     assert_equal(nn.batch_normalization(x, c, c, c, c, 0.1), x, dtype)
@@ -174,6 +226,9 @@ def test_no_rows(dtype):
     assert_equal(dx, x, dtype)
     assert_equal(dscale, np.zeros(3), dtype)
     assert_equal(doffset, np.zeros(3), dtype)
+    assert_equal(nn.layer_normalization(x, c, c, 0.1), x, dtype)
+    for gradient, exact in zip(nn.layer_normalization_backward(x, x, c, 0.1), (x, c * 0, c * 0), strict=True):
+        assert_equal(gradient, exact, dtype)
 
 
 X, C, WRONG = np.ones((2, 3)), np.ones(3), np.ones(2)
@@ -204,6 +259,13 @@ X, C, WRONG = np.ones((2, 3)), np.ones(3), np.ones(2)
             "^activation .*tanh",
         ),
         (lambda: nn.batch_normalization_backward(X, X, C, C, C, 0.1, True, WRONG), ValueError, r"^offset .*\(2,\)"),
+        (lambda: nn.layer_normalization(1.0, C, C, 0.1), ValueError, r"^x .*\(\)"),
+        (lambda: nn.layer_normalization(X, WRONG, C, 0.1), ValueError, r"^offset .*\(2,\)"),
+        (lambda: nn.layer_normalization(X, C, WRONG, 0.1), ValueError, r"^scale .*\(2,\)"),
+        (lambda: nn.layer_normalization(X, C, C, 0), ValueError, "^variance_epsilon .*0"),
+        (lambda: nn.layer_normalization_backward(X[:1], X, C, 0.1), ValueError, r"^grad .*\(1, 3\)"),
+        (lambda: nn.layer_normalization_backward(X, X, WRONG, 0.1), ValueError, r"^scale .*\(2,\)"),
+        (lambda: nn.layer_normalization_backward(X, X, C, "a"), TypeError, "^variance_epsilon .*'a'"),
         (lambda: nn.batch_normalization_backward(X[:1], X, C, C, C, 0.1), ValueError, r"^grad .*\(1, 3\)"),
         (lambda: nn.batch_normalization_backward(X, X, WRONG, C, C, 0.1), ValueError, r"^mean .*\(2,\)"),
         (lambda: nn.batch_normalization_backward(X, X, C, WRONG, C, 0.1), ValueError, r"^variance .*\(2,\)"),

@@ -62,6 +62,33 @@ def test_conv2d_counts_the_windows_that_fit(data):
         assert shapes.conv2d_output_shape((None, *args[0][1:]), *args[1:]) == (None, *shape[1:])
 
 
+@pytest.mark.parametrize("kernel", [1, 2, 3, 5])
+@pytest.mark.parametrize("stride", [1, 2, 3])
+@pytest.mark.parametrize("dilation", [1, 2])
+@pytest.mark.parametrize("size", [1, 2, 7])
+def test_sizes_of_a_transposed_convolution_are_those_of_keras_and_pytorch(kernel, stride, dilation, size):
+    span = (kernel - 1) * dilation + 1
+
+    def height(padding, extra=None):
+        shape = shapes.conv2d_transpose_output_shape(
+            (None, size, 1, 4), (kernel, 1, 6, 4), (stride, 1), padding, extra and (extra, 0), (dilation, 1)
+        )
+        back = shapes.conv2d_output_shape(shape, (kernel, 1, 6, 4), (stride, 1), padding, (dilation, 1))
+        assert back == (None, size, 1, 4)
+        return shape[1]
+
+    assert height("same") == size * stride
+    assert height("VALID") == size * stride + max(span - stride, 0)
+    for extra in range(1, stride):
+        assert height("same", extra) == (size - 1) * stride + span - 2 * (span // 2) + extra
+        assert height("valid", extra) == (size - 1) * stride + span + extra
+    for pad in range((span + 1) // 2):
+        for extra in range(stride):
+            # torch.nn.ConvTranspose2d
+            wanted = (size - 1) * stride - 2 * pad + dilation * (kernel - 1) + extra + 1
+            assert height(((pad, pad), (0, 0)), extra) == wanted
+
+
 @settings(max_examples=200, deadline=None, derandomize=True)
 @given(st.data())
 def test_pool_counts_the_windows_that_fit(data):
@@ -112,6 +139,10 @@ def test_spellings_of_padding(given, meant):
 INPUT, FILTERS = (2, 5, 5, 4), (3, 3, 4, 6)
 
 
+def transposed(input=INPUT, filters=(3, 3, 6, 4), **options):
+    return shapes.conv2d_transpose_output_shape(input, filters, **options)
+
+
 @pytest.mark.parametrize(
     ("call", "error", "words"),
     [
@@ -152,6 +183,20 @@ INPUT, FILTERS = (2, 5, 5, 4), (3, 3, 4, 6)
         (lambda: shapes.conv2d((2**40, 99, 99, 4), FILTERS), ValueError, "^padded input .*too large"),
         (lambda: shapes.conv2d(INPUT, FILTERS, padding=2**40), ValueError, "^padded input .*too large"),
         (lambda: shapes.conv2d((2**40, 9, 1, 1), (1, 1, 1, 99)), ValueError, "^output .*too large"),
+        (lambda: transposed(INPUT[1:]), ValueError, r"^input .*\(5, 5, 4\)"),
+        (lambda: transposed(filters=(3, 4, 6)), ValueError, r"^filters .*\(3, 4, 6\)"),
+        (lambda: transposed(filters=(3, 3, 4, 6)), ValueError, r"^filters must have 4 channels .*\(3, 3, 4, 6\)"),
+        (lambda: transposed(strides=0), ValueError, "^strides .*0"),
+        (lambda: transposed(dilations=(1, 0)), ValueError, r"^dilations .*\(1, 0\)"),
+        (lambda: transposed(padding="full"), ValueError, "^padding .*'full'"),
+        (lambda: transposed(padding=4), ValueError, r"^padding must leave .* 4 .*\(2, -1, -1, 6\)"),
+        (lambda: transposed(output_padding=1), ValueError, "^output_padding must be below strides=1, got 1"),
+        (lambda: transposed(strides=(3, 2), output_padding=2), ValueError, r"^output_padding .*strides=\(3, 2\).* 2$"),
+        (lambda: transposed(output_padding=-1), ValueError, "^output_padding .*-1"),
+        (lambda: transposed(output_padding=0.0), TypeError, "^output_padding .*0.0"),
+        (lambda: transposed(filters=(2, 2, 6, 4), strides=2, padding="same", output_padding=0), ValueError,
+         "^output_padding .* at least 1 with padding='same' .*got 0"),
+        (lambda: transposed(strides=2**46), ValueError, "^output .*too large"),
         (lambda: shapes.pool(INPUT[1:], 2), ValueError, r"^input .*\(5, 5, 4\)"),
         (lambda: shapes.pool(INPUT, 6), ValueError, "^ksize=6 "),
         (lambda: shapes.pool(INPUT, 2, padding=2), ValueError, "^padding .*2"),

@@ -62,6 +62,15 @@ def test_gradients_of_a_convolution_have_a_line_each():
     assert operations == ["conv2d", "conv2d_backward_filters", "conv2d_backward_input", "bias_add_backward"]
 
 
+def test_a_transposed_convolution_tells_algorithm_and_rate():
+    rows, _ = lines("x = np.ones((1, 32, 32, 64), 'f4'); w = np.ones((3, 3, 64, 64), 'f4'); nn.conv2d_transpose(x, w)")
+    row = dict(zip(HEADER, rows[1], strict=True))
+    assert (row["operation"], row["algorithm"]) == ("conv2d_transpose", "winograd-4x4")
+    rate, unit = row["rate"].split()
+    assert unit == "GFLOP/s"
+    assert float(rate) == pytest.approx(2 * 32 * 32 * 64 * 64 * 9 / float(row["ms"]) / 1e6, rel=0.01)
+
+
 def test_layers_and_training_are_seen():
     rows, _ = lines(
         "from fastcnn.layers import Conv2D, Dense, Flatten, MaxPool2D\n"
@@ -82,7 +91,13 @@ def test_every_operation_has_a_line():
         "    result = getattr(nn, op)(**test_errors.fresh(op))\n"
         "    if isinstance(result, nn.PreparedConv2D):\n        result(np.ones(result.input_shape))\n",
     )
-    composite = {"conv2d_backward", "dense_backward", "matmul_backward", "class_probabilities"}
+    composite = {
+        "conv2d_backward",
+        "conv2d_transpose_backward",
+        "dense_backward",
+        "matmul_backward",
+        "class_probabilities",
+    }
     assert {row[1] for row in rows[1:]} == set(test_errors.RIGHT) - composite
     assert all(len(row) == len(HEADER) for row in rows)
 

@@ -62,6 +62,17 @@ def normalize_backward(
     slope: NDArray[Any],
     dx: NDArray[Any],
 ) -> None: ...
+def layer_normalize(
+    x: NDArray[Any], scale: NDArray[Any], offset: NDArray[Any], epsilon: float, y: NDArray[Any]
+) -> None: ...
+def layer_normalize_backward(
+    dy: NDArray[Any],
+    x: NDArray[Any],
+    scale: NDArray[Any],
+    epsilon: float,
+    dx: NDArray[Any],
+    dscale: NDArray[Any],
+) -> None: ...
 def dropout(x: NDArray[Any], seed: int, threshold: int, scale: float, y: NDArray[Any]) -> None: ...
 def sgd(
     params: list[NDArray[Any]],

@@ -327,6 +327,42 @@ def normalize_backward(cnp.ndarray dy, cnp.ndarray x, cnp.ndarray mean, cnp.ndar
             table.normalize_backward(&part)
 
 
+def layer_normalize(cnp.ndarray x, cnp.ndarray scale, cnp.ndarray offset, double epsilon, cnp.ndarray y):
+    """Write each row, normalised by its own mean and variance, times scale plus offset to y."""
+    cdef const fc_kernels *table = kernels(x)
+    cdef Rows r = rows_of(x, scale)
+    cdef Py_ssize_t i, step = r.run * r.line
+    cdef const char *px = cnp.PyArray_BYTES(x)
+    cdef const char *ps = cnp.PyArray_BYTES(scale)
+    cdef const char *po = cnp.PyArray_BYTES(offset)
+    cdef char *py = cnp.PyArray_BYTES(y)
+    with nogil:
+        for i in prange(r.runs, num_threads=threads_of(&r), schedule="static"):
+            table.layer_normalize(rows_in(&r, i), r.columns, px + i * step, ps, po, epsilon, py + i * step)
+
+
+def layer_normalize_backward(cnp.ndarray dy, cnp.ndarray x, cnp.ndarray scale, double epsilon, cnp.ndarray dx,
+                             cnp.ndarray dscale):
+    """Write the gradients of rows that were normalised and of scale."""
+    cdef const fc_kernels *table = kernels(x)
+    cdef Rows r = summed_rows_of(x, scale)
+    cdef Py_ssize_t i, step = r.run * r.line
+    cdef const char *pg = cnp.PyArray_BYTES(dy)
+    cdef const char *px = cnp.PyArray_BYTES(x)
+    cdef const char *ps = cnp.PyArray_BYTES(scale)
+    cdef char *pdx = cnp.PyArray_BYTES(dx)
+    cdef char *pds = cnp.PyArray_BYTES(dscale)
+    cdef char *sums = acquire(r.runs * r.line + 1)
+    with nogil:
+        memset(sums, 0, r.runs * r.line)
+        memset(pds, 0, r.line)
+        for i in prange(r.runs, num_threads=threads_of(&r), schedule="static"):
+            table.layer_normalize_backward(rows_in(&r, i), r.columns, pg + i * step, px + i * step, ps, epsilon,
+                                           pdx + i * step, sums + i * r.line)
+        table.column_sum[FC_SUM](r.runs, r.columns, sums, sums, pds)
+    release(sums)
+
+
 # ---- dropout ----
 
 def dropout(cnp.ndarray x, uint64_t seed, uint32_t threshold, double scale, cnp.ndarray y):

@@ -124,6 +124,10 @@ cdef extern from "kernels.h" nogil:
         void (*normalize)(const fc_norm *) noexcept nogil
         void (*normalize_sums)(const fc_norm *) noexcept nogil
         void (*normalize_backward)(const fc_norm *) noexcept nogil
+        void (*layer_normalize)(Py_ssize_t rows, Py_ssize_t columns, const void *x, const void *scale,
+                                const void *offset, double epsilon, void *y) noexcept nogil
+        void (*layer_normalize_backward)(Py_ssize_t rows, Py_ssize_t columns, const void *g, const void *x,
+                                         const void *scale, double epsilon, void *dx, void *dscale) noexcept nogil
         double (*softmax_cross_entropy)(Py_ssize_t n, const void *x, const void *t, void *dx) noexcept nogil
         void (*dropout)(Py_ssize_t n, const void *x, uint64_t seed, uint64_t first, uint32_t threshold,
                         double scale, void *y) noexcept nogil

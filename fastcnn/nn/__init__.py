@@ -35,7 +35,15 @@ from .activations import (
     tanh,
     tanh_backward,
 )
-from .conv import PreparedConv2D, conv2d, conv2d_backward, conv2d_backward_filters, conv2d_backward_input
+from .conv import (
+    PreparedConv2D,
+    conv2d,
+    conv2d_backward,
+    conv2d_backward_filters,
+    conv2d_backward_input,
+    conv2d_transpose,
+    conv2d_transpose_backward,
+)
 from .dense import dense, dense_backward, matmul, matmul_backward
 from .dropout import dropout, dropout_backward
 from .loss import class_probabilities, softmax_cross_entropy
@@ -44,6 +52,8 @@ from .normalization import (
     batch_normalization_backward,
     bias_add,
     bias_add_backward,
+    layer_normalization,
+    layer_normalization_backward,
     moments,
 )
 from .pool import (
@@ -74,6 +84,8 @@ __all__ = [
     "conv2d_backward",
     "conv2d_backward_filters",
     "conv2d_backward_input",
+    "conv2d_transpose",
+    "conv2d_transpose_backward",
     "dense",
     "dense_backward",
     "dropout",
@@ -84,6 +96,8 @@ __all__ = [
     "hard_sigmoid_backward",
     "hard_swish",
     "hard_swish_backward",
+    "layer_normalization",
+    "layer_normalization_backward",
     "leaky_relu",
     "leaky_relu_backward",
     "log_softmax",

@@ -23,7 +23,13 @@ from . import conv
 HEADER = "fastcnn,operation,shapes,algorithm,isa,threads,ms,rate"
 
 # What consists of other operations, which have lines of their own.
-_COMPOSITE = {"conv2d_backward", "dense_backward", "matmul_backward", "class_probabilities"}
+_COMPOSITE = {
+    "conv2d_backward",
+    "conv2d_transpose_backward",
+    "dense_backward",
+    "matmul_backward",
+    "class_probabilities",
+}
 _RESULTS = {"conv2d": "forward", "conv2d_backward_input": "input", "conv2d_backward_filters": "filters"}
 
 _state = threading.local()
@@ -119,6 +125,8 @@ def _flops(name: str, arguments: Mapping[str, Any], result: Any) -> Any:
         filters = arguments["filters_shape"] if "filters_shape" in arguments else np.shape(arguments["filters"])
         output = result if name == "conv2d" else arguments["grad"]
         return 2.0 * np.size(output) * filters[0] * filters[1] * filters[2]
+    if name == "conv2d_transpose":
+        return 2.0 * np.size(arguments["input"]) * math.prod(np.shape(arguments["filters"])[:3])
     if name == "matmul":
         return 2.0 * np.size(arguments["a"]) * result.shape[1]
     if name == "dense":
@@ -130,6 +138,8 @@ def _algorithm(name: str, arguments: Mapping[str, Any], result: Any) -> str:
     if name == "PreparedConv2D":
         prepared: str = arguments["self"].algorithm
         return prepared
+    if name == "conv2d_transpose":
+        name, arguments = "conv2d_backward_input", {**arguments, "input_shape": result.shape, "groups": 1}
     if name not in _RESULTS:
         return "-"
     shapes = (

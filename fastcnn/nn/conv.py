@@ -1,4 +1,4 @@
-"""Two-dimensional convolution and its gradients."""
+"""Two-dimensional convolution, transposed convolution, and their gradients."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from .. import shapes
-from .._core import _conv, _depthwise, _runtime, _winograd
+from .._core import _conv, _depthwise, _elementwise, _runtime, _winograd
 from ..arguments import choice, plain
 from ._algorithms import algorithm_of
 from ._arrays import FloatArray, floats, frozen, like, no_memory, real_array
@@ -425,4 +425,163 @@ def conv2d_backward(
     options = strides, padding, dilations, groups, algorithm
     dfilters = conv2d_backward_filters(grad, input, filters.shape, *options)
     dinput = conv2d_backward_input(grad, filters, input.shape, *options) if input_grad else None
+    return dinput, dfilters, bias_add_backward(grad) if bias_grad else None
+
+
+@lru_cache(maxsize=4096)
+def _transposed_shape(*arguments: Any) -> tuple[int, ...]:
+    return shapes.conv2d_transpose_output_shape(*arguments)  # type: ignore[return-value]  # the batch is known here
+
+
+def _transposed(
+    input: FloatArray, filters: FloatArray, strides: Any, padding: Any, output_padding: Any, dilations: Any
+) -> tuple[int, ...]:
+    return _transposed_shape(
+        input.shape,
+        filters.shape,
+        frozen(strides, "strides"),
+        frozen(padding, "padding"),
+        frozen(output_padding, "output_padding"),
+        frozen(dilations, "dilations"),
+    )
+
+
+def conv2d_transpose(
+    input: ArrayLike,
+    filters: ArrayLike,
+    strides: Any = 1,
+    padding: Any = "VALID",
+    output_padding: Any = None,
+    dilations: Any = 1,
+    bias: ArrayLike | None = None,
+    activation: str | None = None,
+    algorithm: str = "auto",
+) -> FloatArray:
+    """Spread each pixel over a window: the transpose of a convolution, y = activation(conv^T(input, filters) + bias).
+
+    It is what :func:`conv2d_backward_input` computes: the gradient of a convolution from K channels to C.
+
+    Parameters
+    ----------
+    input
+        Images, (N, H, W, C).
+    filters
+        (R, S, K, C): those of the convolution that it transposes, as in ``tf.nn`` and Keras.
+    strides
+        Distance of windows in the result in pixels: an int, (height, width) or [1, height, width, 1].
+    padding
+        Of that convolution: "VALID" or "SAME" in any case of letters, an int, (height, width),
+        ((top, bottom), (left, right)), or TensorFlow's list of four pairs. So many pixels the result is smaller.
+    output_padding
+        Pixels that the result has more at the bottom and the right, below the strides: an int or (height, width).
+        None for as many as make H' = H * stride with "SAME" and H' = H * stride + max(0, span - stride) with "VALID",
+        as in Keras; for 0 with numbers of pixels, as in PyTorch.
+    dilations
+        Distance of filter taps in pixels, spelt as strides.
+    bias
+        (K,) or None.
+    activation
+        One of :data:`fastcnn.nn.ACTIVATIONS`, or None.
+    algorithm
+        As in :func:`conv2d`.
+
+    Returns
+    -------
+    ndarray
+        (N, H', W', K) with H' = (H - 1) * stride + span - top - bottom + output_padding, where a filter spans
+        (R - 1) * dilation + 1 pixels; with "SAME" span modulo 2 takes the place of span - top - bottom.
+
+    Raises
+    ------
+    TypeError, ValueError
+        Naming the argument that does not fit.
+
+    References
+    ----------
+    Zeiler et al., "Deconvolutional networks", 2010.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> conv2d_transpose(np.ones((1, 2, 2, 1)), np.ones((3, 3, 1, 1)))[0, 1, :, 0].tolist()
+    [2.0, 4.0, 4.0, 2.0]
+    """
+    choice(algorithm, "algorithm", ALGORITHMS)
+    activation = checked_activation(activation)
+    input, filters, bias = floats(("input", "filters", "bias"), input, filters, bias, optional=1)
+    shape = _transposed(input, filters, strides, padding, output_padding, dilations)
+    geometry, _ = _geometry(shape, filters.shape, strides, padding, dilations, 1)
+    if bias is not None:
+        like(bias, shape[3:], "bias")
+    try:
+        y = np.empty(shape, input.dtype)
+    except MemoryError:
+        raise no_memory(shape, input=input.shape, filters=filters.shape, strides=strides) from None
+    engine = _ENGINES[_algorithm(geometry, algorithm, "input", input.itemsize == 4)]
+    if input.size:
+        engine.backward_input(geometry, input, filters, y)
+    if bias is None:
+        return apply_in_place(y, activation)
+    relu = activation == "relu"
+    _elementwise.bias_add(y, bias, relu, y)
+    return y if relu else apply_in_place(y, activation)
+
+
+def conv2d_transpose_backward(
+    grad: ArrayLike,
+    input: ArrayLike,
+    filters: ArrayLike,
+    strides: Any = 1,
+    padding: Any = "VALID",
+    output_padding: Any = None,
+    dilations: Any = 1,
+    algorithm: str = "auto",
+    *,
+    input_grad: bool = True,
+    bias_grad: bool = True,
+) -> tuple[FloatArray | None, FloatArray, FloatArray | None]:
+    """Return the gradients of a transposed convolution's input, filters and bias.
+
+    Parameters
+    ----------
+    grad
+        Gradient of the result (before any activation), (N, H', W', K).
+    input
+        (N, H, W, C).
+    filters
+        (R, S, K, C).
+    strides, padding, output_padding, dilations
+        As given to :func:`conv2d_transpose`.
+    algorithm
+        As in :func:`conv2d`.
+    input_grad, bias_grad
+        Whether the gradients of the input and the bias are wanted.
+
+    Returns
+    -------
+    dinput : ndarray or None
+        (N, H, W, C).
+    dfilters : ndarray
+        (R, S, K, C).
+    dbias : ndarray or None
+        (K,).
+
+    Raises
+    ------
+    TypeError, ValueError
+        Naming the argument that does not fit.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> x, w = np.ones((1, 2, 2, 1)), np.ones((3, 3, 1, 1))
+    >>> dinput, dfilters, dbias = conv2d_transpose_backward(np.ones((1, 4, 4, 1)), x, w)
+    >>> dinput[0, 0, :, 0].tolist(), dfilters[0, 0].tolist(), dbias.tolist()
+    ([9.0, 9.0], [[4.0]], [16.0])
+    """
+    grad, input, filters = floats(("grad", "input", "filters"), grad, input, filters)
+    like(grad, _transposed(input, filters, strides, padding, output_padding, dilations))
+    options = strides, padding, dilations, 1
+    dfilters = conv2d_backward_filters(input, grad, filters.shape, *options, algorithm)
+    dinput = conv2d(grad, filters, *options, algorithm=algorithm) if input_grad else None
     return dinput, dfilters, bias_add_backward(grad) if bias_grad else None

@@ -1,6 +1,8 @@
-"""Ops of one value per channel, along the last axis: bias, moments, batch normalisation."""
+"""Ops of one value per channel, along the last axis: bias, moments, batch and layer normalisation."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -254,3 +256,98 @@ def batch_normalization_backward(
         grad_mean = slope = np.zeros_like(mean)
     _kernels.normalize_backward(grad, x, mean, slopes, offset, relu, grad_mean, slope, dx)
     return dx, dot * inverse, doffset
+
+
+def layer_normalization(x: ArrayLike, offset: ArrayLike, scale: ArrayLike, variance_epsilon: float) -> FloatArray:
+    """Normalise each row by its own moments: y = (x - mean) / sqrt(variance + epsilon) * scale + offset.
+
+    A row is what lies along the last axis. It is summed twice, the second time about its mean, so that a large mean
+    costs no digits.
+
+    Parameters
+    ----------
+    x
+        (..., C).
+    offset, scale
+        (C,).
+    variance_epsilon
+        Positive.
+
+    Returns
+    -------
+    ndarray
+        Of the shape of x.
+
+    Raises
+    ------
+    TypeError, ValueError
+        Naming the argument that does not fit.
+
+    References
+    ----------
+    Ba et al., "Layer normalization", 2016.
+
+    Examples
+    --------
+    >>> layer_normalization([[1.0, 3.0]], [0.0, 10.0], [1.0, 2.0], 1e-9).round(4).tolist()
+    [[-1.0, 12.0]]
+    """
+    x, offset, scale = floats(("x", "offset", "scale"), x, offset, scale)
+    channels = _channels(x, "x")
+    for name, value in (("offset", offset), ("scale", scale)):
+        like(value, channels, name)
+    y = np.empty_like(x)
+    _kernels.layer_normalize(x, scale, offset, checked_epsilon(variance_epsilon, "variance_epsilon"), y)
+    return y
+
+
+def checked_epsilon(value: Any, name: str) -> float:
+    """Return what is added to a variance as a float, if it is a positive number in float32 too.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If it is not.
+    """
+    return number(value, name, float(np.finfo(np.float32).tiny), np.inf)
+
+
+def layer_normalization_backward(
+    grad: ArrayLike, x: ArrayLike, scale: ArrayLike, variance_epsilon: float
+) -> tuple[FloatArray, FloatArray, FloatArray]:
+    """Return the gradients of layer normalisation's input, scale and offset.
+
+    Parameters
+    ----------
+    grad
+        Gradient of the result, (..., C).
+    x
+        (..., C).
+    scale, variance_epsilon
+        As given to :func:`layer_normalization`.
+
+    Returns
+    -------
+    dx : ndarray
+        Of the shape of x.
+    dscale, doffset : ndarray
+        (C,).
+
+    Raises
+    ------
+    TypeError, ValueError
+        Naming the argument that does not fit.
+
+    Examples
+    --------
+    >>> dx, dscale, doffset = layer_normalization_backward([[1.0, 1.0]], [[1.0, 3.0]], [1.0, 1.0], 1e-9)
+    >>> dx.tolist(), dscale.round(4).tolist(), doffset.tolist()
+    ([[0.0, 0.0]], [-1.0, 1.0], [1.0, 1.0])
+    """
+    grad, x, scale = floats(("grad", "x", "scale"), grad, x, scale)
+    like(grad, x.shape)
+    like(scale, _channels(x, "x"), "scale")
+    dx, dscale = np.empty_like(x), np.empty_like(scale)
+    epsilon = checked_epsilon(variance_epsilon, "variance_epsilon")
+    _kernels.layer_normalize_backward(grad, x, scale, epsilon, dx, dscale)
+    return dx, dscale, bias_add_backward(grad)

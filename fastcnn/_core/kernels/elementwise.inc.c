@@ -424,6 +424,76 @@ NORM(normalize_sums, norm_sums)
 NORM(normalize_backward, norm_backward)
 #undef AT
 
+/* ---- normalisation of rows ---- */
+
+#define row_moments FC_NAME(row_moments)
+#define CENTRED(x) (((x) - mean[0]) - mean[1])
+
+/* Returns 1 / sqrt(variance + epsilon) of a row.  The mean is in two parts: what rounding leaves of a large one is found
+ * from the sum of differences from it, which are small. */
+FC_INLINE FC_T row_moments(ptrdiff_t n, const FC_T *x, double epsilon, FC_T *mean) {
+    vec sums = {0}, rests = {0}, squares = {0};
+    ptrdiff_t i = 0;
+    for (; i + VL <= n; i += VL) sums += load(x + i);
+    FC_T sum = sum_lanes(sums);
+    for (; i < n; i++) sum += x[i];
+    mean[0] = sum / (FC_T)n;
+    for (i = 0; i + VL <= n; i += VL) {
+        const vec near = load(x + i) - mean[0];
+        rests += near;
+        squares += near * near;
+    }
+    FC_T rest = sum_lanes(rests), square = sum_lanes(squares);
+    for (; i < n; i++) {
+        const FC_T near = x[i] - mean[0];
+        rest += near;
+        square += near * near;
+    }
+    mean[1] = rest / (FC_T)n;
+    const double variance = (double)square / (double)n - (double)mean[1] * (double)mean[1];
+    return (FC_T)(1 / sqrt((variance < 0 ? 0 : variance) + epsilon));
+}
+
+static void FC_NAME(layer_normalize)(ptrdiff_t rows, ptrdiff_t columns, const void *x_, const void *scale_,
+                                     const void *offset_, double epsilon, void *y_) {
+    const FC_T *restrict x = x_, *restrict scale = scale_, *restrict offset = offset_;
+    FC_T *restrict y = y_;
+    for (ptrdiff_t r = 0; r < rows; r++, x += columns, y += columns) {
+        FC_T mean[2];
+        const FC_T inverse = row_moments(columns, x, epsilon, mean);
+        for (ptrdiff_t i = 0; i < columns; i++) y[i] = CENTRED(x[i]) * inverse * scale[i] + offset[i];
+    }
+}
+
+static void FC_NAME(layer_normalize_backward)(ptrdiff_t rows, ptrdiff_t columns, const void *g_, const void *x_,
+                                              const void *scale_, double epsilon, void *dx_, void *dscale_) {
+    const FC_T *restrict g = g_, *restrict x = x_, *restrict scale = scale_;
+    FC_T *restrict dx = dx_, *restrict dscale = dscale_;
+    for (ptrdiff_t r = 0; r < rows; r++, g += columns, x += columns, dx += columns) {
+        FC_T mean[2];
+        const FC_T inverse = row_moments(columns, x, epsilon, mean);
+        vec totals = {0}, dots = {0};
+        ptrdiff_t i = 0;
+        for (; i + VL <= columns; i += VL) {
+            const vec scaled = load(g + i) * load(scale + i);
+            totals += scaled;
+            dots += scaled * CENTRED(load(x + i));
+        }
+        FC_T total = sum_lanes(totals), dot = sum_lanes(dots);
+        for (; i < columns; i++) {
+            total += g[i] * scale[i];
+            dot += g[i] * scale[i] * CENTRED(x[i]);
+        }
+        const FC_T g_mean = total / (FC_T)columns, slope = dot / (FC_T)columns * inverse * inverse;
+        for (i = 0; i < columns; i++) {
+            const FC_T centred = CENTRED(x[i]);
+            dx[i] = (g[i] * scale[i] - g_mean - centred * slope) * inverse;
+            dscale[i] += g[i] * (centred * inverse);
+        }
+    }
+}
+#undef CENTRED
+
 /* ---- dropout ---- */
 
 /* FC_LANES blocks of Philox4x32-10 side by side: the loops over i are what the compiler vectorises. */

@@ -205,6 +205,13 @@ typedef struct {
     void (*normalize)(const fc_norm *);
     void (*normalize_sums)(const fc_norm *);
     void (*normalize_backward)(const fc_norm *);
+    /* Dense rows: y = (x - mean) * inverse * scale + offset with the row's own mean and 1 / sqrt(variance + epsilon).
+     * Backward, from the gradient g of y: with h = g * scale and z = (x - mean) * inverse,
+     * dx = (h - mean(h) - z * mean(h * z)) * inverse, and dscale += sum over the rows of g * z. */
+    void (*layer_normalize)(ptrdiff_t rows, ptrdiff_t columns, const void *x, const void *scale,
+                            const void *offset, double epsilon, void *y);
+    void (*layer_normalize_backward)(ptrdiff_t rows, ptrdiff_t columns, const void *g, const void *x,
+                                     const void *scale, double epsilon, void *dx, void *dscale);
     /* One row: dx = softmax(x) * sum(t) - t; returns sum_c t[c] (log sum_j exp x[j] - x[c]). */
     double (*softmax_cross_entropy)(ptrdiff_t n, const void *x, const void *t, void *dx);
 

@@ -43,6 +43,8 @@
                        [FC_CENTRED_SQUARE] = FC_NAME(centred_square)},                               \
         .bias_add = FC_NAME(bias_add), .normalize = FC_NAME(normalize),                              \
         .normalize_sums = FC_NAME(normalize_sums), .normalize_backward = FC_NAME(normalize_backward), \
+        .layer_normalize = FC_NAME(layer_normalize),                                                 \
+        .layer_normalize_backward = FC_NAME(layer_normalize_backward),                               \
         .softmax_cross_entropy = FC_NAME(softmax_cross_entropy), .dropout = FC_NAME(dropout),        \
         .sgd = FC_NAME(sgd), .adam = FC_NAME(adam), .fma_rounds = FC_NAME(fma_rounds),               \
     }
