@@ -121,6 +121,26 @@ RIGHT = {
         "dilations": 1,
         "groups": 2,
     },
+    "conv2d_transpose": {
+        "input": ones(2, 3, 4, 6),
+        "filters": ones(3, 2, 4, 6),
+        "strides": 2,
+        "padding": "VALID",
+        "output_padding": (1, 0),
+        "dilations": 1,
+        "bias": ones(4),
+        "activation": None,
+        "algorithm": "auto",
+    },
+    "conv2d_transpose_backward": {
+        "grad": ones(2, 8, 8, 4),
+        "input": ones(2, 3, 4, 6),
+        "filters": ones(3, 2, 4, 6),
+        "strides": 2,
+        "padding": "VALID",
+        "output_padding": (1, 0),
+        "dilations": 1,
+    },
     "dense": {"x": ones(2, 3), "kernel": ones(3, 4), "bias": ones(4), "activation": None},
     "dense_backward": {"grad": ones(2, 4), "x": ones(2, 3), "kernel": ones(3, 4)},
     "dropout": {"x": ones(2, 3), "rate": 0.5, "training": True, "seed": 1},
@@ -131,6 +151,13 @@ RIGHT = {
     "hard_sigmoid_backward": {"grad": ones(2, 3), "y": ones(2, 3)},
     "hard_swish": {"x": ones(2, 3)},
     "hard_swish_backward": {"grad": ones(2, 3), "x": ones(2, 3)},
+    "layer_normalization": {"x": ones(2, 3), "offset": ones(3), "scale": ones(3), "variance_epsilon": 1e-3},
+    "layer_normalization_backward": {
+        "grad": ones(2, 3),
+        "x": ones(2, 3),
+        "scale": ones(3),
+        "variance_epsilon": 1e-3,
+    },
     "leaky_relu": {"x": ones(2, 3), "alpha": 0.1},
     "leaky_relu_backward": {"grad": ones(2, 3), "x": ones(2, 3), "alpha": 0.1},
     "log_softmax": {"x": ones(2, 3), "axis": -1},
@@ -182,7 +209,13 @@ RIGHT = {
     "tanh": {"x": ones(2, 3)},
     "tanh_backward": {"grad": ones(2, 3), "y": ones(2, 3)},
 }
-OPTIONAL = {("conv2d", "bias"), ("conv2d", "residual"), ("PreparedConv2D", "bias"), ("dense", "bias")}
+OPTIONAL = {
+    ("conv2d", "bias"),
+    ("conv2d", "residual"),
+    ("conv2d_transpose", "bias"),
+    ("PreparedConv2D", "bias"),
+    ("dense", "bias"),
+}
 
 
 def fresh(op: str, **changes):
@@ -332,7 +365,12 @@ def test_operands_too_large_for_any_memory_are_refused(op, name):
 )
 def test_operands_of_other_shapes_are_refused(op, name, bad):
     right = RIGHT[op][name].shape
-    if op in ("dense", "bias_add", "batch_normalization") and name == "x" and bad and bad[-1] == right[-1]:
+    if (
+        op in ("dense", "bias_add", "batch_normalization", "layer_normalization")
+        and name == "x"
+        and bad
+        and bad[-1] == right[-1]
+    ):
         pytest.skip("any number of leading axes is right")
     if op == "dense" and name == "kernel" and len(bad) == 2 and bad[0] == right[0]:
         pytest.skip("units of another number: the bias is wrong, not the kernel")
@@ -364,6 +402,8 @@ def refused_somewhere(op: str, name: str, bad) -> None:
         ("conv2d", "filters", (3, 2, 2, 0)),
         ("max_pool", "input", (2, 0, 6, 3)),
         ("avg_pool", "input", (2, 4, 6, 0)),
+        ("conv2d_transpose", "input", (2, 0, 4, 6)),
+        ("conv2d_transpose", "filters", (3, 0, 4, 6)),
         ("moments", "x", (0, 3)),
         ("moments", "x", (3, 0)),
         ("moments", "x", ()),
@@ -578,6 +618,7 @@ def test_numbers_are_finite_real_numbers(op, name, bad, error):
     [
         *((op, "rate", bad) for op in ("dropout", "dropout_backward") for bad in (1.0, -0.1, 1.5)),
         *((op, "variance_epsilon", -1e-3) for op in ("batch_normalization", "batch_normalization_backward")),
+        *((op, "variance_epsilon", 0.0) for op in ("layer_normalization", "layer_normalization_backward")),
         ("softmax_cross_entropy", "label_smoothing", -0.1),
         ("softmax_cross_entropy", "label_smoothing", 1.1),
         *((op, "learning_rate", -0.1) for op in ("sgd_step", "adam_step")),
@@ -805,6 +846,10 @@ EXTREME = [
     "nn.conv2d_backward_filters(ones(1, 1, 1, 1), ones(1, 1, 1, 1), (1, 2, 1, 1), 1, ((0, 0), (0, 2**45)), (1, 2**45))",
     "nn.conv2d_backward_input(ones(1, 1, 1, 1), ones(1, 2, 1, 1), (1, 1, 1, 1), 1, ((0, 0), (0, 2**45)), (1, 2**45))",
     "nn.conv2d_backward_input(ones(0, 1, 1, 1), ones(1, 1, 1, 1), (0, 2**46, 2**46, 1))",
+    "nn.conv2d_transpose(ones(1, 1, 1, 1), ones(1, 1, 1, 1), strides=2**40)",
+    "nn.conv2d_transpose(ones(1, 1, 1, 1), ones(2, 2, 1, 1), dilations=(2**46, 1), padding=((2**45, 2**45), (0, 0)))",
+    "nn.conv2d_transpose(ones(1, 3, 1, 1), ones(1, 1, 1, 1), (2**40, 1), ((2**40, 2**40), (0, 0)))",
+    "nn.conv2d_transpose_backward(ones(1, 1, 1, 1), ones(1, 3, 1, 1), ones(1, 1, 1, 1), (2**40, 1), (2**40, 0))",
 ]
 
 
@@ -838,6 +883,9 @@ def test_probabilities_of_labels_are_in_0_1(op, bad):
         ("nn.matmul(np.ones((2**20, 1)), np.ones((1, 2**26)))", ["a=(1048576, 1)", "b=(1, 67108864)"]),
         ("nn.matmul(np.ones((2**30, 0)), np.ones((0, 2**30)))", ["the product of a and b", "1073741824"]),
         ("nn.dense(np.ones((2**20, 1)), np.ones((1, 2**26)))", ["x=(1048576, 1)", "kernel=(1, 67108864)"]),
+        ("nn.conv2d_transpose(I, F, strides=2**20)", ["input=(1, 1, 1, 1)", "strides=1048576"]),
+        ("fastcnn.layers.UpSampling2D(2**20)(I)", ["size=(1048576, 1048576)", "(1, 1, 1, 1)"]),
+        ("fastcnn.layers.UpSampling2D(2**20, 'bilinear')(I)", ["size=(1048576, 1048576)", "(1, 1, 1, 1)"]),
         ("fastcnn.layers.Conv2D(2**40, 3)(I4)", ["kernel", "1099511627776"]),
         ("fastcnn.layers.ZeroPadding2D(2**21)(I)", ["padding", "2097152"]),
     ],

@@ -14,26 +14,36 @@ import fastcnn
 from fastcnn import layers, nn
 from fastcnn.initializers import Initializer
 from fastcnn.layers import (
+    GELU,
     Activation,
     Add,
     AveragePooling2D,
     BatchNormalization,
     Concatenate,
     Conv2D,
+    Conv2DTranspose,
     Dense,
     DepthwiseConv2D,
     Dropout,
     Flatten,
     GlobalAveragePooling2D,
     GlobalMaxPool2D,
+    HardSwish,
     Input,
     Layer,
+    LayerNormalization,
     LeakyReLU,
     MaxPool2D,
     Multiply,
+    PReLU,
     ReLU,
+    ReLU6,
     Reshape,
+    SeparableConv2D,
+    SiLU,
     Softmax,
+    SpatialDropout2D,
+    UpSampling2D,
     ZeroPadding2D,
     register,
 )
@@ -63,6 +73,28 @@ TABLE = {
     "conv dilated": (lambda: Conv2D(2, 2, dilation_rate=2, activation="tanh"), IMAGE, (4, 3, 2)),
     "conv grouped": (lambda: Conv2D(6, 3, groups=2, padding=1, activation="softmax"), IMAGE, (6, 5, 6)),
     "conv, gelu": (lambda: Conv2D(2, 3, strides=2, activation="gelu"), IMAGE, (2, 2, 2)),
+    "conv transposed": (
+        lambda: Conv2DTranspose(3, 3, strides=2, padding="same", activation="sigmoid"),
+        IMAGE,
+        (12, 10, 3),
+    ),
+    "conv transposed, valid": (lambda: Conv2DTranspose(2, (2, 3), strides=(3, 1), use_bias=False), IMAGE, (18, 7, 2)),
+    "conv transposed, by pixels": (
+        lambda: Conv2DTranspose(3, 3, strides=2, padding=1, output_padding=1, activation="silu"),
+        IMAGE,
+        (12, 10, 3),
+    ),
+    "conv transposed, dilated": (
+        lambda: Conv2DTranspose(2, 2, dilation_rate=2, padding=((1, 0), (0, 2)), activation="tanh"),
+        IMAGE,
+        (7, 5, 2),
+    ),
+    "separable": (lambda: SeparableConv2D(3, 3, strides=2, padding="same", activation="gelu"), IMAGE, (3, 3, 3)),
+    "separable x 2": (
+        lambda: SeparableConv2D(5, 2, depth_multiplier=2, dilation_rate=2, use_bias=False),
+        IMAGE,
+        (4, 3, 5),
+    ),
     "depthwise": (lambda: DepthwiseConv2D(3, strides=2, padding="same"), IMAGE, (3, 3, 4)),
     "depthwise x 2": (
         lambda: DepthwiseConv2D(3, depth_multiplier=2, use_bias=False, activation="sigmoid"),
@@ -84,6 +116,11 @@ TABLE = {
     "reshape": (lambda: Reshape((4, -1, 3)), IMAGE, (4, 10, 3)),
     "dropout": (lambda: Dropout(0.4), ROW, (7,)),
     "dropout seeded": (lambda: Dropout(0.4, seed=11), IMAGE, IMAGE),
+    "spatial dropout": (lambda: SpatialDropout2D(0.4), IMAGE, IMAGE),
+    "upsampling": (lambda: UpSampling2D(), IMAGE, (12, 10, 4)),
+    "upsampling, bilinear": (lambda: UpSampling2D((2, 3), interpolation="bilinear"), IMAGE, (12, 15, 4)),
+    "layer norm": (lambda: LayerNormalization(), IMAGE, IMAGE),
+    "layer norm, bare": (lambda: LayerNormalization(center=False, scale=False, epsilon=0.1), ROW, ROW),
     "batch norm": (lambda: BatchNormalization(), IMAGE, IMAGE),
     "batch norm, bare": (lambda: BatchNormalization(center=False, scale=False, epsilon=0.1), ROW, ROW),
     "batch norm, relu": (lambda: BatchNormalization(activation="relu"), IMAGE, IMAGE),
@@ -94,6 +131,13 @@ TABLE = {
     "activation, hard sigmoid": (lambda: Activation("hard_sigmoid"), IMAGE, IMAGE),
     "relu": (lambda: ReLU(), IMAGE, IMAGE),
     "relu, clipped": (lambda: ReLU(max_value=1), IMAGE, IMAGE),
+    "relu6": (lambda: ReLU6(), IMAGE, IMAGE),
+    "silu": (lambda: SiLU(), IMAGE, IMAGE),
+    "hard swish": (lambda: HardSwish(), IMAGE, IMAGE),
+    "gelu": (lambda: GELU(), IMAGE, IMAGE),
+    "gelu by tanh": (lambda: GELU(approximate=True), IMAGE, IMAGE),
+    "prelu": (lambda: PReLU(shared_axes=(1, 2)), IMAGE, IMAGE),
+    "prelu, each for itself": (lambda: PReLU("ones"), ROW, ROW),
     "leaky relu": (lambda: LeakyReLU(0.1), IMAGE, IMAGE),
     "softmax": (lambda: Softmax(), ROW, ROW),
     "softmax over rows": (lambda: Softmax(axis=1), IMAGE, IMAGE),
@@ -298,6 +342,129 @@ def test_dropout_drops_in_training_only():
     assert np.array_equal(Dropout(0.25)(x), x)
 
 
+def test_spatial_dropout_drops_whole_channels():
+    x = np.random.default_rng(0).uniform(1, 2, (4, 3, 5, 500))
+    layer = SpatialDropout2D(0.25, dtype="float64")
+    y = layer(x, training=True, seed=1)
+    mask = nn.dropout(np.ones((4, 1, 1, 500)), 0.25, seed=1)
+    assert np.array_equal(y, x * mask)
+    assert set(np.unique(mask)) == {0, 1 / 0.75}
+    assert abs((mask == 0).mean() - 0.25) < 0.03
+    assert np.array_equal(layer(x), x)
+    assert np.array_equal(SpatialDropout2D(0.25, seed=1, dtype="float64")(x, training=True, seed=0), y)
+
+
+@pytest.mark.parametrize("size", [1, 2, (3, 2), (2, 5)])
+def test_upsampling_repeats_pixels_or_draws_lines_between_them(size):
+    x = np.random.default_rng(0).standard_normal((2, 4, 5, 3))
+    rows, cols = np.broadcast_to(size, 2)
+    y = UpSampling2D(size, dtype="float64")(x)
+    assert np.array_equal(y, x.repeat(rows, 1).repeat(cols, 2))
+
+    def line(values, times):
+        at = (np.arange(len(values) * times) + 0.5) / times - 0.5
+        return np.interp(at, np.arange(len(values)), values)
+
+    wanted = np.apply_along_axis(line, 2, np.apply_along_axis(line, 1, x, rows), cols)
+    y = UpSampling2D(size, "bilinear", dtype="float64")(x)
+    np.testing.assert_allclose(y, wanted, rtol=1e-12, atol=1e-12)
+
+
+def test_upsampling_of_a_single_pixel_gives_equal_ones():
+    x = np.full((1, 1, 1, 2), 3.0)
+    for how in ("nearest", "bilinear"):
+        assert UpSampling2D(3, how)(x).tolist() == np.full((1, 3, 3, 2), 3.0).tolist()
+
+
+def test_separable_is_a_depthwise_and_a_pointwise_convolution():
+    x = samples(2, *IMAGE)
+    layer = SeparableConv2D(3, 3, padding="same", depth_multiplier=2, activation="relu", dtype="float64")
+    y = layer(x)
+    first = DepthwiseConv2D(3, padding="same", depth_multiplier=2, use_bias=False, dtype="float64")
+    first.build_once((None, *IMAGE))
+    first.kernel = layer.depthwise_kernel
+    assert np.array_equal(y, nn.conv2d(first(x), layer.pointwise_kernel, bias=layer.bias, activation="relu"))
+    assert {name: w.shape for name, w in layer.weights.items()} == {
+        "depthwise_kernel": (3, 3, 4, 2),
+        "pointwise_kernel": (1, 1, 8, 3),
+        "bias": (3,),
+    }
+
+
+def test_a_transposed_convolution_has_keras_kernel():
+    x = samples(2, *IMAGE)
+    layer = Conv2DTranspose(3, (2, 3), strides=2, activation="tanh", dtype="float64")
+    y = layer(x)
+    assert layer.kernel.shape == (2, 3, 3, 4)
+    assert np.array_equal(y, nn.conv2d_transpose(x, layer.kernel, 2, bias=layer.bias, activation="tanh"))
+
+
+@pytest.mark.parametrize(
+    ("shared", "shape"), [(None, (6, 5, 4)), ((1, 2), (1, 1, 4)), ([3], (6, 5, 1)), (2, (6, 1, 4)), ((), (6, 5, 4))]
+)
+def test_prelu_has_a_slope_for_what_is_not_shared(shared, shape):
+    layer = PReLU(shared_axes=shared, dtype="float64")
+    x = samples(2, *IMAGE)
+    assert np.array_equal(layer(x), np.maximum(x, 0))
+    assert layer.alpha.shape == shape
+    layer.alpha = np.random.default_rng(0).uniform(-1, 1, shape)
+    y, cache = layer.forward(x)
+    assert np.array_equal(y, np.where(x > 0, x, x * layer.alpha))
+    grad = samples(2, *IMAGE, seed=1)
+    _, gradients = layer.backward(grad, cache)
+    axes = (0, *(i + 1 for i, n in enumerate(shape) if n == 1))
+    wanted = np.where(x < 0, grad * x, 0).sum(axes).reshape(shape)
+    np.testing.assert_allclose(gradients["alpha"], wanted, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("layer", "flops"),
+    [
+        (SeparableConv2D(7, 3, strides=2, padding="same"), 2 * 3 * 3 * 4 * (9 + 7)),
+        (Conv2DTranspose(7, (2, 3), strides=2), 2 * 6 * 5 * (2 * 3 * 7 * 4)),
+        (LayerNormalization(), 7 * 120),
+        (UpSampling2D(2), 0),
+        (UpSampling2D((2, 3), "bilinear"), 3 * (12 * 5 * 4) + 3 * (12 * 15 * 4)),
+    ],
+    ids=repr,
+)
+def test_operations_are_counted(layer, flops):
+    shape = (None, *IMAGE)
+    assert layer.count_flops(shape, layer.build_once(shape)) == flops
+
+
+def test_layers_of_one_activation_are_the_functions_of_nn():
+    x = 4 * samples(3, 50)
+    for layer, wanted in [
+        (ReLU6(), nn.relu(x, 6)),
+        (SiLU(), nn.silu(x)),
+        (HardSwish(), nn.hard_swish(x)),
+        (GELU(), nn.gelu(x)),
+        (GELU(approximate=True), nn.gelu(x, True)),
+    ]:
+        layer.dtype = "float64"
+        assert np.array_equal(layer(x), wanted)
+    assert Activation("swish").activation == "silu"
+
+
+@pytest.mark.parametrize(
+    "make", [lambda: Dense(4, activation="gelu"), lambda: SeparableConv2D(3, 2, activation="silu")]
+)
+def test_logits_come_before_an_activation_that_goes_back_from_its_argument(make):
+    layer = make()
+    layer.dtype = "float64"
+    x = samples(2, 7) if isinstance(layer, Dense) else samples(2, *IMAGE)
+    layer.build_once((None, *x.shape[1:]))
+    z, of_logits = layer.logits(x)
+    y, of_result = layer.forward(x, training=True)
+    assert np.array_equal(y, nn.activate(z, layer.activation))
+    grad = samples(*y.shape, seed=1)
+    dx, gradients = layer.backward(grad, of_result)
+    dx_by_hand, by_hand = layer.backward(nn.activate_backward(grad, z, layer.activation), of_logits)
+    assert np.array_equal(dx, dx_by_hand)
+    assert all(np.array_equal(gradients[name], by_hand[name]) for name in by_hand)
+
+
 def test_an_attribute_of_a_weights_name_copies_into_it():
     layer = Dense(2)
     layer.build_once((None, 3))
@@ -363,6 +530,31 @@ def test_a_build_that_fails_leaves_nothing_behind():
         (lambda: BatchNormalization(epsilon=0), ValueError, "epsilon"),
         (lambda: BatchNormalization(momentum=1.5), ValueError, "momentum"),
         (lambda: LeakyReLU(float("nan")), ValueError, "negative_slope"),
+        (lambda: GELU("tanh"), TypeError, "approximate must be True or False, got 'tanh'"),
+        (lambda: PReLU("he"), ValueError, "alpha_initializer"),
+        (lambda: PReLU(shared_axes=0), ValueError, "shared_axes .*0"),
+        (lambda: PReLU(shared_axes="1"), TypeError, "shared_axes .*'1'"),
+        (lambda: PReLU(shared_axes=(1, 2))(np.zeros((2, 3))), ValueError, r"shared_axes .*\(None, 3\), got \(1, 2\)"),
+        (lambda: LayerNormalization(axis=1)(np.zeros((1, 2, 2, 3))), ValueError, "axis .*1"),
+        (lambda: LayerNormalization(epsilon=0), ValueError, "epsilon .*0"),
+        (lambda: LayerNormalization(center=1), TypeError, "center"),
+        (lambda: LayerNormalization()(np.zeros(3)), ValueError, "input must have shape"),
+        (lambda: SpatialDropout2D(1.0), ValueError, "rate"),
+        (lambda: SpatialDropout2D(0.5)(np.zeros((2, 3))), ValueError, r"input .*\(None, 3\)"),
+        (lambda: UpSampling2D(0), ValueError, "size .*0"),
+        (lambda: UpSampling2D(1.5), TypeError, "size .*1.5"),
+        (lambda: UpSampling2D(2, "bicubic"), ValueError, "interpolation must be one of nearest, bilinear, .*'bicubic'"),
+        (lambda: UpSampling2D(2)(np.zeros((2, 3))), ValueError, r"input .*\(None, 3\)"),
+        (lambda: UpSampling2D(2**40)(np.zeros((1, 1, 1, 1))), ValueError, "result .*too large"),
+        (lambda: Conv2DTranspose(0, 3), ValueError, "filters"),
+        (lambda: Conv2DTranspose(4, 3, strides=0), ValueError, "strides"),
+        (lambda: Conv2DTranspose(4, 3, output_padding=-1), ValueError, "output_padding .*-1"),
+        (lambda: Conv2DTranspose(4, 3, output_padding=1)(np.zeros((1, 2, 2, 3))), ValueError, "output_padding .*1, 1"),
+        (lambda: Conv2DTranspose(4, 3, padding=3)(np.zeros((1, 2, 2, 3))), ValueError, "padding must leave .*3"),
+        (lambda: Conv2DTranspose(4, 3)(np.zeros((2, 5, 5))), ValueError, "input"),
+        (lambda: SeparableConv2D(4, 3, depth_multiplier=0), ValueError, "depth_multiplier"),
+        (lambda: SeparableConv2D(4, 3, pointwise_initializer="he"), ValueError, "pointwise_initializer"),
+        (lambda: SeparableConv2D(4, 9)(np.zeros((1, 5, 5, 3))), ValueError, "filters .*9 x 9"),
         (lambda: Softmax(axis=1.5), TypeError, "axis"),
         (lambda: ZeroPadding2D("same"), TypeError, "padding"),
         (lambda: Input(28), TypeError, "shape"),

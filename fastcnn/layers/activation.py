@@ -2,19 +2,36 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
 
-from .. import nn
-from ..arguments import integer, number
+from .. import initializers, nn
+from ..arguments import flag, integer, number
 from ..nn.activations import checked_activation, checked_max_value
 from ..registry import register
 from .base import Activated, Array, Gradients, Layer, Shape
 
 
+class _Alone(Activated):
+    """What layers share that are nothing but an activation."""
+
+    def compute_output_shape(self, input_shape: Shape) -> Shape:
+        """Return the input's shape."""
+        return input_shape
+
+    def apply(self, x: Array, activation: str | None) -> Array:
+        """Return activation(x)."""
+        return x if activation is None else nn.activate(x, activation)
+
+    def apply_backward(self, grad: Array, x: Array, input_grad: bool) -> tuple[Array | None, Gradients]:
+        """Return the gradient as it comes: all there is is the activation."""
+        return grad, {}
+
+
 @register
-class Activation(Activated):
+class Activation(_Alone):
     """An activation by name; see :func:`fastcnn.nn.activate`.
 
     Parameters
@@ -38,18 +55,6 @@ class Activation(Activated):
     def __init__(self, activation: str | None, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.activation = checked_activation(activation)
-
-    def compute_output_shape(self, input_shape: Shape) -> Shape:
-        """Return the input's shape."""
-        return input_shape
-
-    def apply(self, x: Array, activation: str | None) -> Array:
-        """Return activation(x)."""
-        return x if activation is None else nn.activate(x, activation)
-
-    def apply_backward(self, grad: Array, x: Array, input_grad: bool) -> tuple[Array | None, Gradients]:
-        """Return the gradient as it comes: all there is is the activation."""
-        return grad, {}
 
 
 @register
@@ -93,6 +98,24 @@ class ReLU(Layer):
 
 
 @register
+class ReLU6(_Alone):
+    """min(max(x, 0), 6); see :func:`fastcnn.nn.relu`.
+
+    Parameters
+    ----------
+    name, dtype
+        As in :class:`Layer`.
+
+    Examples
+    --------
+    >>> ReLU6()([[-1.0, 8.0]]).tolist()
+    [[0.0, 6.0]]
+    """
+
+    activation = "relu6"
+
+
+@register
 class LeakyReLU(Layer):
     """The input where it is positive, else its product with a slope; see :func:`fastcnn.nn.leaky_relu`.
 
@@ -129,6 +152,152 @@ class LeakyReLU(Layer):
     def backward(self, grad: Array, cache: Any) -> tuple[Array, Gradients]:
         """Return the gradient of the input."""
         return nn.leaky_relu_backward(grad, cache, self.negative_slope), {}
+
+
+@register
+class PReLU(Layer):
+    """The input where it is positive, else its product with a slope that is learned.
+
+    Parameters
+    ----------
+    alpha_initializer
+        What the slopes begin with: a Keras string or an initialiser.
+    shared_axes
+        Axes along which all numbers share a slope, counted from the batch, which is 0: for images ``(1, 2)`` gives
+        each channel one. None for a slope of its own for each number of a sample.
+    name, dtype
+        As in :class:`Layer`.
+
+    Notes
+    -----
+    Input and result (N, ...). Weight: alpha, in the shape of a sample with ones for the shared axes.
+
+    Raises
+    ------
+    TypeError, ValueError
+        Naming the argument that does not fit.
+
+    References
+    ----------
+    He et al., "Delving deep into rectifiers", 2015.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> layer = PReLU(shared_axes=(1, 2))
+    >>> layer(np.ones((1, 28, 28, 16))).shape, layer.alpha.shape
+    ((1, 28, 28, 16), (1, 1, 16))
+    """
+
+    alpha: Array
+
+    def __init__(self, alpha_initializer: Any = "zeros", shared_axes: Any = None, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.alpha_initializer = initializers.get(alpha_initializer, "alpha_initializer")
+        if shared_axes is not None:
+            axes = shared_axes if isinstance(shared_axes, (list, tuple)) else [shared_axes]
+            shared_axes = tuple([integer(axis, "shared_axes", 1, shared_axes) for axis in axes])
+        self.shared_axes = shared_axes
+
+    def build(self, input_shape: Shape) -> None:
+        """Make the slopes."""
+        shape = list(input_shape[1:])
+        for axis in self.shared_axes or ():
+            if axis > len(shape):
+                raise ValueError(f"shared_axes must be axes of input of shape {input_shape}, got {self.shared_axes}")
+            shape[axis - 1] = 1
+        self.add_weight("alpha", tuple(shape), self.alpha_initializer)  # type: ignore[arg-type]  # only the batch is None
+
+    def compute_output_shape(self, input_shape: Shape) -> Shape:
+        """Return the input's shape."""
+        return input_shape
+
+    def forward(self, x: Array, training: bool = False) -> tuple[Array, Any]:
+        """Return the activated input."""
+        return np.where(x < 0, x * self.alpha, x), x
+
+    def backward(self, grad: Array, cache: Any) -> tuple[Array, Gradients]:
+        """Return the gradients of the input and of the slopes."""
+        below = cache < 0
+        rows = (grad * np.where(below, cache, 0)).reshape(len(cache), math.prod(cache.shape[1:]))
+        dalpha = nn.bias_add_backward(rows).reshape(cache.shape[1:])
+        shared = tuple([axis - 1 for axis in self.shared_axes or ()])
+        return np.where(below, grad * self.alpha, grad), {"alpha": dalpha.sum(shared, keepdims=True)}
+
+
+@register
+class SiLU(_Alone):
+    """x * sigmoid(x), also called swish; see :func:`fastcnn.nn.silu`.
+
+    Parameters
+    ----------
+    name, dtype
+        As in :class:`Layer`.
+
+    Examples
+    --------
+    >>> SiLU()([[-1000.0, 0.0, 1000.0]]).tolist()
+    [[0.0, 0.0, 1000.0]]
+    """
+
+    activation = "silu"
+
+
+@register
+class HardSwish(_Alone):
+    """x * min(max(x + 3, 0), 6) / 6; see :func:`fastcnn.nn.hard_swish`.
+
+    Parameters
+    ----------
+    name, dtype
+        As in :class:`Layer`.
+
+    Examples
+    --------
+    >>> HardSwish()([[-4.0, 0.0, 3.0]]).tolist()
+    [[0.0, 0.0, 3.0]]
+    """
+
+    activation = "hard_swish"
+
+
+@register
+class GELU(Layer):
+    """x times the share of a normal distribution that lies below x; see :func:`fastcnn.nn.gelu`.
+
+    Parameters
+    ----------
+    approximate
+        Whether a tanh takes the place of the error function.
+    name, dtype
+        As in :class:`Layer`.
+
+    Raises
+    ------
+    TypeError
+        If approximate is no flag.
+
+    Examples
+    --------
+    >>> GELU()([[-1000.0, 0.0, 1000.0]]).tolist()
+    [[0.0, 0.0, 1000.0]]
+    """
+
+    def __init__(self, approximate: bool = False, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.approximate = flag(approximate, "approximate")
+
+    def compute_output_shape(self, input_shape: Shape) -> Shape:
+        """Return the input's shape."""
+        return input_shape
+
+    def forward(self, x: Array, training: bool = False) -> tuple[Array, Any]:
+        """Return the activated input."""
+        return nn.gelu(x, self.approximate), x
+
+    def backward(self, grad: Array, cache: Any) -> tuple[Array, Gradients]:
+        """Return the gradient of the input."""
+        return nn.gelu_backward(grad, cache, self.approximate), {}
 
 
 @register

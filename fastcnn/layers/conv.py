@@ -1,4 +1,4 @@
-"""Convolutions."""
+"""Convolutions: plain, depthwise, separable, transposed."""
 
 from __future__ import annotations
 
@@ -250,3 +250,267 @@ class DepthwiseConv2D(_Convolution):
         self.add_weight("kernel", shape, self.depthwise_initializer)
         if self.use_bias:
             self.add_weight("bias", (channels * self.depth_multiplier,), self.bias_initializer)
+
+
+@register
+class SeparableConv2D(Activated):
+    """Convolution of each channel by itself, then of all channels of each pixel; see :func:`fastcnn.nn.conv2d`.
+
+    Parameters
+    ----------
+    filters
+        Number K of feature maps.
+    kernel_size
+        Height and width (R, S) in pixels of the first convolution; an int for both.
+    strides
+        Its step in pixels, likewise.
+    padding
+        "valid", "same", an int, or ((top, bottom), (left, right)).
+    depth_multiplier
+        Number M of its filters for each channel.
+    dilation_rate
+        Distance of its filter taps in pixels.
+    activation
+        One of :data:`fastcnn.nn.ACTIVATIONS`, or None.
+    use_bias
+        Whether there is a bias.
+    depthwise_initializer, pointwise_initializer, bias_initializer
+        Keras strings or initialisers.
+    name, dtype
+        As in :class:`Layer`.
+
+    Notes
+    -----
+    Input (N, H, W, C), result (N, H', W', K) with H' as of :class:`Conv2D`. Weights: depthwise_kernel (R, S, C, M),
+    pointwise_kernel (1, 1, C * M, K), bias (K,).
+
+    Raises
+    ------
+    TypeError, ValueError
+        Naming the argument that does not fit.
+
+    References
+    ----------
+    Chollet, "Xception: deep learning with depthwise separable convolutions", 2017.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> layer = SeparableConv2D(32, 3, padding="same")
+    >>> layer(np.zeros((1, 28, 28, 16))).shape, layer.count_params()
+    ((1, 28, 28, 32), 688)
+    """
+
+    depthwise_kernel: Array
+    pointwise_kernel: Array
+    bias: Array
+
+    def __init__(
+        self,
+        filters: int,
+        kernel_size: Any,
+        strides: Any = 1,
+        padding: Any = "valid",
+        depth_multiplier: int = 1,
+        dilation_rate: Any = 1,
+        activation: str | None = None,
+        use_bias: bool = True,
+        depthwise_initializer: Any = "glorot_uniform",
+        pointwise_initializer: Any = "glorot_uniform",
+        bias_initializer: Any = "zeros",
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.filters = integer(filters, "filters")
+        self.kernel_size = shapes.pair(kernel_size, "kernel_size")
+        self.strides = shapes.pair(strides, "strides")
+        self.padding = shapes.checked_padding(padding)
+        self.depth_multiplier = integer(depth_multiplier, "depth_multiplier")
+        self.dilation_rate = shapes.pair(dilation_rate, "dilation_rate")
+        self.activation = checked_activation(activation)
+        self.use_bias = flag(use_bias, "use_bias")
+        self.depthwise_initializer = initializers.get(depthwise_initializer, "depthwise_initializer")
+        self.pointwise_initializer = initializers.get(pointwise_initializer, "pointwise_initializer")
+        self.bias_initializer = initializers.get(bias_initializer, "bias_initializer")
+
+    def build(self, input_shape: Shape) -> None:
+        """Make both kernels and the bias."""
+        channels = _channels(input_shape)
+        self.add_weight(
+            "depthwise_kernel", (*self.kernel_size, channels, self.depth_multiplier), self.depthwise_initializer
+        )
+        shape = 1, 1, channels * self.depth_multiplier, self.filters
+        self.add_weight("pointwise_kernel", shape, self.pointwise_initializer)
+        if self.use_bias:
+            self.add_weight("bias", (self.filters,), self.bias_initializer)
+
+    def compute_output_shape(self, input_shape: Shape) -> Shape:
+        """Return (None, H', W', K)."""
+        channels = _channels(input_shape)
+        shape = *self.kernel_size, 1, channels * self.depth_multiplier
+        return (*shapes.conv2d_output_shape(input_shape, shape, *self._options(channels))[:3], self.filters)
+
+    def count_flops(self, input_shape: Shape, output_shape: Shape) -> int:
+        """Return two operations for each weight of both kernels and each pixel of the result."""
+        _, height, width, _ = output_shape
+        weights = _channels(input_shape) * self.depth_multiplier * (math.prod(self.kernel_size) + self.filters)
+        return 2 * weights * (height or 0) * (width or 0)
+
+    def forward(self, x: Array, training: bool = False) -> tuple[Array, Any]:
+        """Return the activated result."""
+        return super().forward(self._first(x), training)
+
+    def logits(self, x: Array) -> tuple[Array, Any]:
+        """Return the result before the activation; backward then takes its gradient."""
+        return super().logits(self._first(x))
+
+    def _first(self, x: Array) -> Any:
+        """Return the input and what the first convolution makes of it: backward needs both."""
+        return x, nn.conv2d(x, self._depthwise(), *self._options(x.shape[3]))
+
+    def apply(self, x: Any, activation: str | None) -> Array:
+        """Return the second convolution of what ``_first`` returned."""
+        return nn.conv2d(x[1], self.pointwise_kernel, bias=self.bias if self.use_bias else None, activation=activation)
+
+    def apply_backward(self, grad: Array, x: Any, input_grad: bool) -> tuple[Array | None, Gradients]:
+        """Return the gradients of the images, kernels and bias."""
+        images, between = x
+        dbetween, dpointwise, dbias = nn.conv2d_backward(grad, between, self.pointwise_kernel, bias_grad=self.use_bias)
+        assert dbetween is not None
+        dx, ddepthwise, _ = nn.conv2d_backward(
+            dbetween,
+            images,
+            self._depthwise(),
+            *self._options(images.shape[3]),
+            input_grad=input_grad,
+            bias_grad=False,
+        )
+        gradients = {
+            "depthwise_kernel": ddepthwise.reshape(self.depthwise_kernel.shape),
+            "pointwise_kernel": dpointwise,
+        }
+        if dbias is not None:
+            gradients["bias"] = dbias
+        return dx, gradients
+
+    def _options(self, channels: int) -> tuple[Any, Any, Any, int]:
+        return self.strides, self.padding, self.dilation_rate, channels
+
+    def _depthwise(self) -> Array:
+        return self.depthwise_kernel.reshape(*self.kernel_size, 1, -1)
+
+
+@register
+class Conv2DTranspose(Activated):
+    """Transposed convolution, which makes images larger; see :func:`fastcnn.nn.conv2d_transpose`.
+
+    Parameters
+    ----------
+    filters
+        Number K of feature maps.
+    kernel_size
+        Height and width (R, S) in pixels; an int for both.
+    strides
+        Distance of windows in the result in pixels, likewise.
+    padding
+        Of the convolution that it transposes: "valid", "same", an int, or ((top, bottom), (left, right)).
+    output_padding
+        Pixels that the result has more at the bottom and the right, below the strides: an int or (height, width).
+        None for Keras's rule with a word for padding, for 0 with numbers.
+    dilation_rate
+        Distance of filter taps in pixels.
+    activation
+        One of :data:`fastcnn.nn.ACTIVATIONS`, or None.
+    use_bias
+        Whether there is a bias.
+    kernel_initializer, bias_initializer
+        Keras strings or initialisers.
+    name, dtype
+        As in :class:`Layer`.
+
+    Notes
+    -----
+    Input (N, H, W, C), result (N, H', W', K): H' = H * stride with "same", H * stride + max(0, span - stride) with
+    "valid", where a filter spans (R - 1) * dilation + 1 pixels; (H - 1) * stride + span - top - bottom + output_padding
+    with numbers of pixels. Weights: kernel (R, S, K, C), bias (K,).
+
+    Raises
+    ------
+    TypeError, ValueError
+        Naming the argument that does not fit.
+
+    References
+    ----------
+    Zeiler et al., "Deconvolutional networks", 2010.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> Conv2DTranspose(16, 3, strides=2, padding="same")(np.zeros((1, 14, 14, 32))).shape
+    (1, 28, 28, 16)
+    """
+
+    kernel: Array
+    bias: Array
+
+    def __init__(
+        self,
+        filters: int,
+        kernel_size: Any,
+        strides: Any = 1,
+        padding: Any = "valid",
+        output_padding: Any = None,
+        dilation_rate: Any = 1,
+        activation: str | None = None,
+        use_bias: bool = True,
+        kernel_initializer: Any = "glorot_uniform",
+        bias_initializer: Any = "zeros",
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.filters = integer(filters, "filters")
+        self.kernel_size = shapes.pair(kernel_size, "kernel_size")
+        self.strides = shapes.pair(strides, "strides")
+        self.padding = shapes.checked_padding(padding)
+        self.output_padding = None if output_padding is None else shapes.pair(output_padding, "output_padding", 0)
+        self.dilation_rate = shapes.pair(dilation_rate, "dilation_rate")
+        self.activation = checked_activation(activation)
+        self.use_bias = flag(use_bias, "use_bias")
+        self.kernel_initializer = initializers.get(kernel_initializer, "kernel_initializer")
+        self.bias_initializer = initializers.get(bias_initializer, "bias_initializer")
+
+    def build(self, input_shape: Shape) -> None:
+        """Make kernel and bias."""
+        self.add_weight("kernel", self._kernel_shape(input_shape), self.kernel_initializer)
+        if self.use_bias:
+            self.add_weight("bias", (self.filters,), self.bias_initializer)
+
+    def compute_output_shape(self, input_shape: Shape) -> Shape:
+        """Return (None, H', W', K)."""
+        return shapes.conv2d_transpose_output_shape(input_shape, self._kernel_shape(input_shape), *self._options())
+
+    def count_flops(self, input_shape: Shape, output_shape: Shape) -> int:
+        """Return two operations for each weight of the kernel and each pixel of the input."""
+        _, height, width, _ = input_shape
+        return 2 * math.prod(self._kernel_shape(input_shape)) * (height or 0) * (width or 0)
+
+    def apply(self, x: Array, activation: str | None) -> Array:
+        """Return activation(conv^T(x, kernel) + bias)."""
+        bias = self.bias if self.use_bias else None
+        return nn.conv2d_transpose(x, self.kernel, *self._options(), bias, activation)
+
+    def apply_backward(self, grad: Array, x: Array, input_grad: bool) -> tuple[Array | None, Gradients]:
+        """Return the gradients of the images, kernel and bias."""
+        dx, dkernel, dbias = nn.conv2d_transpose_backward(
+            grad, x, self.kernel, *self._options(), input_grad=input_grad, bias_grad=self.use_bias
+        )
+        gradients = {"kernel": dkernel}
+        if dbias is not None:
+            gradients["bias"] = dbias
+        return dx, gradients
+
+    def _kernel_shape(self, input_shape: Shape) -> tuple[int, ...]:
+        return (*self.kernel_size, self.filters, _channels(input_shape))
+
+    def _options(self) -> tuple[Any, Any, Any, Any]:
+        return self.strides, self.padding, self.output_padding, self.dilation_rate

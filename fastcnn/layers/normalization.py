@@ -1,4 +1,4 @@
-"""Batch normalisation."""
+"""Batch and layer normalisation."""
 
 from __future__ import annotations
 
@@ -10,8 +10,18 @@ import numpy as np
 from .. import initializers, nn
 from ..arguments import flag, integer, number
 from ..nn.activations import checked_activation
+from ..nn.normalization import checked_epsilon
 from ..registry import register
 from .base import Array, Gradients, Layer, Shape
+
+
+def _per_channel(input_shape: Shape, axis: int) -> tuple[int]:
+    """Return the shape of a weight of one number per channel, where axis is the last one."""
+    if len(input_shape) < 2 or not input_shape[-1]:
+        raise ValueError(f"input must have shape (batch, ..., channels), got {input_shape}")
+    if axis not in (-1, len(input_shape) - 1):
+        raise ValueError(f"axis must be the last one of input of shape {input_shape}, got {axis}")
+    return (input_shape[-1],)
 
 
 @register
@@ -82,7 +92,7 @@ class BatchNormalization(Layer):
         super().__init__(**kwargs)
         self.axis = integer(axis, "axis", -1)
         self.momentum = number(momentum, "momentum", 0.0, 1.0)
-        self.epsilon = number(epsilon, "epsilon", float(np.finfo(np.float32).tiny), np.inf)
+        self.epsilon = checked_epsilon(epsilon, "epsilon")
         self.center = flag(center, "center")
         self.scale = flag(scale, "scale")
         self.beta_initializer = initializers.get(beta_initializer, "beta_initializer")
@@ -93,11 +103,7 @@ class BatchNormalization(Layer):
 
     def build(self, input_shape: Shape) -> None:
         """Make gamma, beta and the running statistics."""
-        if len(input_shape) < 2 or not input_shape[-1]:
-            raise ValueError(f"input must have shape (batch, ..., channels), got {input_shape}")
-        if self.axis not in (-1, len(input_shape) - 1):
-            raise ValueError(f"axis must be the last one of input of shape {input_shape}, got {self.axis}")
-        shape = (input_shape[-1],)
+        shape = _per_channel(input_shape, self.axis)
         if self.scale:
             self.add_weight("gamma", shape, self.gamma_initializer)
         if self.center:
@@ -157,3 +163,96 @@ class BatchNormalization(Layer):
 
     def _gamma(self) -> Array:
         return self.gamma if self.scale else np.ones_like(self.moving_mean)
+
+
+@register
+class LayerNormalization(Layer):
+    """Normalises along the channels: (x - mean) / sqrt(variance + epsilon) * gamma + beta.
+
+    Mean and variance are those of one pixel, or row, of one sample; see :func:`fastcnn.nn.layer_normalization`.
+
+    Parameters
+    ----------
+    axis
+        The axis of channels: the last, as -1 or counted from the batch.
+    epsilon
+        Positive, added to the variance.
+    center, scale
+        Whether there are a beta and a gamma.
+    beta_initializer, gamma_initializer
+        Keras strings or initialisers.
+    name, dtype
+        As in :class:`Layer`.
+
+    Notes
+    -----
+    Input and result (N, ..., C). Weights, both (C,): gamma, beta.
+
+    Raises
+    ------
+    TypeError, ValueError
+        Naming the argument that does not fit.
+
+    References
+    ----------
+    Ba et al., "Layer normalization", 2016.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> LayerNormalization(epsilon=1e-9)(np.array([[1.0, 3.0]])).round(4).tolist()
+    [[-1.0, 1.0]]
+    """
+
+    gamma: Array
+    beta: Array
+
+    def __init__(
+        self,
+        axis: int = -1,
+        epsilon: float = 1e-3,
+        center: bool = True,
+        scale: bool = True,
+        beta_initializer: Any = "zeros",
+        gamma_initializer: Any = "ones",
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.axis = integer(axis, "axis", -1)
+        self.epsilon = checked_epsilon(epsilon, "epsilon")
+        self.center = flag(center, "center")
+        self.scale = flag(scale, "scale")
+        self.beta_initializer = initializers.get(beta_initializer, "beta_initializer")
+        self.gamma_initializer = initializers.get(gamma_initializer, "gamma_initializer")
+
+    def build(self, input_shape: Shape) -> None:
+        """Make gamma and beta."""
+        shape = _per_channel(input_shape, self.axis)
+        if self.scale:
+            self.add_weight("gamma", shape, self.gamma_initializer)
+        if self.center:
+            self.add_weight("beta", shape, self.beta_initializer)
+
+    def compute_output_shape(self, input_shape: Shape) -> Shape:
+        """Return the input's shape."""
+        return input_shape
+
+    def count_flops(self, input_shape: Shape, output_shape: Shape) -> int:
+        """Return seven operations for each element: two for the mean, two for the variance, three for the result."""
+        return 7 * math.prod(n or 1 for n in output_shape)
+
+    def forward(self, x: Array, training: bool = False) -> tuple[Array, Any]:
+        """Return the normalised input."""
+        beta = self.beta if self.center else np.zeros(x.shape[-1:], x.dtype)
+        return nn.layer_normalization(x, beta, self._gamma(x), self.epsilon), x
+
+    def backward(self, grad: Array, cache: Any) -> tuple[Array, Gradients]:
+        """Return the gradients of the input, gamma and beta."""
+        dx, dgamma, dbeta = nn.layer_normalization_backward(grad, cache, self._gamma(cache), self.epsilon)
+        gradients = {"gamma": dgamma} if self.scale else {}
+        if self.center:
+            gradients["beta"] = dbeta
+        return dx, gradients
+
+    def _gamma(self, x: Array) -> Array:
+        return self.gamma if self.scale else np.ones(x.shape[-1:], x.dtype)

@@ -1,10 +1,12 @@
-"""Dropout."""
+"""Dropout, of numbers and of whole channels."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from .. import nn
+import numpy as np
+
+from .. import nn, shapes
 from ..arguments import number
 from ..arguments import seed as checked_seed
 from ..registry import register
@@ -56,8 +58,57 @@ class Dropout(Layer):
             raise ValueError("seed must be given in training, got None")
         if self.seed is not None:
             seed = (seed + self.seed) % 2**64
-        return nn.dropout(x, self.rate, True, seed), seed
+        return self.masked(x, seed), seed
 
     def backward(self, grad: Array, cache: Any) -> tuple[Array, Gradients]:
         """Return the gradient of the input, under the same mask."""
-        return grad if cache is None else nn.dropout_backward(grad, self.rate, cache), {}
+        return grad if cache is None else self.masked(grad, cache), {}
+
+    def masked(self, x: Array, seed: int) -> Array:
+        """Return x, or its gradient, under the mask of a seed."""
+        return nn.dropout(x, self.rate, True, seed)
+
+
+@register
+class SpatialDropout2D(Dropout):
+    """In training, sets a share of the channels of each image to zero and scales the others up.
+
+    Neighbouring pixels tell of each other, so that dropping single ones takes little away.
+
+    Parameters
+    ----------
+    rate
+        The share, in [0, 1).
+    seed
+        Makes this layer's masks a function of the seed and the step alone; None for the model's seed.
+    name, dtype
+        As in :class:`Layer`.
+
+    Notes
+    -----
+    Input and result (N, H, W, C). The mask is that of :func:`fastcnn.nn.dropout` for an array (N, 1, 1, C).
+
+    Raises
+    ------
+    TypeError, ValueError
+        Naming the argument that does not fit.
+
+    References
+    ----------
+    Tompson et al., "Efficient object localization using convolutional networks", 2015.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> y = SpatialDropout2D(0.5)(np.ones((1, 4, 4, 100)), training=True, seed=0)
+    >>> sorted(set(y.sum(axis=(1, 2))[0].tolist()))
+    [0.0, 32.0]
+    """
+
+    def compute_output_shape(self, input_shape: Shape) -> Shape:
+        """Return the input's shape."""
+        return shapes.pool_output_shape(input_shape, 1)
+
+    def masked(self, x: Array, seed: int) -> Array:
+        """Return x, or its gradient, under the mask of a seed."""
+        return x * nn.dropout(np.ones((len(x), 1, 1, x.shape[3]), x.dtype), self.rate, True, seed)

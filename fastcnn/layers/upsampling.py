@@ -1,0 +1,119 @@
+"""Upsampling: images with more pixels, without weights."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+from .. import nn, shapes
+from ..arguments import choice
+from ..registry import register
+from .base import Array, Gradients, Layer, Shape
+
+
+@register
+class UpSampling2D(Layer):
+    """Images of a whole number of times as many rows and columns.
+
+    Parameters
+    ----------
+    size
+        How many times as many, (height, width); an int for both.
+    interpolation
+        "nearest" repeats pixels; "bilinear" draws straight lines between their centres, beyond the outermost of which
+        pixels stay the same.
+    name, dtype
+        As in :class:`Layer`.
+
+    Notes
+    -----
+    Input (N, H, W, C), result (N, H * size, W * size, C). Row i of a bilinear result lies at (i + 1/2) / size - 1/2
+    of the input, as in Keras, and in PyTorch without align_corners.
+
+    Raises
+    ------
+    TypeError, ValueError
+        Naming the argument that does not fit.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> x = np.array([0.0, 4.0]).reshape(1, 1, 2, 1)
+    >>> [UpSampling2D((1, 2), how)(x).ravel().tolist() for how in ("nearest", "bilinear")]
+    [[0.0, 0.0, 4.0, 4.0], [0.0, 1.0, 3.0, 4.0]]
+    """
+
+    def __init__(self, size: Any = (2, 2), interpolation: str = "nearest", **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.size = shapes.pair(size, "size")
+        self.interpolation = choice(interpolation, "interpolation", ("nearest", "bilinear"))
+
+    def compute_output_shape(self, input_shape: Shape) -> Shape:
+        """Return (None, H * size, W * size, C)."""
+        batch, height, width, channels = shapes.pool_output_shape(input_shape, 1)
+        assert height is not None and width is not None
+        shape = batch, height * self.size[0], width * self.size[1], channels
+        shapes.elements(shape, "result")
+        return shape
+
+    def count_flops(self, input_shape: Shape, output_shape: Shape) -> int:
+        """Return three operations for each element of the lines in one direction, then in the other."""
+        if self.interpolation == "nearest":
+            return 0
+        larger = math.prod(n or 1 for n in output_shape)
+        return 3 * (larger // self.size[1] + larger)
+
+    def forward(self, x: Array, training: bool = False) -> tuple[Array, Any]:
+        """Return the larger images."""
+        n, h, w, c = x.shape
+        rows, cols = self.size
+        try:
+            if self.interpolation == "bilinear":
+                taller = _stretched(x.reshape(n, h, w * c), rows)
+                y = _stretched(taller.reshape(n * h * rows, w, c), cols)
+            else:
+                y = np.array(np.broadcast_to(x[:, :, None, :, None], (n, h, rows, w, cols, c)), order="C")
+        except MemoryError:
+            raise MemoryError(f"there is no memory for images of shape {x.shape} with size={self.size}") from None
+        return y.reshape(n, h * rows, w * cols, c), x.shape
+
+    def backward(self, grad: Array, cache: Any) -> tuple[Array, Gradients]:
+        """Return the gradient of the images."""
+        n, h, w, c = cache
+        rows, cols = self.size
+        if self.interpolation == "nearest":
+            return nn.avg_pool(grad, self.size) * grad.dtype.type(math.prod(self.size)), {}
+        dtaller = _stretched_backward(grad.reshape(n * h * rows, w * cols, c), cols)
+        return _stretched_backward(dtaller.reshape(n, h * rows, w * c), rows).reshape(cache), {}
+
+
+def _sources(times: int) -> list[tuple[int, float]]:
+    """Of each of the pixels that one becomes, where it lies: after which pixel, counted from the last, and how far."""
+    places = [(phase + 0.5) / times + 0.5 for phase in range(times)]
+    return [(int(place), place - int(place)) for place in places]
+
+
+def _stretched(x: Array, times: int) -> Array:
+    """Return (outer, n, inner) with so many times as many in the middle, by straight lines."""
+    n = x.shape[1]
+    edged = np.concatenate([x[:, :1], x, x[:, -1:]], 1)
+    y = np.empty((len(x), n, times, x.shape[2]), x.dtype)
+    for phase, (low, share) in enumerate(_sources(times)):
+        y[:, :, phase] = edged[:, low : low + n] * (1 - share) + edged[:, low + 1 : low + 1 + n] * share
+    return y
+
+
+def _stretched_backward(grad: Array, times: int) -> Array:
+    """Return the gradient of what was stretched: its transpose."""
+    outer, n, inner = len(grad), grad.shape[1] // times, grad.shape[2]
+    by_phase = grad.reshape(outer, n, times, inner)
+    dedged = np.zeros((outer, n + 2, inner), grad.dtype)
+    for phase, (low, share) in enumerate(_sources(times)):
+        dedged[:, low : low + n] += by_phase[:, :, phase] * (1 - share)
+        dedged[:, low + 1 : low + 1 + n] += by_phase[:, :, phase] * share
+    dx = dedged[:, 1:-1].copy()
+    dx[:, 0] += dedged[:, 0]
+    dx[:, -1] += dedged[:, -1]
+    return dx
