@@ -341,6 +341,18 @@ def test_a_prepared_convolution_gives_the_same_bits(case, dtype, threads):
         assert_equal(prepared(x, residual=np.asfortranarray(residual).astype(">f8")), expected, dtype)
 
 
+@pytest.mark.parametrize("pixels", [(1, 7), (9, 9), (40, 33)])
+@pytest.mark.parametrize(("channels", "filters"), [(3, 130), (1100, 70), (64, 1)])
+def test_a_prepared_product_gives_the_same_bits(pixels, channels, filters):
+    rng = np.random.default_rng(0)
+    x, w = (rng.standard_normal(s).astype("float32") for s in ((1, *pixels, channels), (1, 1, channels, filters)))
+    residual = rng.standard_normal((1, *pixels, filters)).astype("float32")
+    prepared = nn.PreparedConv2D(w, x.shape, activation="relu")
+    assert np.array_equal(prepared(x), nn.conv2d(x, w, activation="relu"))
+    expected = nn.conv2d(x, w, activation="relu", residual=residual)
+    assert np.array_equal(prepared(x, residual=residual), expected)
+
+
 def test_a_prepared_convolution_names_what_does_not_fit():
     w = np.ones((3, 3, 2, 4))
     for options, error, words in (

@@ -23,7 +23,7 @@ from libc.string cimport memcpy, memset
 
 cimport numpy as cnp
 
-from ._gemm cimport Product, fc_prefetch, multiply_tiles, pack_panels, pad_bias, panel_shape, product
+from ._gemm cimport Product, fc_prefetch, goes_by_blocks, multiply_tiles, pack_panels, pad_bias, panel_shape, product
 from ._runtime cimport (
     FC_SUM, acquire, aligned, ceil_div, distance, fc_kernels, fc_tile, kernels, l1_bytes, l2_bytes, line, release,
     threads_for,
@@ -289,14 +289,24 @@ cdef Correlation forward_of(Geometry g, cnp.ndarray w) noexcept:
     return c
 
 
+cdef Product forward_product(Geometry g, cnp.ndarray w) noexcept:
+    """Return a 1x1 convolution as a product with its filters; the rest is still to be set."""
+    cdef Py_ssize_t size = cnp.PyArray_ITEMSIZE(w)
+    return Product(
+        table=kernels(w), m=g.images * g.in_h * g.in_w, n=g.filters, k=g.channels, a=NULL, a_row=g.channels * size,
+        a_step=size, b=cnp.PyArray_BYTES(w), b_row=g.filters * size, b_transposed=False, packed=False, bias=NULL,
+        c=NULL, c_row=g.filters * size, residual=0, relu=False)
+
+
 def prepare(Geometry g, cnp.ndarray w):
     """Return a copy of the filters as forward takes them when they are prepared: group after group the packed panels,
-    unless this is a plain product."""
+    unless this is a product that reads them in place."""
     cdef Correlation c = forward_of(g, w)
+    cdef Product p = forward_product(g, w)
     cdef Py_ssize_t panel, i
     cdef cnp.ndarray filters
     cdef char *to
-    if g.is_product():
+    if g.is_product() and not goes_by_blocks(&p):
         return w.copy()
     plan_filters(&c, g.channels // g.groups)
     filters = aligned(g.groups * c.panels * c.width * c.depth, w.dtype)
@@ -321,9 +331,13 @@ def forward(Geometry g, cnp.ndarray x, cnp.ndarray w, cnp.ndarray bias, cnp.ndar
     cdef Correlation c
     cdef Product p
     if g.is_product():
-        p = Product(kernels(x), g.images * g.in_h * g.in_w, g.filters, g.channels, cnp.PyArray_BYTES(x),
-                    g.channels * size, size, cnp.PyArray_BYTES(w), g.filters * size, False, b,
-                    cnp.PyArray_BYTES(y), g.filters * size, to_residual, relu)
+        p = forward_product(g, w)
+        p.a = cnp.PyArray_BYTES(x)
+        p.packed = prepared and goes_by_blocks(&p)
+        p.bias = b
+        p.c = cnp.PyArray_BYTES(y)
+        p.residual = to_residual
+        p.relu = relu
         product(&p)
         return
     c = forward_of(g, w)
@@ -507,7 +521,7 @@ def backward_input(Geometry g, cnp.ndarray dy, cnp.ndarray w, cnp.ndarray dx):
     cdef Product p
     if g.is_product():
         p = Product(kernels(dy), g.images * g.in_h * g.in_w, g.channels, g.filters, cnp.PyArray_BYTES(dy),
-                    g.filters * size, size, cnp.PyArray_BYTES(w), g.filters * size, True, NULL,
+                    g.filters * size, size, cnp.PyArray_BYTES(w), g.filters * size, True, False, NULL,
                     cnp.PyArray_BYTES(dx), g.channels * size, 0, False)
         product(&p)
         return

@@ -19,9 +19,10 @@ cdef struct Product:
     Py_ssize_t m, n, k
     const char *a
     Py_ssize_t a_row, a_step
+    # B as it is; or, packed, all of its panels one after the other, each with k rows.
     const char *b
     Py_ssize_t b_row
-    bint b_transposed
+    bint b_transposed, packed
     const char *bias
     char *c
     Py_ssize_t c_row
@@ -31,6 +32,7 @@ cdef struct Product:
 
 
 cdef int product(const Product *p) except -1
+cdef bint goes_by_blocks(const Product *p) noexcept nogil
 cdef void panel_shape(const fc_kernels *table, Py_ssize_t columns, Py_ssize_t *width, int *kind) noexcept nogil
 cdef char *pack_panels(const fc_kernels *table, const char *b, Py_ssize_t b_row, bint b_transposed, Py_ssize_t depth,
                        Py_ssize_t columns, char *to) noexcept nogil

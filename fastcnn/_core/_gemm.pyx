@@ -83,11 +83,13 @@ cdef struct Blocks:
 
 cdef void multiply_rows(const Product *p, const Blocks *s, Py_ssize_t k, Py_ssize_t length, const char *a,
                         Py_ssize_t a_row, Py_ssize_t a_step, Py_ssize_t m, Py_ssize_t rows, Py_ssize_t n,
-                        Py_ssize_t end, const char *b, Py_ssize_t ahead) noexcept nogil:
+                        Py_ssize_t end, const char *b, Py_ssize_t b_rows, Py_ssize_t b_first,
+                        Py_ssize_t ahead) noexcept nogil:
     """Some rows of C, which lie a_row apart in A from a on, over one slab and columns n to end.
 
-    Meanwhile the next `ahead` rows of A are brought nearer, a part with each panel: their reading would cost as
-    much as a panel's arithmetic.
+    The panels of those columns lie from b on, b_rows rows in each, of which the slab begins at b_first. Meanwhile the
+    next `ahead` rows of A are brought nearer, a part with each panel: their reading would cost as much as a panel's
+    arithmetic.
     """
     cdef Py_ssize_t size = p.table.itemsize, width, no_offset = 0, part, i
     cdef const char *next_rows = a + rows * a_row
@@ -109,13 +111,13 @@ cdef void multiply_rows(const Product *p, const Blocks *s, Py_ssize_t k, Py_ssiz
         next_rows += part
         t.columns = min(end - n, s.width)
         panel_shape(p.table, t.columns, &width, &kind)
-        t.b = b
+        t.b = b + b_first * width * size
         t.b_step = width * size
         t.bias = s.bias + n * size if s.bias != NULL else NULL
         t.a = a
         t.c = p.c + m * p.c_row + n * size
         multiply_tiles(p.table, kind, &t, rows)
-        b += width * length * size
+        b += width * b_rows * size
         n += t.columns
 
 
@@ -124,20 +126,26 @@ cdef void multiply_block(const Product *p, const Blocks *s, Py_ssize_t task, cha
     cdef Py_ssize_t m0 = task // s.across * s.rows, m1 = min(p.m, m0 + s.rows)
     cdef Py_ssize_t n0 = task % s.across * s.columns, n1 = min(p.n, n0 + s.columns)
     cdef char *packed_a = scratch + s.b_bytes
+    cdef Py_ssize_t b_rows, b_first
     cdef const char *b
     while True:
         length = min(s.depth, p.k - k)
-        b = p.b + (n0 * p.b_row + k * size if p.b_transposed else k * p.b_row + n0 * size)
-        pack_panels(p.table, b, p.b_row, p.b_transposed, length, n1 - n0, scratch)
+        if p.packed:
+            b, b_rows, b_first = p.b + n0 * p.k * size, p.k, k
+        else:
+            b = p.b + (n0 * p.b_row + k * size if p.b_transposed else k * p.b_row + n0 * size)
+            pack_panels(p.table, b, p.b_row, p.b_transposed, length, n1 - n0, scratch)
+            b, b_rows, b_first = scratch, length, 0
         m = m0
         while m < m1:
             rows = min(m1 - m, s.group)
             if p.a_step == size:
-                multiply_rows(p, s, k, length, p.a + m * p.a_row + k * size, p.a_row, size, m, rows, n0, n1, scratch,
-                              min(s.group, m1 - m - rows))
+                multiply_rows(p, s, k, length, p.a + m * p.a_row + k * size, p.a_row, size, m, rows, n0, n1, b,
+                              b_rows, b_first, min(s.group, m1 - m - rows))
             else:
                 p.table.pack_rows(length, rows, s.group, p.a + k * p.a_step + m * size, p.a_step, packed_a)
-                multiply_rows(p, s, k, length, packed_a, size, s.group * size, m, rows, n0, n1, scratch, 0)
+                multiply_rows(p, s, k, length, packed_a, size, s.group * size, m, rows, n0, n1, b,
+                              b_rows, b_first, 0)
             m += rows
         k += length
         if k >= p.k:
@@ -151,14 +159,15 @@ cdef void cut_blocks(const Product *p, Blocks *s, int threads) noexcept nogil:
     """
     cdef Py_ssize_t panels = ceil_div(p.n, s.width), wanted = 4 * threads if threads > 1 else 1
     cdef Py_ssize_t most = max(1, BLOCK_COLUMNS // s.width), fewest = ceil_div(panels, most), across, rows, columns
-    cdef double cost, least = -1
+    cdef double cost, least = -1, b_cost = 0 if p.packed else B_COST
+    s.rows, s.columns, s.across = s.group, s.width, panels
     for across in range(fewest, max(fewest, min(panels, wanted)) + 1):
         columns = ceil_div(panels, across) * s.width
         if ceil_div(p.n, columns) < across:
             continue  # the same blocks as those of fewer across
         rows = ceil_div(ceil_div(p.m, max(1, wanted // across)), s.group) * s.group
         cost = (ceil_div(ceil_div(p.m, rows) * across, threads)
-                * (<double> rows * columns + (A_COST + C_COST / max(1, p.k)) * rows + B_COST * columns))
+                * (<double> rows * columns + (A_COST + C_COST / max(1, p.k)) * rows + b_cost * columns))
         if least < 0 or cost < least:
             least = cost
             s.rows, s.columns, s.across = rows, columns, across
@@ -176,7 +185,7 @@ cdef int multiply_blocks(const Product *p, int threads) except -1:
     # The packed slab takes half of L2, slabs of equal depth.
     s.depth = max(64, l2_bytes // 2 // (s.columns * size))
     s.depth = max(1, ceil_div(p.k, max(1, ceil_div(p.k, s.depth))))
-    s.b_bytes = line(s.columns * s.depth * size)
+    s.b_bytes = 0 if p.packed else line(s.columns * s.depth * size)
     s.scratch_bytes = s.b_bytes + (0 if p.a_step == size else line(s.group * s.depth * size))
     bias_bytes = line(ceil_div(p.n, s.width) * s.width * size)
     scratch = acquire(bias_bytes + threads * s.scratch_bytes)
@@ -338,15 +347,26 @@ cdef int multiply_dots(const Product *p, int threads) except -1:
     return 0
 
 
+cdef bint fits_in_place(const Product *p) noexcept nogil:
+    return p.m <= IN_PLACE_ROWS and p.k * p.b_row <= l2_bytes // 2
+
+
+cdef bint goes_by_blocks(const Product *p) noexcept nogil:
+    """Whether a product whose B is not transposed is computed by blocks, which would be glad of a packed B."""
+    return not fits_in_place(p) and p.m > STREAM_ROWS
+
+
 cdef int product(const Product *p) except -1:
     """Compute the product in the way that suits its shape."""
     cdef int threads = threads_for(2.0 * p.m * p.n * p.k)
     if p.m == 0 or p.n == 0:
         return 0
+    if p.packed:
+        return multiply_blocks(p, threads)
     if p.b_transposed:
         if p.m <= DOT_ROWS and p.k >= 4 * p.table.lanes and p.a_step == p.table.itemsize and not p.residual:
             return multiply_dots(p, threads)
-    elif p.m <= IN_PLACE_ROWS and p.k * p.b_row <= l2_bytes // 2:
+    elif fits_in_place(p):
         return multiply_in_place(p, threads)
     elif p.m <= STREAM_ROWS and not p.residual:
         return multiply_stream(p, threads)
@@ -388,6 +408,7 @@ def matmul(a, b, bint transpose_a, bint transpose_b, bias, bint relu):
     p.b = cnp.PyArray_BYTES(b)
     p.b_row = (p.k if transpose_b else p.n) * size
     p.b_transposed = transpose_b
+    p.packed = False
     p.bias = NULL if bias is None else cnp.PyArray_BYTES(bias)
     p.c = cnp.PyArray_BYTES(y)
     p.c_row = p.n * size
