@@ -12,15 +12,43 @@ from ..registry import register
 from .base import Activated, Array, Gradients, Shape
 
 
-class _Convolution(Activated):
+class _Windowed(Activated):
+    """What all layers here share: how windows lie on the images, a bias, and an activation."""
+
+    bias: Array
+
+    def _keep(
+        self,
+        kernel_size: Any,
+        strides: Any,
+        padding: Any,
+        dilation_rate: Any,
+        activation: str | None,
+        use_bias: bool,
+        bias_initializer: Any,
+    ) -> None:
+        """Check and keep the arguments that all constructors take."""
+        self.kernel_size = shapes.pair(kernel_size, "kernel_size")
+        self.strides = shapes.pair(strides, "strides")
+        self.padding = shapes.checked_padding(padding)
+        self.dilation_rate = shapes.pair(dilation_rate, "dilation_rate")
+        self.activation = checked_activation(activation)
+        self.use_bias = flag(use_bias, "use_bias")
+        self.bias_initializer = initializers.get(bias_initializer, "bias_initializer")
+
+    def _add_bias(self, filters: int) -> None:
+        """Make the bias, where there is one."""
+        if self.use_bias:
+            self.add_weight("bias", (filters,), self.bias_initializer)
+
+    def _bias(self) -> Array | None:
+        return self.bias if self.use_bias else None
+
+
+class _Convolution(_Windowed):
     """What the convolutions share: everything but the shape of the kernel."""
 
     kernel: Array
-    bias: Array
-    strides: Any
-    padding: Any
-    dilation_rate: Any
-    use_bias: bool
 
     def filters_and_groups(self, channels: int) -> tuple[int, int]:
         """Return the number of filters and of groups for images of so many channels."""
@@ -35,11 +63,7 @@ class _Convolution(Activated):
         filters, groups = self.filters_and_groups(channels)
         if channels % groups:
             raise ValueError(f"groups must divide the channels of the input, {channels}, got {groups}")
-        return (*self.window(), channels // groups, filters)
-
-    def window(self) -> tuple[int, int]:
-        """Return height and width of the kernel."""
-        raise NotImplementedError
+        return (*self.kernel_size, channels // groups, filters)
 
     def compute_output_shape(self, input_shape: Shape) -> Shape:
         """Return (None, H', W', K)."""
@@ -57,8 +81,7 @@ class _Convolution(Activated):
 
     def apply(self, x: Array, activation: str | None) -> Array:
         """Return activation(conv(x, kernel) + bias)."""
-        bias = self.bias if self.use_bias else None
-        return nn.conv2d(x, self.kernel_hwio(), *self._options(x), bias, activation)
+        return nn.conv2d(x, self.kernel_hwio(), *self._options(x), self._bias(), activation)
 
     def apply_backward(self, grad: Array, x: Array, input_grad: bool) -> tuple[Array | None, Gradients]:
         """Return the gradients of the images, kernel and bias."""
@@ -136,32 +159,21 @@ class Conv2D(_Convolution):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
+        self._keep(kernel_size, strides, padding, dilation_rate, activation, use_bias, bias_initializer)
         self.filters = integer(filters, "filters")
-        self.kernel_size = shapes.pair(kernel_size, "kernel_size")
-        self.strides = shapes.pair(strides, "strides")
-        self.padding = shapes.checked_padding(padding)
-        self.dilation_rate = shapes.pair(dilation_rate, "dilation_rate")
         self.groups = integer(groups, "groups")
         if self.filters % self.groups:
             raise ValueError(f"groups must divide filters={filters}, got {groups!r}")
-        self.activation = checked_activation(activation)
-        self.use_bias = flag(use_bias, "use_bias")
         self.kernel_initializer = initializers.get(kernel_initializer, "kernel_initializer")
-        self.bias_initializer = initializers.get(bias_initializer, "bias_initializer")
 
     def filters_and_groups(self, channels: int) -> tuple[int, int]:
         """Return the number of filters and of groups."""
         return self.filters, self.groups
 
-    def window(self) -> tuple[int, int]:
-        """Return height and width of the kernel."""
-        return self.kernel_size
-
     def build(self, input_shape: Shape) -> None:
         """Make kernel and bias."""
         self.add_weight("kernel", self.kernel_shape(_channels(input_shape)), self.kernel_initializer)
-        if self.use_bias:
-            self.add_weight("bias", (self.filters,), self.bias_initializer)
+        self._add_bias(self.filters)
 
 
 @register
@@ -220,23 +232,13 @@ class DepthwiseConv2D(_Convolution):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        self.kernel_size = shapes.pair(kernel_size, "kernel_size")
-        self.strides = shapes.pair(strides, "strides")
-        self.padding = shapes.checked_padding(padding)
+        self._keep(kernel_size, strides, padding, dilation_rate, activation, use_bias, bias_initializer)
         self.depth_multiplier = integer(depth_multiplier, "depth_multiplier")
-        self.dilation_rate = shapes.pair(dilation_rate, "dilation_rate")
-        self.activation = checked_activation(activation)
-        self.use_bias = flag(use_bias, "use_bias")
         self.depthwise_initializer = initializers.get(depthwise_initializer, "depthwise_initializer")
-        self.bias_initializer = initializers.get(bias_initializer, "bias_initializer")
 
     def filters_and_groups(self, channels: int) -> tuple[int, int]:
         """Return the number of filters and of groups."""
         return channels * self.depth_multiplier, channels
-
-    def window(self) -> tuple[int, int]:
-        """Return height and width of the kernel."""
-        return self.kernel_size
 
     def kernel_hwio(self) -> Array:
         """Return the kernel as (R, S, 1, C * M), of which it is another view."""
@@ -248,12 +250,11 @@ class DepthwiseConv2D(_Convolution):
         channels = _channels(input_shape)
         shape = (*self.kernel_size, channels, self.depth_multiplier)
         self.add_weight("kernel", shape, self.depthwise_initializer)
-        if self.use_bias:
-            self.add_weight("bias", (channels * self.depth_multiplier,), self.bias_initializer)
+        self._add_bias(channels * self.depth_multiplier)
 
 
 @register
-class SeparableConv2D(Activated):
+class SeparableConv2D(_Windowed):
     """Convolution of each channel by itself, then of all channels of each pixel; see :func:`fastcnn.nn.conv2d`.
 
     Parameters
@@ -303,7 +304,6 @@ class SeparableConv2D(Activated):
 
     depthwise_kernel: Array
     pointwise_kernel: Array
-    bias: Array
 
     def __init__(
         self,
@@ -321,17 +321,11 @@ class SeparableConv2D(Activated):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
+        self._keep(kernel_size, strides, padding, dilation_rate, activation, use_bias, bias_initializer)
         self.filters = integer(filters, "filters")
-        self.kernel_size = shapes.pair(kernel_size, "kernel_size")
-        self.strides = shapes.pair(strides, "strides")
-        self.padding = shapes.checked_padding(padding)
         self.depth_multiplier = integer(depth_multiplier, "depth_multiplier")
-        self.dilation_rate = shapes.pair(dilation_rate, "dilation_rate")
-        self.activation = checked_activation(activation)
-        self.use_bias = flag(use_bias, "use_bias")
         self.depthwise_initializer = initializers.get(depthwise_initializer, "depthwise_initializer")
         self.pointwise_initializer = initializers.get(pointwise_initializer, "pointwise_initializer")
-        self.bias_initializer = initializers.get(bias_initializer, "bias_initializer")
 
     def build(self, input_shape: Shape) -> None:
         """Make both kernels and the bias."""
@@ -341,8 +335,7 @@ class SeparableConv2D(Activated):
         )
         shape = 1, 1, channels * self.depth_multiplier, self.filters
         self.add_weight("pointwise_kernel", shape, self.pointwise_initializer)
-        if self.use_bias:
-            self.add_weight("bias", (self.filters,), self.bias_initializer)
+        self._add_bias(self.filters)
 
     def compute_output_shape(self, input_shape: Shape) -> Shape:
         """Return (None, H', W', K)."""
@@ -370,7 +363,7 @@ class SeparableConv2D(Activated):
 
     def apply(self, x: Any, activation: str | None) -> Array:
         """Return the second convolution of what ``_first`` returned."""
-        return nn.conv2d(x[1], self.pointwise_kernel, bias=self.bias if self.use_bias else None, activation=activation)
+        return nn.conv2d(x[1], self.pointwise_kernel, bias=self._bias(), activation=activation)
 
     def apply_backward(self, grad: Array, x: Any, input_grad: bool) -> tuple[Array | None, Gradients]:
         """Return the gradients of the images, kernels and bias."""
@@ -401,7 +394,7 @@ class SeparableConv2D(Activated):
 
 
 @register
-class Conv2DTranspose(Activated):
+class Conv2DTranspose(_Windowed):
     """Transposed convolution, which makes images larger; see :func:`fastcnn.nn.conv2d_transpose`.
 
     Parameters
@@ -451,7 +444,6 @@ class Conv2DTranspose(Activated):
     """
 
     kernel: Array
-    bias: Array
 
     def __init__(
         self,
@@ -468,22 +460,15 @@ class Conv2DTranspose(Activated):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
+        self._keep(kernel_size, strides, padding, dilation_rate, activation, use_bias, bias_initializer)
         self.filters = integer(filters, "filters")
-        self.kernel_size = shapes.pair(kernel_size, "kernel_size")
-        self.strides = shapes.pair(strides, "strides")
-        self.padding = shapes.checked_padding(padding)
         self.output_padding = None if output_padding is None else shapes.pair(output_padding, "output_padding", 0)
-        self.dilation_rate = shapes.pair(dilation_rate, "dilation_rate")
-        self.activation = checked_activation(activation)
-        self.use_bias = flag(use_bias, "use_bias")
         self.kernel_initializer = initializers.get(kernel_initializer, "kernel_initializer")
-        self.bias_initializer = initializers.get(bias_initializer, "bias_initializer")
 
     def build(self, input_shape: Shape) -> None:
         """Make kernel and bias."""
         self.add_weight("kernel", self._kernel_shape(input_shape), self.kernel_initializer)
-        if self.use_bias:
-            self.add_weight("bias", (self.filters,), self.bias_initializer)
+        self._add_bias(self.filters)
 
     def compute_output_shape(self, input_shape: Shape) -> Shape:
         """Return (None, H', W', K)."""
@@ -496,8 +481,7 @@ class Conv2DTranspose(Activated):
 
     def apply(self, x: Array, activation: str | None) -> Array:
         """Return activation(conv^T(x, kernel) + bias)."""
-        bias = self.bias if self.use_bias else None
-        return nn.conv2d_transpose(x, self.kernel, *self._options(), bias, activation)
+        return nn.conv2d_transpose(x, self.kernel, *self._options(), self._bias(), activation)
 
     def apply_backward(self, grad: Array, x: Array, input_grad: bool) -> tuple[Array | None, Gradients]:
         """Return the gradients of the images, kernel and bias."""

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 from .. import initializers, nn
 from ..arguments import flag, integer
 from ..nn.activations import checked_activation
 from ..registry import register
+from ..shapes import elements
 from .base import Activated, Array, Gradients, Shape
 
 
@@ -78,7 +78,7 @@ class Dense(Activated):
 
     def count_flops(self, input_shape: Shape, output_shape: Shape) -> int:
         """Return two operations for each input of each result."""
-        return 2 * (input_shape[-1] or 0) * math.prod(n or 1 for n in output_shape)
+        return 2 * (input_shape[-1] or 0) * elements(output_shape, "result")
 
     def apply(self, x: Array, activation: str | None) -> Array:
         """Return activation(x @ kernel + bias)."""

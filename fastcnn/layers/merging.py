@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import numpy as np
 
 from ..arguments import integer
 from ..registry import register
+from ..shapes import elements
 from .base import Array, Gradients, Layer, Shape
 
 
@@ -31,7 +31,7 @@ class _Elementwise(Layer):
 
     def count_flops(self, input_shape: list[Shape], output_shape: Shape) -> int:
         """Return one operation for each element, and each input but the first."""
-        return (len(input_shape) - 1) * math.prod(n or 1 for n in output_shape)
+        return (len(input_shape) - 1) * elements(output_shape, "result")
 
 
 @register

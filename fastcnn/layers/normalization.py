@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import numpy as np
@@ -12,20 +11,64 @@ from ..arguments import flag, integer, number
 from ..nn.activations import checked_activation
 from ..nn.normalization import checked_epsilon
 from ..registry import register
+from ..shapes import elements
 from .base import Array, Gradients, Layer, Shape
 
 
-def _per_channel(input_shape: Shape, axis: int) -> tuple[int]:
-    """Return the shape of a weight of one number per channel, where axis is the last one."""
-    if len(input_shape) < 2 or not input_shape[-1]:
-        raise ValueError(f"input must have shape (batch, ..., channels), got {input_shape}")
-    if axis not in (-1, len(input_shape) - 1):
-        raise ValueError(f"axis must be the last one of input of shape {input_shape}, got {axis}")
-    return (input_shape[-1],)
+class _Normalization(Layer):
+    """What both normalisations share: a gamma and a beta for each channel, where they are wanted."""
+
+    gamma: Array
+    beta: Array
+
+    def _keep(
+        self,
+        axis: int,
+        epsilon: float,
+        center: bool,
+        scale: bool,
+        beta_initializer: Any,
+        gamma_initializer: Any,
+    ) -> None:
+        """Check and keep the arguments that both constructors take."""
+        self.axis = integer(axis, "axis", -1)
+        self.epsilon = checked_epsilon(epsilon, "epsilon")
+        self.center = flag(center, "center")
+        self.scale = flag(scale, "scale")
+        self.beta_initializer = initializers.get(beta_initializer, "beta_initializer")
+        self.gamma_initializer = initializers.get(gamma_initializer, "gamma_initializer")
+
+    def build(self, input_shape: Shape) -> None:
+        """Make gamma and beta."""
+        if len(input_shape) < 2 or not input_shape[-1]:
+            raise ValueError(f"input must have shape (batch, ..., channels), got {input_shape}")
+        if self.axis not in (-1, len(input_shape) - 1):
+            raise ValueError(f"axis must be the last one of input of shape {input_shape}, got {self.axis}")
+        if self.scale:
+            self.add_weight("gamma", input_shape[-1:], self.gamma_initializer)  # type: ignore[arg-type]  # not None
+        if self.center:
+            self.add_weight("beta", input_shape[-1:], self.beta_initializer)  # type: ignore[arg-type]  # not None
+
+    def compute_output_shape(self, input_shape: Shape) -> Shape:
+        """Return the input's shape."""
+        return input_shape
+
+    def _beta(self, x: Array) -> Array:
+        return self.beta if self.center else np.zeros(x.shape[-1:], x.dtype)
+
+    def _gamma(self, x: Array) -> Array:
+        return self.gamma if self.scale else np.ones(x.shape[-1:], x.dtype)
+
+    def _gradients(self, dgamma: Array, dbeta: Array) -> Gradients:
+        """Return the gradients of what there is."""
+        gradients = {"gamma": dgamma} if self.scale else {}
+        if self.center:
+            gradients["beta"] = dbeta
+        return gradients
 
 
 @register
-class BatchNormalization(Layer):
+class BatchNormalization(_Normalization):
     """Normalises each channel: activation((x - mean) / sqrt(variance + epsilon) * gamma + beta).
 
     In training, mean and variance are the batch's own; after the step the running statistics move towards them:
@@ -70,8 +113,6 @@ class BatchNormalization(Layer):
     [[-1.0], [1.0]]
     """
 
-    gamma: Array
-    beta: Array
     moving_mean: Array
     moving_variance: Array
 
@@ -90,40 +131,28 @@ class BatchNormalization(Layer):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        self.axis = integer(axis, "axis", -1)
+        self._keep(axis, epsilon, center, scale, beta_initializer, gamma_initializer)
         self.momentum = number(momentum, "momentum", 0.0, 1.0)
-        self.epsilon = checked_epsilon(epsilon, "epsilon")
-        self.center = flag(center, "center")
-        self.scale = flag(scale, "scale")
-        self.beta_initializer = initializers.get(beta_initializer, "beta_initializer")
-        self.gamma_initializer = initializers.get(gamma_initializer, "gamma_initializer")
         self.moving_mean_initializer = initializers.get(moving_mean_initializer, "moving_mean_initializer")
         self.moving_variance_initializer = initializers.get(moving_variance_initializer, "moving_variance_initializer")
         self.activation = checked_activation(activation)
 
     def build(self, input_shape: Shape) -> None:
         """Make gamma, beta and the running statistics."""
-        shape = _per_channel(input_shape, self.axis)
-        if self.scale:
-            self.add_weight("gamma", shape, self.gamma_initializer)
-        if self.center:
-            self.add_weight("beta", shape, self.beta_initializer)
+        super().build(input_shape)
+        shape: Any = input_shape[-1:]
         self.add_weight("moving_mean", shape, self.moving_mean_initializer, trainable=False)
         self.add_weight("moving_variance", shape, self.moving_variance_initializer, trainable=False)
 
-    def compute_output_shape(self, input_shape: Shape) -> Shape:
-        """Return the input's shape."""
-        return input_shape
-
     def count_flops(self, input_shape: Shape, output_shape: Shape) -> int:
         """Return two operations for each element: what is left of it in inference."""
-        return 2 * math.prod(n or 1 for n in output_shape)
+        return 2 * elements(output_shape, "result")
 
     def forward(self, x: Array, training: bool = False) -> tuple[Array, Any]:
         """Return the normalised and activated input."""
         training = training and self.trainable and x.size > 0
         mean, variance = nn.moments(x) if training else (self.moving_mean, self.moving_variance)
-        y = nn.batch_normalization(x, mean, variance, self._beta(), self._gamma(), self.epsilon, self.activation)
+        y = nn.batch_normalization(x, mean, variance, self._beta(x), self._gamma(x), self.epsilon, self.activation)
         from_result = self.activation not in (None, "relu", *nn.BACK_FROM_ARGUMENT)
         return y, (x, mean, variance, training, y if from_result else None)
 
@@ -133,16 +162,13 @@ class BatchNormalization(Layer):
         fused = self.activation if self.activation == "relu" else None
         if self.activation in nn.BACK_FROM_ARGUMENT:
             # Less to do, and to keep, than to have forward write argument and result.
-            y = nn.batch_normalization(x, mean, variance, self._beta(), self._gamma(), self.epsilon)
+            y = nn.batch_normalization(x, mean, variance, self._beta(x), self._gamma(x), self.epsilon)
         if y is not None:
             grad = nn.activate_backward(grad, y, self.activation)
         dx, dgamma, dbeta = nn.batch_normalization_backward(
-            grad, x, mean, variance, self._gamma(), self.epsilon, training, self._beta(), fused
+            grad, x, mean, variance, self._gamma(x), self.epsilon, training, self._beta(x), fused
         )
-        gradients = {"gamma": dgamma} if self.scale else {}
-        if self.center:
-            gradients["beta"] = dbeta
-        return dx, gradients
+        return dx, self._gradients(dgamma, dbeta)
 
     def learned(self, cache: Any) -> Any:
         """Return the batch's statistics, where it had some."""
@@ -158,15 +184,9 @@ class BatchNormalization(Layer):
                 moving *= keep
                 moving += (1 - keep) * batch
 
-    def _beta(self) -> Array:
-        return self.beta if self.center else np.zeros_like(self.moving_mean)
-
-    def _gamma(self) -> Array:
-        return self.gamma if self.scale else np.ones_like(self.moving_mean)
-
 
 @register
-class LayerNormalization(Layer):
+class LayerNormalization(_Normalization):
     """Normalises along the channels: (x - mean) / sqrt(variance + epsilon) * gamma + beta.
 
     Mean and variance are those of one pixel, or row, of one sample; see :func:`fastcnn.nn.layer_normalization`.
@@ -204,9 +224,6 @@ class LayerNormalization(Layer):
     [[-1.0, 1.0]]
     """
 
-    gamma: Array
-    beta: Array
-
     def __init__(
         self,
         axis: int = -1,
@@ -218,41 +235,17 @@ class LayerNormalization(Layer):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        self.axis = integer(axis, "axis", -1)
-        self.epsilon = checked_epsilon(epsilon, "epsilon")
-        self.center = flag(center, "center")
-        self.scale = flag(scale, "scale")
-        self.beta_initializer = initializers.get(beta_initializer, "beta_initializer")
-        self.gamma_initializer = initializers.get(gamma_initializer, "gamma_initializer")
-
-    def build(self, input_shape: Shape) -> None:
-        """Make gamma and beta."""
-        shape = _per_channel(input_shape, self.axis)
-        if self.scale:
-            self.add_weight("gamma", shape, self.gamma_initializer)
-        if self.center:
-            self.add_weight("beta", shape, self.beta_initializer)
-
-    def compute_output_shape(self, input_shape: Shape) -> Shape:
-        """Return the input's shape."""
-        return input_shape
+        self._keep(axis, epsilon, center, scale, beta_initializer, gamma_initializer)
 
     def count_flops(self, input_shape: Shape, output_shape: Shape) -> int:
         """Return seven operations for each element: two for the mean, two for the variance, three for the result."""
-        return 7 * math.prod(n or 1 for n in output_shape)
+        return 7 * elements(output_shape, "result")
 
     def forward(self, x: Array, training: bool = False) -> tuple[Array, Any]:
         """Return the normalised input."""
-        beta = self.beta if self.center else np.zeros(x.shape[-1:], x.dtype)
-        return nn.layer_normalization(x, beta, self._gamma(x), self.epsilon), x
+        return nn.layer_normalization(x, self._beta(x), self._gamma(x), self.epsilon), x
 
     def backward(self, grad: Array, cache: Any) -> tuple[Array, Gradients]:
         """Return the gradients of the input, gamma and beta."""
         dx, dgamma, dbeta = nn.layer_normalization_backward(grad, cache, self._gamma(cache), self.epsilon)
-        gradients = {"gamma": dgamma} if self.scale else {}
-        if self.center:
-            gradients["beta"] = dbeta
-        return dx, gradients
-
-    def _gamma(self, x: Array) -> Array:
-        return self.gamma if self.scale else np.ones(x.shape[-1:], x.dtype)
+        return dx, self._gradients(dgamma, dbeta)

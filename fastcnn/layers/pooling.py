@@ -29,7 +29,7 @@ class _Pooling(Layer):
 
     def count_flops(self, input_shape: Shape, output_shape: Shape) -> int:
         """Return one operation for each element of each window."""
-        return math.prod(self.pool_size) * math.prod(n or 1 for n in output_shape)
+        return math.prod(self.pool_size) * shapes.elements(output_shape, "result")
 
 
 @register
@@ -134,7 +134,7 @@ class _GlobalPooling(Layer):
 
     def count_flops(self, input_shape: Shape, output_shape: Shape) -> int:
         """Return one operation for each element of the input."""
-        return math.prod(n or 1 for n in input_shape)
+        return shapes.elements(input_shape, "input")
 
     def pooled(self, y: Array) -> Array:
         """Return a result of shape (N, 1, 1, C) as it is wanted."""

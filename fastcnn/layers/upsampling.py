@@ -62,7 +62,7 @@ class UpSampling2D(Layer):
         """Return three operations for each element of the lines in one direction, then in the other."""
         if self.interpolation == "nearest":
             return 0
-        larger = math.prod(n or 1 for n in output_shape)
+        larger = shapes.elements(output_shape, "result")
         return 3 * (larger // self.size[1] + larger)
 
     def forward(self, x: Array, training: bool = False) -> tuple[Array, Any]:

@@ -186,6 +186,13 @@ def _elementwise(op: int, a: FloatArray, b: FloatArray, alpha: float = 0.0) -> F
     return out
 
 
+def _slope_times(op: int, grad: ArrayLike, at: ArrayLike, name: str, alpha: float = 0.0) -> FloatArray:
+    """Return a gradient times the slope at an argument or result of the same shape, which errors call by its name."""
+    grad, at = floats(("grad", name), grad, at)
+    like(grad, at.shape)
+    return _elementwise(op, grad, at, alpha)
+
+
 def _rowwise(op: int, a: FloatArray, b: FloatArray, axis: Any) -> FloatArray:
     if isinstance(axis, bool) or not isinstance(axis, (int, np.integer)):
         raise TypeError(f"axis must be an integer, got {axis!r}")
@@ -272,9 +279,7 @@ def relu_backward(grad: ArrayLike, y: ArrayLike, max_value: float | None = None)
     """
     if max_value is None:
         return activate_backward(grad, y, "relu")
-    grad, y = floats(("grad", "y"), grad, y)
-    like(grad, y.shape)
-    return _elementwise(_kernels.CLIPPED_RELU_BACKWARD, grad, y, checked_max_value(max_value))
+    return _slope_times(_kernels.CLIPPED_RELU_BACKWARD, grad, y, "y", checked_max_value(max_value))
 
 
 def leaky_relu(x: ArrayLike, alpha: float = LEAKY_SLOPE) -> FloatArray:
@@ -333,9 +338,7 @@ def leaky_relu_backward(grad: ArrayLike, x: ArrayLike, alpha: float = LEAKY_SLOP
     >>> leaky_relu_backward([1.0, 1.0], [-1.0, 2.0], alpha=0.5).tolist()
     [0.5, 1.0]
     """
-    grad, x = floats(("grad", "x"), grad, x)
-    like(grad, x.shape)
-    return _elementwise(_kernels.LEAKY_RELU_BACKWARD, grad, x, number(alpha, "alpha", -np.inf, np.inf))
+    return _slope_times(_kernels.LEAKY_RELU_BACKWARD, grad, x, "x", number(alpha, "alpha", -np.inf, np.inf))
 
 
 def sigmoid(x: ArrayLike) -> FloatArray:
@@ -552,9 +555,7 @@ def silu_backward(grad: ArrayLike, x: ArrayLike) -> FloatArray:
     >>> silu_backward([4.0], [0.0]).tolist()
     [2.0]
     """
-    grad, x = floats(("grad", "x"), grad, x)
-    like(grad, x.shape)
-    return _elementwise(_kernels.SILU_BACKWARD, grad, x)
+    return _slope_times(_kernels.SILU_BACKWARD, grad, x, "x")
 
 
 def hard_swish(x: ArrayLike) -> FloatArray:
@@ -611,9 +612,7 @@ def hard_swish_backward(grad: ArrayLike, x: ArrayLike) -> FloatArray:
     >>> hard_swish_backward([4.0, 4.0], [0.0, 3.0]).tolist()
     [2.0, 4.0]
     """
-    grad, x = floats(("grad", "x"), grad, x)
-    like(grad, x.shape)
-    return _elementwise(_kernels.HARD_SWISH_BACKWARD, grad, x)
+    return _slope_times(_kernels.HARD_SWISH_BACKWARD, grad, x, "x")
 
 
 def gelu(x: ArrayLike, approximate: bool = False) -> FloatArray:
@@ -676,10 +675,8 @@ def gelu_backward(grad: ArrayLike, x: ArrayLike, approximate: bool = False) -> F
     >>> gelu_backward([4.0], [0.0]).tolist()
     [2.0]
     """
-    grad, x = floats(("grad", "x"), grad, x)
-    like(grad, x.shape)
     op = _kernels.GELU_TANH_BACKWARD if flag(approximate, "approximate") else _kernels.GELU_BACKWARD
-    return _elementwise(op, grad, x)
+    return _slope_times(op, grad, x, "x")
 
 
 def softmax(x: ArrayLike, axis: int = -1) -> FloatArray:

@@ -520,10 +520,9 @@ def conv2d_transpose(
     engine = _ENGINES[_algorithm(geometry, algorithm, "input", input.itemsize == 4)]
     if input.size:
         engine.backward_input(geometry, input, filters, y)
-    if bias is None:
-        return apply_in_place(y, activation)
-    relu = activation == "relu"
-    _elementwise.bias_add(y, bias, relu, y)
+    relu = bias is not None and activation == "relu"
+    if bias is not None:
+        _elementwise.bias_add(y, bias, relu, y)
     return y if relu else apply_in_place(y, activation)
 
 
