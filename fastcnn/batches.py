@@ -45,17 +45,13 @@ class ArrayBatches(Batches):
 
     def epoch(self, order: np.random.Generator | None = None) -> Iterator[Batch]:
         """Give the batches of one epoch; in a shuffled one each is a copy, else a view."""
-        count = _samples(self.x)
+        count = _count(self.x)
         indices = None if order is None else order.permutation(count)
         for start in range(0, count, self.batch_size):
             chosen: Any = slice(start, start + self.batch_size)
             if indices is not None:
                 chosen = indices[chosen]
             yield _some(self.x, chosen), None if self.y is None else _some(self.y, chosen)
-
-    def empty(self) -> bool:
-        """Whether there are no samples."""
-        return _samples(self.x) == 0
 
 
 def batches(
@@ -90,22 +86,18 @@ def batches(
         If they do not go together.
     """
     x_name, y_name = names
-    several = len(parts[0]) > 1
-    if isinstance(x, (str, bytes)) or not (_is_data(x, several) or isinstance(x, Iterable)):
+    is_data = _is_data(x, parts[0])
+    if not is_data and (isinstance(x, (str, bytes, Mapping)) or not isinstance(x, Iterable)):
         raise TypeError(f"{x_name} must be an array or an iterable of batches (x, y), got {brief(x)}")
-    if isinstance(x, Mapping) and not several:
-        raise TypeError(f"{x_name} must be an array or an iterable of batches (x, y), got {brief(x)}")
-    if _is_data(x, several):
-        data = _data(x, parts[0], x_name)
+    if is_data:
+        data = samples(x, parts[0], x_name)
         size = DEFAULT_BATCH_SIZE if batch_size is None else integer(batch_size, "batch_size")
         if labelled and y is None:
             raise ValueError(f"{y_name} must be given where {x_name} is an array, got None")
-        targets = None if y is None else _data(y, parts[1], y_name)
-        if targets is not None and _samples(targets) != _samples(data):
-            raise ValueError(
-                f"{y_name} must have as many samples as {x_name}, {_samples(data)}, got {_samples(targets)}"
-            )
-        return ArrayBatches(None, -(-_samples(data) // size), data, targets, size)
+        targets = None if y is None else samples(y, parts[1], y_name)
+        if targets is not None and _count(targets) != _count(data):
+            raise ValueError(f"{y_name} must have as many samples as {x_name}, {_count(data)}, got {_count(targets)}")
+        return ArrayBatches(None, -(-_count(data) // size), data, targets, size)
     for name, value in ((y_name, y), ("batch_size", batch_size)):
         if value is not None:
             raise ValueError(f"{name} must be None where {x_name} is an iterable of batches, got {brief(value)}")
@@ -122,19 +114,25 @@ def split(
     ValueError
         If x is no array or either part would be empty.
     """
-    if not _is_data(x, len(parts[0]) > 1) or y is None:
+    if not _is_data(x, parts[0]) or y is None:
         raise ValueError("validation_split needs x and y as arrays; pass validation_data instead")
-    x, y = _data(x, parts[0], "x"), _data(y, parts[1], "y")
-    samples = _samples(x)
-    count = int(samples * (1 - share))
-    if not 0 < count < samples:
-        raise ValueError(f"validation_split must leave samples on both sides of {samples}, got {share!r}")
+    x, y = samples(x, parts[0], "x"), samples(y, parts[1], "y")
+    total = _count(x)
+    count = int(total * (1 - share))
+    if not 0 < count < total:
+        raise ValueError(f"validation_split must leave samples on both sides of {total}, got {share!r}")
     first, rest = slice(count), slice(count, None)
     return (_some(x, first), _some(y, first)), (_some(x, rest), _some(y, rest))
 
 
-def _data(value: Any, names: Sequence[str], what: str) -> Array | list[Array]:
-    """Return one array, or, where there are several names, a list of arrays of as many samples each."""
+def samples(value: Any, names: Sequence[str], what: str) -> Array | list[Array]:
+    """Return one array, or, where there are several names, a list of arrays of as many samples each.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If value is no such.
+    """
     if len(names) == 1:
         return real_batch(value, what)
     arrays = [
@@ -152,13 +150,13 @@ def _some(data: Array | list[Array], chosen: Any) -> Any:
     return [array[chosen] for array in data] if isinstance(data, list) else data[chosen]
 
 
-def _samples(data: Array | list[Array]) -> int:
+def _count(data: Array | list[Array]) -> int:
     return len(data[0] if isinstance(data, list) else data)
 
 
-def _is_data(x: Any, several: bool) -> bool:
+def _is_data(x: Any, names: Sequence[str]) -> bool:
     """Whether x is data, and not an iterable of batches; of several inputs it is a list or dict of arrays."""
-    if several:
+    if len(names) > 1:
         return isinstance(x, Mapping) or (isinstance(x, (list, tuple)) and _is_array(x))
     return _is_array(x)
 

@@ -55,12 +55,10 @@ class Graph:
         self.outputs = tuple(outputs)
         self.calls = [Call(layer, sources, inputs + i) for i, (layer, sources) in enumerate(calls)]
         self.layers = list({id(call.layer): call.layer for call in self.calls}.values())
-        self._last_use = {source: i for i, call in enumerate(self.calls) for source in call.sources}
+        last_use = {source: i for i, call in enumerate(self.calls) for source in call.sources}
         for output in self.outputs:
-            self._last_use.pop(output, None)
-        self._freed = [
-            [v for v in set(call.sources) if self._last_use.get(v) == i] for i, call in enumerate(self.calls)
-        ]
+            last_use.pop(output, None)
+        self._freed = [[v for v in set(call.sources) if last_use.get(v) == i] for i, call in enumerate(self.calls)]
 
     @classmethod
     def chain(cls, layers: Sequence[Layer]) -> Graph:
@@ -125,20 +123,15 @@ class Graph:
 
     def last_activation(self, output: int) -> str | None:
         """Name the activation that gives an output, where ``forward`` can return its logits instead."""
-        if output < self.inputs or any(output in call.sources for call in self.calls):
+        is_used_again = self.outputs.count(output) > 1 or any(output in call.sources for call in self.calls)
+        if output < self.inputs or is_used_again:
             return None
         layer = self.calls[output - self.inputs].layer
         return layer.activation if isinstance(layer, Activated) else None
 
     def infer(self, inputs: Sequence[Array]) -> list[Array]:
         """Return the outputs alone; what is between is let go of as soon as nothing needs it any more."""
-        values: dict[int, Any] = dict(enumerate(inputs))
-        for call, freed in zip(self.calls, self._freed, strict=True):
-            layer = call.layer
-            values[call.target] = returned_pair(layer, layer.forward(call.argument(values)), "forward")[0]
-            for value in freed:
-                del values[value]
-        return [values[output] for output in self.outputs]
+        return self._run(inputs, False, 0, frozenset(), None)
 
     def forward(
         self, inputs: Sequence[Array], training: bool, seed: int, logits: Set[int] = frozenset()
@@ -156,8 +149,14 @@ class Graph:
         logits
             The numbers of outputs of which not the result of the activation, but the logits are wanted.
         """
-        values: dict[int, Any] = dict(enumerate(inputs))
         tape: Tape = []
+        return self._run(inputs, training, seed, logits, tape), tape
+
+    def _run(
+        self, inputs: Sequence[Array], training: bool, seed: int, logits: Set[int], tape: Tape | None
+    ) -> list[Array]:
+        """Return the outputs; what backward needs goes to the tape, where there is one."""
+        values: dict[int, Any] = dict(enumerate(inputs))
         for index, (call, freed) in enumerate(zip(self.calls, self._freed, strict=True)):
             layer, x = call.layer, call.argument(values)
             given: Any
@@ -168,10 +167,11 @@ class Graph:
             else:
                 given = layer.forward(x, training)
             values[call.target], cache = returned_pair(layer, given, "forward")
-            tape.append(cache)
+            if tape is not None:
+                tape.append(cache)
             for value in freed:
                 del values[value]
-        return [values[output] for output in self.outputs], tape
+        return [values[output] for output in self.outputs]
 
     def backward(self, grads: Sequence[Array], tape: Tape, shapes: Sequence[Shape]) -> dict[str, Array]:
         """Return the gradients of the trainable weights by ``"layer/weight"``, layer by layer.

@@ -7,10 +7,11 @@ training that is resumed from a file goes on exactly where it stopped.
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 import warnings
-from collections.abc import Callable, Container, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -27,10 +28,9 @@ from .arguments import (
     number,
     plain,
     real_array,
-    real_batch,
 )
 from .arguments import seed as checked_seed
-from .batches import ArrayBatches, Batches, batches, split
+from .batches import ArrayBatches, Batches, batches, samples, split
 from .graph import Call, Graph, Tape
 from .initializers import Initializer
 from .layers.base import BUILDING, Layer, WeightSource
@@ -104,7 +104,6 @@ class Model(Configurable):
         self._sample_shapes: list[Shape] = []
         self._shapes: list[Shape] = []
         self._input_names = ["x"]
-        self._single_input = self._single_output = True
 
     def _describe_by(self, inputs: Any, outputs: Any) -> None:
         """Take over the network between symbolic tensors."""
@@ -120,12 +119,11 @@ class Model(Configurable):
             raise ValueError(f"outputs must come from at least one layer, got {brief(outputs)}")
         names = [tensor.name for tensor in first if isinstance(tensor, Input)]
         for index, name in enumerate(names):
-            names[index] = name or free_name("Input", names)[0]
+            names[index] = name or next(n for n in numbered("input") if n not in names)
         if len(set(names)) != len(names):
             raise ValueError(f"inputs must have different names, got {names}")
         self._input_names = [str(name) for name in names]
         _name_layers(graph.layers)
-        self._single_input, self._single_output = len(first) == 1, len(last) == 1
         self._sample_shapes = [tensor.shape for tensor in first]
         self._graph, self.layers = graph, graph.layers
 
@@ -194,6 +192,14 @@ class Model(Configurable):
         shapes = [self._shapes[output] for output in self._traced().outputs] if self._shapes else []
         return shapes if not self._single_output else shapes[0] if shapes else None
 
+    @property
+    def _single_input(self) -> bool:
+        return len(self._input_names) == 1
+
+    @property
+    def _single_output(self) -> bool:
+        return self._graph is None or len(self._graph.outputs) == 1
+
     # ---- building ----
 
     @property
@@ -259,7 +265,7 @@ class Model(Configurable):
                 layer.unbuild()
             raise
         self.weights = {f"{layer.name}/{n}": a for layer in self.layers for n, a in layer.weights.items()}
-        self._shapes = built
+        self._graph, self._shapes = graph, built
 
     def _draw(self, index: int, layer: Layer) -> WeightSource:
         rng = np.random.default_rng([self.seed, index])
@@ -271,17 +277,8 @@ class Model(Configurable):
 
     def _prepared(self, x: Any) -> list[Array]:
         """Return a batch of each input in the model's element type, after building the model for it."""
-        names = self._input_names
-        if self._single_input:
-            arrays = [real_batch(x, "x")]
-        else:
-            given = in_order(x, names, "x")
-            arrays = [real_batch(array, f"x for {name}") for name, array in zip(names, given, strict=True)]
-            for name, array in zip(names, arrays, strict=True):
-                if len(array) != len(arrays[0]):
-                    raise ValueError(
-                        f"x for {name} must have as many samples as for {names[0]}, {len(arrays[0])}, got {len(array)}"
-                    )
+        given = samples(x, self._x_names, "x")
+        arrays = given if isinstance(given, list) else [given]
         if not self._shapes or any(
             array.shape[1:] != shape[1:] for array, shape in zip(arrays, self._shapes, strict=False)
         ):
@@ -304,16 +301,17 @@ class Model(Configurable):
         for output in graph.outputs:
             inside = output >= graph.inputs
             name = str(graph.calls[output - graph.inputs].layer.name) if inside else self._input_names[output]
-            names.append(name if name not in names else free_name(name, names)[0])
+            names.append(next(n for n in numbered(name) if n not in names))
         return names
 
     @property
     def _parts(self) -> tuple[list[str], list[str]]:
-        """The names of inputs and outputs, as data is split into them."""
-        return (
-            ["x"] if self._single_input else self._input_names,
-            ["y"] if self._single_output else self._output_names,
-        )
+        """The names of inputs and outputs, as data is split into them; errors call a single one x, or y."""
+        return self._x_names, ["y"] if self._single_output else self._output_names
+
+    @property
+    def _x_names(self) -> list[str]:
+        return ["x"] if self._single_input else self._input_names
 
     def count_params(self) -> int:
         """Return how many numbers the weights hold.
@@ -354,8 +352,7 @@ class Model(Configurable):
         TypeError, ValueError
             Naming the argument that does not fit.
         """
-        names = ["y"] if self._single_output else self._output_names
-        objective = Objective(loss, metrics, loss_weights, names)
+        objective = Objective(loss, metrics, loss_weights, self._parts[1])
         for given, activation in zip(objective.losses, self._last_activations(), strict=True):
             if given.from_logits and given.activation is not None and given.activation == activation:
                 warnings.warn(
@@ -528,11 +525,14 @@ class Model(Configurable):
         self, inputs: list[Array], y: Any, training: bool, key: int
     ) -> tuple[list[float], dict[str, Array], Tape]:
         """Return the figures of a batch, the gradients by weight, and what the layers have learned."""
-        iterations = self.optimizer.iterations
-        # Distinct for every step and call: an odd factor, modulo a power of two, maps no two numbers to one.
-        step = (key + _ODD * (iterations << 16)) % 2**64
-        figures, grads, tape = self._figures(inputs, y, training, step)
+        figures, grads, tape = self._figures(inputs, y, training, self._step_seed(key))
         return figures, self._traced().backward(grads, tape, self._shapes), tape
+
+    def _step_seed(self, key: int) -> int:
+        """Return the seed of the step that comes next."""
+        iterations = self.optimizer.iterations if self.compiled else 0
+        # Distinct for every step and call: an odd factor, modulo a power of two, maps no two numbers to one.
+        return (key + _ODD * (iterations << 16)) % 2**64
 
     def _figures(self, inputs: list[Array], y: Any, training: bool, step: int) -> tuple[list[float], list[Array], Tape]:
         """Run a batch: the losses and metrics, the gradients of the outputs, and what backward needs."""
@@ -714,9 +714,8 @@ class Model(Configurable):
             return self._given(self._described_on(tensors))
         if not training:
             return self.predict_on_batch(x)
-        iterations = self.optimizer.iterations if self.compiled else 0
         inputs = self._prepared(x)
-        return self._given(self._traced().forward(inputs, True, (self.seed + _ODD * (iterations << 16)) % 2**64)[0])
+        return self._given(self._traced().forward(inputs, True, self._step_seed(self.seed))[0])
 
     def _described_on(self, tensors: tuple[Tensor, ...]) -> list[Any]:
         if len(tensors) != len(self._input_names):
@@ -1029,22 +1028,25 @@ def _name_layers(layers: Sequence[Layer]) -> None:
     ValueError
         If two have the same.
     """
-    names: set[str | None] = set()
-    for layer in layers:
-        if layer.name is not None and layer.name in names:
-            raise ValueError(f"layers must have different names, got {layer.name!r} twice")
-        names.add(layer.name)
-    next_numbers: dict[type, int] = {}
+    names: set[str] = set()
+    for name in [layer.name for layer in layers if layer.name is not None]:
+        if name in names:
+            raise ValueError(f"layers must have different names, got {name!r} twice")
+        names.add(name)
+    # One run through the candidates of a class serves all of its layers: a network may have thousands.
+    candidates = {cls: numbered(stem(cls)) for cls in {type(layer) for layer in layers}}
     for layer in layers:
         if layer.name is None:
-            layer.name, number = free_name(type(layer).__name__, names, next_numbers.get(type(layer), 0))
+            layer.name = next(name for name in candidates[type(layer)] if name not in names)
             names.add(layer.name)
-            next_numbers[type(layer)] = number + 1
 
 
-def free_name(class_name: str, taken: Container[str | None], number: int = 0) -> tuple[str, int]:
-    """Return a class's name in Keras's way, conv2d, with a number from where it is free: conv2d_1; and the number."""
-    stem = re.sub(r"(?<=[a-z0-9])(?=[A-Z][a-z])|(?<=[a-z])(?=[A-Z])", "_", class_name).lower()
-    while (name := f"{stem}_{number}" if number else stem) in taken:
-        number += 1
-    return name, number
+def stem(cls: type) -> str:
+    """Return what Keras calls an object of a class: conv2d."""
+    return re.sub(r"(?<=[a-z0-9])(?=[A-Z][a-z])|(?<=[a-z])(?=[A-Z])", "_", cls.__name__).lower()
+
+
+def numbered(name: str) -> Iterator[str]:
+    """Give a name, then the same with numbers: conv2d, conv2d_1, ..."""
+    yield name
+    yield from (f"{name}_{number}" for number in itertools.count(1))

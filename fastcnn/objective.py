@@ -40,12 +40,14 @@ class Objective:
         self.outputs = list(outputs)
         self.losses = [losses.get(one) for one in _for_each(loss, self.outputs, "loss")]
         several = len(self.outputs) > 1
-        chosen = _for_each(metrics, self.outputs, "metrics") if several else [metrics]
+        # Metrics come in a list even for one output: only lists in a list, or a dict, tell outputs apart.
+        shared = isinstance(metrics, (list, tuple)) and not any(isinstance(one, (list, tuple)) for one in metrics)
+        chosen = (
+            _for_each(metrics, self.outputs, "metrics") if several and not shared else [metrics] * len(self.outputs)
+        )
         self.metrics = [_metrics(one) for one in chosen]
-        weights = [1.0] * len(self.outputs) if loss_weights is None else loss_weights
-        self.weights = [
-            number(one, "loss_weights", 0.0, np.inf) for one in _for_each(weights, self.outputs, "loss_weights")
-        ]
+        weights = _for_each(1.0 if loss_weights is None else loss_weights, self.outputs, "loss_weights")
+        self.weights = [number(one, "loss_weights", 0.0, np.inf) for one in weights]
         self.names = ["loss"]
         if several:
             self.names += [f"{output}_loss" for output in self.outputs]
@@ -54,7 +56,9 @@ class Objective:
         if len(set(self.names)) != len(self.names):
             raise ValueError(f"metrics must have names that differ, got {self.names[1:]}")
 
-    def loss(self, y: Sequence[ArrayLike], results: Sequence[Array], logits: Sequence[bool]) -> tuple[Any, list[Array]]:
+    def loss(
+        self, y: Sequence[ArrayLike], results: Sequence[Array], logits: Sequence[bool]
+    ) -> tuple[list[float], list[Array]]:
         """Return the figures of the loss, the sum first, and its gradient by each result.
 
         Parameters
@@ -77,8 +81,6 @@ class Objective:
                 raise type(error)(f"output {self.outputs[len(values)]}: {error}") from error
             values.append(value)
             gradients.append(gradient if weight == 1.0 else gradient * gradient.dtype.type(weight))
-        if len(values) == 1 and self.weights[0] == 1.0:
-            return values, gradients
         total = sum(weight * value for weight, value in zip(self.weights, values, strict=True))
         return [total, *values] if len(values) > 1 else [total], gradients
 
@@ -118,11 +120,7 @@ class Means:
 
 def _for_each(value: Any, names: Sequence[str], what: str) -> list[Any]:
     """Return what is given for each output; a single one is for all of them."""
-    if value is None or not isinstance(value, (Mapping, list, tuple)):
-        return [value] * len(names)
-    if what == "metrics" and isinstance(value, (list, tuple)) and not any(isinstance(v, (list, tuple)) for v in value):
-        return [value] * len(names)
-    return in_order(value, names, what)
+    return in_order(value, names, what) if isinstance(value, (Mapping, list, tuple)) else [value] * len(names)
 
 
 def _metrics(chosen: Any) -> list[Metric]:

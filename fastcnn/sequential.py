@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any
 
 from .graph import Graph
-from .layers.base import Layer, WeightSource
-from .layers.symbolic import Input, Shape
-from .model import Model, free_name
+from .layers.base import Layer
+from .layers.symbolic import Input
+from .model import Model, numbered, stem
 from .registry import register
 
 
@@ -44,13 +44,12 @@ class Sequential(Model):
 
     def __init__(self, layers: Iterable[Layer | Input] = (), seed: int | None = None, dtype: str = "float32") -> None:
         self._begin(seed, dtype)
-        self._input: Input | None = None
         if isinstance(layers, (str, bytes)) or not isinstance(layers, Iterable):
             raise TypeError(f"layers must be a list of layers, got {layers!r}")
         for layer in layers:
             self._append(layer)
-        if self._input is not None and self.layers:
-            self.build(self._input.shape)
+        if self._sample_shapes and self.layers:
+            self._build(self._sample_shapes, self._draw)
 
     def add(self, layer: Layer | Input) -> None:
         """Put a layer at the end of a model that is not built yet.
@@ -66,9 +65,9 @@ class Sequential(Model):
 
     def _append(self, layer: Layer | Input) -> None:
         if isinstance(layer, Input):
-            if self.layers or self._input is not None:
+            if self.layers or self._sample_shapes:
                 raise ValueError(f"layers can have an Input in the first place only, got {layer!r}")
-            self._input = layer
+            self._sample_shapes = [layer.shape]
             return
         if not isinstance(layer, Layer):
             raise TypeError(f"layers must be layers, got {layer!r}")
@@ -77,7 +76,7 @@ class Sequential(Model):
         if any(layer is other for other in self.layers):
             raise ValueError(f"layers must be different objects, got {layer!r} twice")
         names = [other.name for other in self.layers]
-        name = layer.name or free_name(type(layer).__name__, names)[0]
+        name = layer.name or next(n for n in numbered(stem(type(layer))) if n not in names)
         if name in names:
             raise ValueError(f"layers must have different names, got {name!r} twice")
         layer.name = name
@@ -99,13 +98,6 @@ class Sequential(Model):
         if not self.layers:
             raise ValueError("layers must hold at least one layer, got none")
         return Graph.chain(self.layers)
-
-    def _build_alone(self, shapes: list[Shape], source: Callable[[int, Layer], WeightSource]) -> None:
-        wanted = [] if self._input is None or self.built else [self._input.shape]
-        if wanted and shapes != wanted:
-            raise ValueError(f"x must have shape {wanted[0]}, got {shapes[0]}")
-        super()._build_alone(shapes, source)
-        self._graph = self._traced()
 
     def _last_activations(self) -> list[str | None]:
         return super()._last_activations() if self.layers else [None]

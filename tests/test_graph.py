@@ -226,6 +226,44 @@ def test_an_output_that_is_used_inside_too_keeps_its_activation():
     assert loss == pytest.approx(wanted, rel=1e-9)
 
 
+def test_an_output_that_is_given_twice_can_have_two_losses():
+    x = Input((4,))
+    probabilities = Dense(3, activation="softmax", name="Kind")(x)
+    model = fastcnn.Model(x, [probabilities, probabilities], dtype="float64", seed=0)
+    model.compile("sgd", LOSSES)
+    rng = np.random.default_rng(0)
+    values, wanted = rng.standard_normal((8, 4)), rng.standard_normal((8, 3))
+    figures = model.evaluate(values, [np.zeros(8, int), wanted], return_dict=True)
+    assert list(figures) == ["loss", "Kind_loss", "Kind_1_loss"]
+    predicted = model.predict(values)[0]
+    assert figures["Kind_loss"] == pytest.approx(-np.log(predicted[:, 0]).mean(), rel=1e-9)
+    assert figures["Kind_1_loss"] == pytest.approx(((predicted - wanted) ** 2).mean(), rel=1e-9)
+
+
+def test_what_a_layer_has_learned_is_kept_for_its_step_alone():
+    seen = []
+
+    class Plain(Layer):
+        def forward(self, x, training=False):
+            return x * 2, x
+
+        def backward(self, grad, cache):
+            return grad * 2, {}
+
+    class Stepping(Plain):
+        def after_step(self, learned):
+            seen.append(learned)
+
+    x = Input((2,))
+    model = fastcnn.Model(x, Stepping()(Plain()(Dense(2)(x))), seed=0)
+    model.compile("sgd", "mse")
+    wanted = 2 * model.layers[0](np.ones((1, 2), np.float32))
+    model.train_on_batch(np.ones((1, 2)), np.ones((1, 2)))
+    assert np.array_equal(seen, [wanted])
+    assert Plain().learned("cache") is None
+    assert Stepping().learned("cache") == "cache"
+
+
 def test_a_frozen_part_is_not_gone_back_through():
     class Watched(Layer):
         calls = 0
@@ -258,9 +296,6 @@ def test_gradients_and_what_backward_needs_are_let_go_of_on_the_way_back():
         def backward(self, grad, kept):
             counts.append(sum(ref() is not None for ref in alive))
             return grad * 1, {}
-
-        def learned(self, kept):
-            return None
 
     counts = []
     x = Input((4,))

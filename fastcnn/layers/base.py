@@ -120,8 +120,11 @@ class Layer(Configurable):
         return self.backward(grad, cache)[1]
 
     def learned(self, cache: Any) -> Any:
-        """Return what ``after_step`` wants of what forward returned for backward: all that is kept until then."""
-        return cache
+        """Return what ``after_step`` wants to know of what forward returned for backward, and what is kept until then.
+
+        Unless a subclass knows better that is all of it where there is an ``after_step``, and nothing elsewhere.
+        """
+        return None if type(self).after_step is Layer.after_step else cache
 
     def after_step(self, learned: Any) -> None:
         """Take in what a step of training has learned besides gradients, such as running statistics."""
