@@ -58,6 +58,7 @@ class Graph:
         last_use = {source: i for i, call in enumerate(self.calls) for source in call.sources}
         for output in self.outputs:
             last_use.pop(output, None)
+        # Of each call the values that nothing needs after it.
         self._freed = [[v for v in set(call.sources) if last_use.get(v) == i] for i, call in enumerate(self.calls)]
 
     @classmethod
@@ -156,8 +157,8 @@ class Graph:
         self, inputs: Sequence[Array], training: bool, seed: int, logits: Set[int], tape: Tape | None
     ) -> list[Array]:
         """Return the outputs; what backward needs goes to the tape, where there is one."""
-        values: dict[int, Any] = dict(enumerate(inputs))
-        for index, (call, freed) in enumerate(zip(self.calls, self._freed, strict=True)):
+        values: list[Any] = [*inputs, *[None] * len(self.calls)]
+        for index, call in enumerate(self.calls):
             layer, x = call.layer, call.argument(values)
             given: Any
             if call.target in logits:
@@ -169,8 +170,8 @@ class Graph:
             values[call.target], cache = returned_pair(layer, given, "forward")
             if tape is not None:
                 tape.append(cache)
-            for value in freed:
-                del values[value]
+            for value in self._freed[index]:
+                values[value] = None
         return [values[output] for output in self.outputs]
 
     def backward(self, grads: Sequence[Array], tape: Tape, shapes: Sequence[Shape]) -> dict[str, Array]:

@@ -103,6 +103,8 @@ class Model(Configurable):
         # Of the inputs before the model is built, of all values then.
         self._sample_shapes: list[Shape] = []
         self._shapes: list[Shape] = []
+        # Of a sample of each input: what every batch is compared with.
+        self._sizes: list[Shape] = []
         self._input_names = ["x"]
 
     def _describe_by(self, inputs: Any, outputs: Any) -> None:
@@ -265,6 +267,7 @@ class Model(Configurable):
                 layer.unbuild()
             raise
         self.weights = {f"{layer.name}/{n}": a for layer in self.layers for n, a in layer.weights.items()}
+        self._sizes = [shape[1:] for shape in shapes]
         self._graph, self._shapes = graph, built
 
     def _draw(self, index: int, layer: Layer) -> WeightSource:
@@ -277,11 +280,9 @@ class Model(Configurable):
 
     def _prepared(self, x: Any) -> list[Array]:
         """Return a batch of each input in the model's element type, after building the model for it."""
-        given = samples(x, self._x_names, "x")
+        given = samples(x, self._input_names, "x")
         arrays = given if isinstance(given, list) else [given]
-        if not self._shapes or any(
-            array.shape[1:] != shape[1:] for array, shape in zip(arrays, self._shapes, strict=False)
-        ):
+        if [array.shape[1:] for array in arrays] != self._sizes:
             self._build([(None, *array.shape[1:]) for array in arrays], self._draw)
         return [plain(array, self.dtype, "x") for array in arrays]
 
@@ -306,12 +307,8 @@ class Model(Configurable):
 
     @property
     def _parts(self) -> tuple[list[str], list[str]]:
-        """The names of inputs and outputs, as data is split into them; errors call a single one x, or y."""
-        return self._x_names, ["y"] if self._single_output else self._output_names
-
-    @property
-    def _x_names(self) -> list[str]:
-        return ["x"] if self._single_input else self._input_names
+        """The names of inputs and outputs, as data is split into them."""
+        return self._input_names, ["y"] if self._single_output else self._output_names
 
     def count_params(self) -> int:
         """Return how many numbers the weights hold.

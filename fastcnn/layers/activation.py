@@ -339,8 +339,8 @@ class Softmax(Activated):
         return x if activation is None and self.axis == -1 else nn.softmax(x, self.axis)
 
     def _before_activation(self, grad: Array, cache: Any) -> Array:
-        _, y, activated = cache
-        return nn.softmax_backward(grad, y, self.axis) if activated else grad
+        y = cache[1]
+        return grad if y is None else nn.softmax_backward(grad, y, self.axis)
 
     def apply_backward(self, grad: Array, x: Array, input_grad: bool) -> tuple[Array | None, Gradients]:
         """Return the gradient as it comes: all there is is the softmax."""

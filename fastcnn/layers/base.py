@@ -380,14 +380,11 @@ class Activated(Layer):
 
     def forward(self, x: Array, training: bool = False) -> tuple[Array, Any]:
         """Return the activated result."""
-        if self.activation not in nn.BACK_FROM_ARGUMENT:
-            y = self.apply(x, self.activation)
-            return y, (x, y, True)
-        if not training:
-            # In place; backward works the argument out again in the rare case that it is asked for.
-            return self.apply(x, self.activation), (x, None, True)
-        z = self.apply(x, None)
-        return nn.activate(z, self.activation), (x, z, True)
+        if training and self.activation in nn.BACK_FROM_ARGUMENT:
+            z = self.apply(x, None)
+            return nn.activate(z, self.activation), (x, z, True)
+        y = self.apply(x, self.activation)
+        return y, (x, y, False)
 
     def logits(self, x: Array) -> tuple[Array, Any]:
         """Return the result before the activation; backward then takes its gradient."""
@@ -404,7 +401,9 @@ class Activated(Layer):
         return self.apply_backward(self._before_activation(grad, cache), cache[0], False)[1]
 
     def _before_activation(self, grad: Array, cache: Any) -> Array:
-        x, kept, activated = cache
-        if not activated or self.activation is None:
+        x, kept, is_argument = cache
+        if kept is None or self.activation is None:
             return grad
-        return nn.activate_backward(grad, self.apply(x, None) if kept is None else kept, self.activation)
+        if self.activation in nn.BACK_FROM_ARGUMENT and not is_argument:
+            kept = self.apply(x, None)  # of a forward pass outside of training, which is rarely gone back through
+        return nn.activate_backward(grad, kept, self.activation)
