@@ -14,7 +14,7 @@ from .runtime import get_num_threads, info, set_num_threads, threads
 from .sequential import Sequential
 
 if TYPE_CHECKING:
-    from . import datasets
+    from . import datasets, viz
 
 __version__ = "0.1.0"
 
@@ -37,13 +37,14 @@ __all__ = [
     "set_num_threads",
     "shapes",
     "threads",
+    "viz",
 ]
 
 
 def __getattr__(name: str) -> Any:
     # Loaded when it is first asked for: what reads and checks files costs a fifth of the time of the import.
-    if name == "datasets":
+    if name in ("datasets", "viz"):
         from importlib import import_module
 
-        return import_module(".datasets", __name__)
+        return import_module(f".{name}", __name__)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -39,6 +39,7 @@ from .losses import Loss
 from .metrics import Metric
 from .objective import Means, Objective
 from .optimizers import Optimizer
+from .plan import Plan, Plans, StepProfile
 from .progress import History, Progress, verbosity
 from .registry import Configurable, describe, register, restore
 
@@ -106,6 +107,9 @@ class Model(Configurable):
         # Of a sample of each input: what every batch is compared with.
         self._sizes: list[Shape] = []
         self._input_names = ["x"]
+        # Whether all layers compute in the model's element type, as a plan does.
+        self._has_one_dtype = True
+        self._plans = Plans()
 
     def _describe_by(self, inputs: Any, outputs: Any) -> None:
         """Take over the network between symbolic tensors."""
@@ -268,6 +272,7 @@ class Model(Configurable):
             raise
         self.weights = {f"{layer.name}/{n}": a for layer in self.layers for n, a in layer.weights.items()}
         self._sizes = [shape[1:] for shape in shapes]
+        self._has_one_dtype = all(layer.dtype == self.dtype for layer in self.layers)
         self._graph, self._shapes = graph, built
 
     def _draw(self, index: int, layer: Layer) -> WeightSource:
@@ -512,6 +517,8 @@ class Model(Configurable):
     def _train_batch(self, x: Any, y: Any, key: int) -> tuple[int, list[float]]:
         """Take one step; return the number of samples and the figures of the batch."""
         inputs = self._prepared(x)
+        for layer in self.layers:
+            layer.thaw()
         self.optimizer.bind(self.trainable_weights)
         figures, gradients, tape = self._loss_and_gradients(inputs, y, True, key)
         self.optimizer.step(list(gradients.values()))
@@ -675,7 +682,7 @@ class Model(Configurable):
         results = []
         with Progress("Prediction", data.length, verbosity(verbose)) as progress:
             for batch, _ in data.epoch():
-                results.append(self._traced().infer(self._prepared(batch)))
+                results.append(self._infer(self._prepared(batch)))
                 progress.advance({})
             progress.finish({})
         if results:
@@ -697,8 +704,84 @@ class Model(Configurable):
         ndarray or list
             (N, ...), or a list of such of several outputs.
         """
+        return self._given(self._infer(self._prepared(x)))
+
+    def _infer(self, inputs: list[Array]) -> list[Array]:
+        """Return the outputs for a batch of each input."""
+        batch = len(inputs[0])
+        if not batch or not self._has_one_dtype:
+            return self._traced().infer(inputs)
+        return self._plans.get(self._traced(), self._shapes, batch, self.dtype).run(inputs)
+
+    def plan(self, input_shape: Any = None) -> Plan:
+        """Return how predictions are computed for batches of one size: see its ``steps`` and ``summary``.
+
+        Batch normalisation is folded into convolutions, bias, activation and sums are worked into them, filters are
+        packed or transformed, and everything between the layers has a place in memory. ``predict`` makes a plan when
+        it sees a batch of a new size, keeps a few, and makes them anew where weights have changed.
+
+        Parameters
+        ----------
+        input_shape
+            (N, ...) as in ``build``; None for one sample.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If the model is built for other inputs, or a layer has another element type than the model.
+
+        Examples
+        --------
+        >>> import fastcnn
+        >>> from fastcnn.layers import Conv2D, GlobalAveragePooling2D
+        >>> model = fastcnn.Sequential([fastcnn.Input((8, 8, 3)), Conv2D(16, 3), GlobalAveragePooling2D()])
+        >>> [step.op for step in model.plan((4, 8, 8, 3)).steps]
+        ['conv 3x3', 'global avg pool']
+        """
+        batch = 1
+        if input_shape is not None:
+            self.build(input_shape)
+            first = input_shape if self._single_input else in_order(input_shape, self._input_names, "input_shape")[0]
+            batch = 1 if first[0] is None else integer(first[0], "input_shape", 1, first)
+        self._must_be_built()
+        if not self._has_one_dtype:
+            others = [f"{layer.dtype} of layer {layer.name}" for layer in self.layers if layer.dtype != self.dtype]
+            raise ValueError(f"all layers must have the model's dtype {self.dtype}, got {', '.join(others)}")
+        return self._plans.get(self._traced(), self._shapes, batch, self.dtype)
+
+    def profile(self, x: Any, repeats: int = 10) -> list[StepProfile]:
+        """Predict a batch a few times, and return the steps of its plan with the seconds that each took at best.
+
+        ``model.plan(x.shape).summary()`` then prints the same, :func:`fastcnn.viz.plot_profile` draws it.
+
+        Parameters
+        ----------
+        x
+            As in ``predict_on_batch``, with at least one sample.
+        repeats
+            How often.
+
+        Raises
+        ------
+        TypeError, ValueError
+            Naming the argument that does not fit.
+
+        Examples
+        --------
+        >>> import numpy as np, fastcnn
+        >>> from fastcnn.layers import Dense
+        >>> model = fastcnn.Sequential([fastcnn.Input((8,)), Dense(4), Dense(2)])
+        >>> [(step.layers, step.seconds > 0) for step in model.profile(np.ones((1, 8)))]
+        [(('dense',), True), (('dense_1',), True)]
+        """
+        repeats = integer(repeats, "repeats")
         inputs = self._prepared(x)
-        return self._given(self._traced().infer(inputs))
+        if not len(inputs[0]):
+            raise ValueError(f"x must hold samples, got an array of shape {inputs[0].shape}")
+        plan = self.plan(
+            [(len(inputs[0]), *size) for size in self._sizes] if not self._single_input else inputs[0].shape
+        )
+        return plan.profile(inputs, repeats)
 
     def __call__(self, x: Any, training: bool = False) -> Any:
         """Return the result for one batch; in training mode with the random masks of the step that would come next.
@@ -771,6 +854,8 @@ class Model(Configurable):
             if array.shape != old.shape:
                 raise ValueError(f"weights for {name} must have shape {old.shape}, got {array.shape}")
             given.append(array)
+        for layer in self.layers:
+            layer.thaw()
         for old, new in zip(self.weights.values(), given, strict=True):
             old[...] = new
 

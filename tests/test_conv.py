@@ -134,6 +134,7 @@ def test_filters_that_are_read_in_slabs(case, dtype):
     x, w, _, y, _ = expected(case)
     x, w, bias = x.astype(dtype), w.astype(dtype), integers(y.shape[3], seed=3).astype(dtype)
     assert_equal(nn.conv2d(x, w, bias=bias, activation="relu", **case.options), np.maximum(y + bias, 0), dtype)
+    assert_equal(nn.conv2d(x, w, bias=bias, activation="relu6", **case.options), np.clip(y + bias, 0, 6), dtype)
 
 
 @cases(
@@ -302,7 +303,7 @@ def test_bias_and_activation(case, activation, dtype):
     bias = integers(case.filters[3], seed=5) / 4
     actual = nn.conv2d(x.astype(dtype), w.astype(dtype), bias=bias.astype(dtype), activation=activation, **case.options)
     wanted = reference.ACTIVATIONS[activation](y + bias)
-    if activation in (None, "linear", "relu"):
+    if activation in (None, "linear", "relu", "relu6"):
         assert_equal(actual, wanted, dtype)
     else:
         assert_close(actual, wanted, dtype, depth=case.filters[3], scale=1 + np.abs(wanted))
@@ -339,6 +340,49 @@ def test_a_prepared_convolution_gives_the_same_bits(case, dtype, threads):
         expected = nn.conv2d(x, w, bias=b, activation=activation, algorithm="direct", residual=residual, **options)
         assert_equal(prepared(x, residual=residual), expected, dtype)
         assert_equal(prepared(x, residual=np.asfortranarray(residual).astype(">f8")), expected, dtype)
+
+
+@pytest.mark.parametrize("case", PREPARED, ids=str)
+def test_a_bound_convolution_writes_the_same_bits(case, dtype, threads):
+    shape, filters, options = case
+    w, b = normals(*filters, dtype=dtype), normals(filters[3], dtype=dtype)
+    for activation in (None, "relu", "relu6", "silu"):
+        prepared = nn.PreparedConv2D(w, shape, bias=b, activation=activation, **options)
+        x, residual = np.empty(shape, dtype), np.empty(prepared.output_shape, dtype)
+        out, total = np.empty_like(residual), np.empty_like(residual)
+        runs = prepared.bound(x, out), prepared.bound(x, total, residual)
+        for seed in (1, 2):
+            x[...], residual[...] = normals(*shape, seed=seed), normals(*residual.shape, seed=seed + 2)
+            for run in runs:
+                run()
+            assert_equal(out, prepared(x), dtype)
+            assert_equal(total, prepared(x, residual=residual), dtype)
+
+
+def test_a_bound_convolution_names_what_does_not_fit():
+    prepared = nn.PreparedConv2D(np.ones((3, 3, 2, 4), np.float32), (1, 5, 5, 2))
+    x, out = np.ones((1, 5, 5, 2), np.float32), np.ones((1, 3, 3, 4), np.float32)
+    for arrays, words in (
+        ((x[:, 1:], out), r"^input must have shape \(1, 5, 5, 2\), got \(1, 4, 5, 2\)"),
+        ((x, out[..., :2]), r"^out must have shape \(1, 3, 3, 4\), got \(1, 3, 3, 2\)"),
+        ((x, out, x), r"^residual must have shape \(1, 3, 3, 4\)"),
+        ((x.astype(np.float64), out), "^input must be C-ordered and of float32, got float64"),
+        ((x, np.ones((1, 3, 3, 8), np.float32)[..., ::2]), "^out must be C-ordered and of float32"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            prepared.bound(*arrays)
+
+
+def test_a_prepared_convolution_shares_filters_that_cannot_change():
+    x, w = normals(1, 3, 3, 6, dtype=np.float32), normals(1, 1, 6, 4, dtype=np.float32)
+    view = w.view()
+    view.flags.writeable = False  # of what can change
+    prepared = nn.PreparedConv2D(view, x.shape)
+    before = prepared(x)
+    w[...] = 0
+    assert (prepared(x) == before).all()
+    w.flags.writeable = False
+    assert nn.PreparedConv2D(w, x.shape)._filters is w
 
 
 @pytest.mark.parametrize("pixels", [(1, 7), (9, 9), (40, 33)])

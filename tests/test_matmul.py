@@ -66,8 +66,9 @@ def test_a_reduction_longer_than_one_slab(m, n, transpose_a, transpose_b, dtype)
 @pytest.mark.parametrize(("k", "n"), [(1, 300_001), (64, 20_001), (65, 20_000), (200, 7001), (1025, 1100), (4097, 320)])
 def test_a_few_rows_with_a_b_beyond_l2_are_reduced_in_parts(m, k, n, dtype):
     x, kernel, bias = integers(m, k), integers(k, n, seed=1), integers(n, seed=2)
-    y = nn.dense(x.astype(dtype), kernel.astype(dtype), bias.astype(dtype), "relu")
-    assert_equal(y, np.maximum(x @ kernel + bias, 0), dtype)
+    for activation in ("relu", "relu6"):
+        y = nn.dense(x.astype(dtype), kernel.astype(dtype), bias.astype(dtype), activation)
+        assert_equal(y, reference.ACTIVATIONS[activation](x @ kernel + bias), dtype)
     assert_equal(nn.matmul(x.T.astype(dtype), kernel.astype(dtype), transpose_a=True), x @ kernel, dtype)
 
 
@@ -118,7 +119,7 @@ def test_gradients_of_a_product(m, n, k, transpose_a, transpose_b, dtype):
 SHAPES = [(1, 30, 17), (5, 30, 10), (40, 30, 33), (140, 64, 33), (1, 700, 333), (40, 0, 5), (3, 4, 0)]
 
 
-@pytest.mark.parametrize("activation", [None, "linear", "relu"])
+@pytest.mark.parametrize("activation", [None, "linear", "relu", "relu6"])
 @pytest.mark.parametrize("bias", [False, True])
 @pytest.mark.parametrize(("rows", "inputs", "units"), SHAPES)
 def test_dense_is_exact_on_integers(rows, inputs, units, bias, activation, dtype):
@@ -146,6 +147,7 @@ def test_relu_waits_for_the_last_slab(m, dtype):
     kernel = np.ones((depth, 3), dtype)
     kernel[: depth // 2] = -1
     assert_equal(nn.dense(x, kernel, np.ones(3, dtype), "relu"), np.full((m, 3), depth // 2 + 1), dtype)
+    assert_equal(nn.dense(x, kernel, np.ones(3, dtype), "relu6"), np.full((m, 3), 6), dtype)
 
 
 @pytest.mark.parametrize("leading", [(), (4,), (2, 3), (2, 0), (2, 1, 5, 3)])

@@ -51,6 +51,7 @@ def test_result_and_gradients(shape, filters, padding, algorithm, dtype, threads
     options = {"padding": padding, "algorithm": algorithm}
     y = nn.conv2d(x, w, bias=b, activation="relu", **options)
     assert_rms(y, expected, dtype)
+    assert_equal(nn.conv2d(x, w, bias=b, activation="relu6", **options), np.minimum(y, 6), dtype)
     prepared = nn.PreparedConv2D(w, x.shape, bias=b, activation="relu", **options)
     assert_equal(prepared(x), y, dtype)
     grad = normals(*expected.shape, seed=3).astype(dtype)

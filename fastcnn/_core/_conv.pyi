@@ -58,7 +58,7 @@ def forward(
     w: NDArray[Any],
     bias: NDArray[Any] | None,
     residual: NDArray[Any] | None,
-    relu: bool,
+    relu: int,
     y: NDArray[Any],
     prepared: bool = False,
 ) -> None: ...

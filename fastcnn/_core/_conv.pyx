@@ -142,7 +142,7 @@ cdef struct Correlation:
     Py_ssize_t y_image, y_row, y_col
     # How far from y lies what is added to it before relu, laid out as y; 0: nothing is.
     Py_ssize_t residual
-    bint relu
+    int relu
     # Cut of the work: rows of a band, panels of a group, and how many of each; runs of a slab, whose part of a panel
     # stays in L2 while the band's rows pass by. Where no two tasks need the same panel, each packs its own, by slabs.
     Py_ssize_t rows, bands, group, groups, slab
@@ -195,7 +195,7 @@ cdef void correlate_task(const Correlation *c, Py_ssize_t task, char *copy) noex
             t.runs = c.runs + run
             t.n_runs = min(c.slab, c.n_runs - run)
             t.accumulate = run > 0
-            t.relu = c.relu and run + t.n_runs == c.n_runs
+            t.relu = c.relu if run + t.n_runs == c.n_runs else 0
             if c.packs_slabs:
                 pack_filters(c, panel, run, t.n_runs, copy + c.copy_bytes)
                 t.b = copy + c.copy_bytes
@@ -295,19 +295,19 @@ cdef Product forward_product(Geometry g, cnp.ndarray w) noexcept:
     return Product(
         table=kernels(w), m=g.images * g.in_h * g.in_w, n=g.filters, k=g.channels, a=NULL, a_row=g.channels * size,
         a_step=size, b=cnp.PyArray_BYTES(w), b_row=g.filters * size, b_transposed=False, packed=False, bias=NULL,
-        c=NULL, c_row=g.filters * size, residual=0, relu=False)
+        c=NULL, c_row=g.filters * size, residual=0, relu=0)
 
 
 def prepare(Geometry g, cnp.ndarray w):
-    """Return a copy of the filters as forward takes them when they are prepared: group after group the packed panels,
-    unless this is a product that reads them in place."""
+    """Return the filters as forward takes them when they are prepared: group after group the packed panels; or, of a
+    product that reads them in place, themselves."""
     cdef Correlation c = forward_of(g, w)
     cdef Product p = forward_product(g, w)
     cdef Py_ssize_t panel, i
     cdef cnp.ndarray filters
     cdef char *to
     if g.is_product() and not goes_by_blocks(&p):
-        return w.copy()
+        return w
     plan_filters(&c, g.channels // g.groups)
     filters = aligned(g.groups * c.panels * c.width * c.depth, w.dtype)
     to = cnp.PyArray_BYTES(filters)
@@ -320,7 +320,7 @@ def prepare(Geometry g, cnp.ndarray w):
     return filters
 
 
-def forward(Geometry g, cnp.ndarray x, cnp.ndarray w, cnp.ndarray bias, cnp.ndarray residual, bint relu,
+def forward(Geometry g, cnp.ndarray x, cnp.ndarray w, cnp.ndarray bias, cnp.ndarray residual, int relu,
             cnp.ndarray y, bint prepared=False):
     """Write act(conv(x, w) + bias + residual) to y; bias and residual may be None."""
     cdef Py_ssize_t size = cnp.PyArray_ITEMSIZE(x), i
@@ -439,7 +439,7 @@ cdef void scatter_row(const Scatter *s, const char *dy, Py_ssize_t r, char *sums
     t.c_row = s.apart * s.stride_w * s.pixel
     t.residual = 0
     t.accumulate = True
-    t.relu = False
+    t.relu = 0
     for panel in range(s.panels):
         t.columns = min(s.width, s.columns - panel * s.width)
         panel_shape(s.table, t.columns, &width, &kind)
@@ -536,7 +536,7 @@ def backward_input(Geometry g, cnp.ndarray dy, cnp.ndarray w, cnp.ndarray dx):
     c.transposed = True
     c.prepared = False
     c.residual = 0
-    c.relu = False
+    c.relu = 0
     c.y_col = g.stride_w * g.channels * size
     c.y_row = g.stride_h * g.in_w * g.channels * size
     c.y_image = g.in_h * g.in_w * g.channels * size
@@ -666,7 +666,7 @@ cdef void accumulate_tiles(const FilterGradient *f, const Block *block, Py_ssize
     t.bias = NULL
     t.c_row = dw_row
     t.residual = 0
-    t.relu = False
+    t.relu = 0
     tiles = ceil_div(f.length, f.table.max_rows[kind])
     first = f.length * (tiles * slice // f.slices) // tiles
     last = f.length * (tiles * (slice + 1) // f.slices) // tiles

@@ -59,7 +59,8 @@ cdef struct Depthwise:
     const char *bias
     # How far from y lies what is added to it before relu, laid out as y; 0: nothing is.
     Py_ssize_t residual
-    bint relu, prefetch
+    int relu
+    bint prefetch
     char *y
     # The gradient of the filters, and that of each of its parts of so many rows; 0 parts: it is not what is wanted.
     char *dw
@@ -193,7 +194,7 @@ cdef Depthwise depthwise(Geometry g, cnp.ndarray x) noexcept:
     d.source_step = g.stride_w
     d.bias = NULL
     d.residual = 0
-    d.relu = False
+    d.relu = 0
     d.prefetch = g.images * (g.in_h * g.in_w + g.out_h * g.out_w) * d.pixel > 2 * l2_bytes
     d.parts = 0
     d.part_bytes = 0
@@ -226,11 +227,11 @@ cdef int run(Depthwise *d, int threads) except -1:
 
 
 def prepare(Geometry g, cnp.ndarray w):
-    """Return a copy of the filters, which are ready as they are."""
-    return w.copy()
+    """Return the filters, which are ready as they are."""
+    return w
 
 
-def forward(Geometry g, cnp.ndarray x, cnp.ndarray w, cnp.ndarray bias, cnp.ndarray residual, bint relu,
+def forward(Geometry g, cnp.ndarray x, cnp.ndarray w, cnp.ndarray bias, cnp.ndarray residual, int relu,
             cnp.ndarray y, bint prepared=False):
     """Write act(conv(x, w) + bias + residual) to y, for as many groups as channels and filters; bias and residual may
     be None."""

@@ -28,7 +28,8 @@ cdef struct Product:
     Py_ssize_t c_row
     # How far from C lies what is added to it before relu, laid out as C; 0: nothing is.
     Py_ssize_t residual
-    bint relu
+    # 1: relu; 2: relu6.
+    int relu
 
 
 cdef int product(const Product *p) except -1

@@ -5,5 +5,5 @@ from typing import Any
 from numpy.typing import NDArray
 
 def matmul(
-    a: object, b: object, transpose_a: bool, transpose_b: bool, bias: object, relu: bool
+    a: object, b: object, transpose_a: bool, transpose_b: bool, bias: object, relu: int
 ) -> NDArray[Any] | None: ...

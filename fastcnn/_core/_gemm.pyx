@@ -22,8 +22,8 @@ from libc.string cimport memset
 cimport numpy as cnp
 
 from ._runtime cimport (
-    FC_RELU, FC_SUM, acquire, ceil_div, fc_dot, fc_kernels, fc_tile, is_plain, kernels, l1_bytes, l2_bytes, line,
-    release, threads_for,
+    FC_CLIPPED_RELU, FC_RELU, FC_SUM, acquire, ceil_div, fc_dot, fc_kernels, fc_tile, is_plain, kernels, l1_bytes,
+    l2_bytes, line, release, threads_for,
 )
 
 cnp.import_array()
@@ -103,7 +103,7 @@ cdef void multiply_rows(const Product *p, const Blocks *s, Py_ssize_t k, Py_ssiz
     t.c_row = p.c_row
     t.residual = p.residual
     t.accumulate = k > 0
-    t.relu = p.relu and k + length == p.k
+    t.relu = p.relu if k + length == p.k else 0
     part = line(ceil_div(length * size, ceil_div(end - n, s.width)))
     while n < end:
         for i in range(ahead):
@@ -228,7 +228,7 @@ cdef void panel_in_place(const Product *p, Py_ssize_t n, Py_ssize_t vectors) noe
     t.c = p.c + n * size
     t.residual = p.residual
     t.accumulate = False
-    t.relu = p.relu and not packed_rows
+    t.relu = 0 if packed_rows else p.relu
     t.run_length = whole
     t.b = p.b + n * size
     t.b_step = p.b_row
@@ -283,7 +283,7 @@ cdef void stream_part(const Product *p, Py_ssize_t k, Py_ssize_t length, Py_ssiz
     t.c_row = stream_row(p)
     t.residual = 0
     t.accumulate = False
-    t.relu = False
+    t.relu = 0
     scratch = apart_from(p.b + k * p.b_row, scratch)
     while n < end:
         t.columns = min(most, end - n)
@@ -316,7 +316,8 @@ cdef int multiply_stream(const Product *p, int threads) except -1:
                 row = apart_from(p.b + i * length * p.b_row, scratch + i * nbytes) + m * stream_row(p)
                 p.table.column_sum[FC_SUM](1, p.n, row, row, p.c + m * p.c_row)
             if p.relu:
-                p.table.map[FC_RELU](p.n, p.c + m * p.c_row, p.c + m * p.c_row, p.c + m * p.c_row, 0)
+                row = p.c + m * p.c_row
+                p.table.map[FC_CLIPPED_RELU if p.relu == 2 else FC_RELU](p.n, row, row, row, 6)
     release(scratch)
     return 0
 
@@ -373,7 +374,7 @@ cdef int product(const Product *p) except -1:
     return multiply_blocks(p, threads)
 
 
-def matmul(a, b, bint transpose_a, bint transpose_b, bias, bint relu):
+def matmul(a, b, bint transpose_a, bint transpose_b, bias, int relu):
     """Return act(op(a) op(b) + bias), where bias may be None.
 
     Returns None, having done nothing, unless these are plain arrays of one element type whose shapes fit: the caller

@@ -20,7 +20,7 @@ class Winograd:
         w: NDArray[Any],
         bias: NDArray[Any] | None,
         residual: NDArray[Any] | None,
-        relu: bool,
+        relu: int,
         y: NDArray[Any],
         prepared: bool = False,
     ) -> None: ...

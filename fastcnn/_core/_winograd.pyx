@@ -88,7 +88,7 @@ cdef struct Convolution:
     const char *bias
     # How far from y lies what is added to it before relu, laid out as y; 0: nothing is.
     Py_ssize_t residual
-    bint relu
+    int relu
     char *y
     Py_ssize_t out_h, out_w
     # Cut of the work: tiles of a block, panels of a group; or, by panels, one block, and where the filters are not
@@ -171,7 +171,7 @@ cdef void multiply_panel(const Convolution *g, Py_ssize_t panel, Py_ssize_t chan
     t.columns = width
     t.residual = 0
     t.accumulate = channel > 0
-    t.relu = False
+    t.relu = 0
     for i in range(g.points):
         t.b = filters + i * filter_point
         t.a = points + i * g.point + channel * size
@@ -432,7 +432,7 @@ cdef void add_products(const FilterGradient *g, Py_ssize_t pair, Py_ssize_t poin
     t.c_row = g.dy.width * size
     t.columns = width
     t.residual = 0
-    t.relu = False
+    t.relu = 0
     t.a = g.x.at + (row * g.points + point) * g.x.point
     t.b = g.dy.at + (panel * g.points + point) * g.dy.point
     t.c = sums + point * g.sum_point
@@ -537,7 +537,7 @@ cdef class Winograd:
         transform_filters(&c, NULL, 0, threads_for(<double> c.panels * c.points * c.filter_point))
         return filters
 
-    def forward(self, Geometry g, cnp.ndarray x, cnp.ndarray w, cnp.ndarray bias, cnp.ndarray residual, bint relu,
+    def forward(self, Geometry g, cnp.ndarray x, cnp.ndarray w, cnp.ndarray bias, cnp.ndarray residual, int relu,
                 cnp.ndarray y, bint prepared=False):
         """Write act(conv(x, w) + bias + residual) to y; bias and residual may be None."""
         cdef Py_ssize_t size = cnp.PyArray_ITEMSIZE(x)
@@ -569,7 +569,7 @@ cdef class Winograd:
         c.filters = NULL
         c.columns = g.channels
         c.residual = 0
-        c.relu = False
+        c.relu = 0
         c.y = cnp.PyArray_BYTES(dx)
         c.out_h, c.out_w = g.in_h, g.in_w
         convolve(&c, NULL, threads_for(g.flops() / 4))

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from .. import initializers, nn
+from .. import initializers, nn, ops
 from ..arguments import flag, integer, number
 from ..nn.activations import checked_activation, checked_max_value
 from ..registry import register
@@ -24,6 +24,10 @@ class _Alone(Activated):
     def apply(self, x: Array, activation: str | None) -> Array:
         """Return activation(x)."""
         return x if activation is None else nn.activate(x, activation)
+
+    def lowered(self, input_shape: Shape) -> list[ops.Op]:
+        """Return the activation."""
+        return self.lowered_activation() or [ops.Same()]
 
     def apply_backward(self, grad: Array, x: Array, input_grad: bool) -> tuple[Array | None, Gradients]:
         """Return the gradient as it comes: all there is is the activation."""
@@ -92,6 +96,12 @@ class ReLU(Layer):
         y = nn.relu(x, self.max_value)
         return y, y
 
+    def lowered(self, input_shape: Shape) -> list[ops.Op]:
+        """Return the activation."""
+        if self.max_value is None:
+            return [ops.Activation("relu")]
+        return [ops.Activation("relu6", None if self.max_value == 6 else self.max_value)]
+
     def backward(self, grad: Array, cache: Any) -> tuple[Array, Gradients]:
         """Return the gradient of the input."""
         return nn.relu_backward(grad, cache, self.max_value), {}
@@ -148,6 +158,10 @@ class LeakyReLU(Layer):
     def forward(self, x: Array, training: bool = False) -> tuple[Array, Any]:
         """Return the activated input."""
         return nn.leaky_relu(x, self.negative_slope), x
+
+    def lowered(self, input_shape: Shape) -> list[ops.Op]:
+        """Return the activation."""
+        return [ops.Activation("leaky_relu", self.negative_slope)]
 
     def backward(self, grad: Array, cache: Any) -> tuple[Array, Gradients]:
         """Return the gradient of the input."""
@@ -337,6 +351,10 @@ class Softmax(Activated):
     def apply(self, x: Array, activation: str | None) -> Array:
         """Return softmax(x), or x as it is."""
         return x if activation is None and self.axis == -1 else nn.softmax(x, self.axis)
+
+    def lowered(self, input_shape: Shape) -> list[ops.Op]:
+        """Return the activation, of the last axis."""
+        return self.lowered_activation() if self.axis in (-1, len(input_shape) - 1) else [ops.Opaque(self)]
 
     def _before_activation(self, grad: Array, cache: Any) -> Array:
         y = cache[1]

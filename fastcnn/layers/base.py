@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .. import initializers, nn
+from .. import initializers, nn, ops
 from ..arguments import brief, flag, float_type, integer, plain, real_array, real_batch
 from ..initializers import Initializer
 from ..registry import Configurable
@@ -24,6 +25,14 @@ WeightSource = Callable[[str, tuple[int, ...], Initializer], Array]
 
 # Threads that share an unbuilt layer or model build it once.
 BUILDING = threading.RLock()
+
+_REVISIONS = itertools.count(1)
+
+
+class Changes:
+    """What has changed last, of all layers there are: so one look tells that nothing has."""
+
+    latest = 0
 
 
 class Layer(Configurable):
@@ -67,6 +76,11 @@ class Layer(Configurable):
 
     #: Whether an optimiser moves the weights.
     trainable: bool = True
+
+    #: Another number whenever a weight or an argument may have changed since ``freeze``.
+    revision: int = 0
+
+    _frozen: bool = False
 
     def __init__(self, name: str | None = None, dtype: str | None = None, trainable: bool = True) -> None:
         self.name = checked_name(name)
@@ -114,6 +128,19 @@ class Layer(Configurable):
     def count_flops(self, input_shape: Any, output_shape: Shape) -> int:
         """Return how many additions and multiplications a forward pass takes for one sample, activations aside."""
         return 0
+
+    def lowered(self, input_shape: Any) -> list[ops.Op]:
+        """Return what inference computes, one op after the other, which a plan may fuse with those of other layers.
+
+        Unless a subclass knows better that is ``forward``, as it is; and so it is for a class of one's own that
+        overrides ``forward`` and not this.
+        """
+        return [ops.Opaque(self)]
+
+    def infer(self, x: Any) -> Array:
+        """Return the result alone, outside of training."""
+        result: Array = returned_pair(self, self.forward(x, False), "forward")[0]
+        return result
 
     def backward_weights(self, grad: Array, cache: Any) -> Gradients:
         """Return the gradients of the weights alone, as the first layer of a network wants them."""
@@ -195,18 +222,44 @@ class Layer(Configurable):
 
     @property
     def trainable_weights(self) -> dict[str, Array]:
-        """The weights that an optimiser moves, by name; none where the layer is not trainable."""
+        """The weights that an optimiser moves, by name; none where the layer is not trainable. They can be written to.
+
+        Other ways to a weight may find it read-only: prediction keeps copies, packed as its kernels want them, and
+        would not see the change. Assigning to the attribute always works.
+        """
+        self.thaw()
         return {name: self.weights[name] for name in vars(self).get("_trainable", []) if self.trainable}
+
+    def freeze(self) -> int:
+        """Make the weights read-only, until ``thaw``; return the revision, which is another one afterwards."""
+        vars(self)["_frozen"] = True
+        for array in self.weights.values():
+            array.flags.writeable = False
+        return self.revision
+
+    def thaw(self) -> None:
+        """Let the weights be changed."""
+        if self._frozen:
+            for array in self.weights.values():
+                array.flags.writeable = True
+            vars(self)["_frozen"] = False
+            self._changed()
+
+    def _changed(self) -> None:
+        vars(self)["revision"] = Changes.latest = next(_REVISIONS)
 
     def __setattr__(self, name: str, value: Any) -> None:
         """Copy into a weight of that name, so that whoever else holds it sees the change; else set an attribute."""
         weight = vars(self).get("_weights", {}).get(name)
         if weight is None:
             super().__setattr__(name, flag(value, name) if name == "trainable" else value)
+            if self._frozen:
+                self._changed()
         elif value is not weight:
             array = real_array(value, name)
             if array.shape != weight.shape:
                 raise ValueError(f"{name} must have shape {weight.shape}, got {array.shape}")
+            self.thaw()
             weight[...] = array
 
     def count_params(self) -> int:
@@ -272,7 +325,7 @@ class Layer(Configurable):
     def unbuild(self) -> None:
         """Forget the weights and the shape that they were made for."""
         state = vars(self)
-        for name in [*self.weights, "_weights", "_trainable", "_input_shape", "_output_shape"]:
+        for name in [*self.weights, "_weights", "_trainable", "_input_shape", "_output_shape", "_frozen"]:
             state.pop(name, None)
 
     def __call__(self, x: Any, training: bool = False, **options: Any) -> Any:
@@ -399,6 +452,10 @@ class Activated(Layer):
     def backward_weights(self, grad: Array, cache: Any) -> Gradients:
         """Return the gradients of the weights alone."""
         return self.apply_backward(self._before_activation(grad, cache), cache[0], False)[1]
+
+    def lowered_activation(self) -> list[ops.Op]:
+        """Return the activation, where there is one."""
+        return [] if self.activation is None else [ops.Activation(self.activation)]
 
     def _before_activation(self, grad: Array, cache: Any) -> Array:
         x, kept, is_argument = cache

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from .. import initializers, nn, shapes
+from .. import initializers, nn, ops, shapes
 from ..arguments import flag, integer
 from ..nn.activations import checked_activation
 from ..registry import register
@@ -82,6 +82,15 @@ class _Convolution(_Windowed):
     def apply(self, x: Array, activation: str | None) -> Array:
         """Return activation(conv(x, kernel) + bias)."""
         return nn.conv2d(x, self.kernel_hwio(), *self._options(x), self._bias(), activation)
+
+    def lowered(self, input_shape: Shape) -> list[ops.Op]:
+        """Return the convolution, then the activation."""
+        kernel, groups = self.kernel_hwio(), self.filters_and_groups(_channels(input_shape))[1]
+        _, strides, pads, dilations, groups = shapes.conv2d(
+            input_shape, kernel.shape, self.strides, self.padding, self.dilation_rate, groups
+        )
+        convolution = ops.Convolution(kernel, self._bias(), strides, pads, dilations, groups)
+        return [convolution, *self.lowered_activation()]
 
     def apply_backward(self, grad: Array, x: Array, input_grad: bool) -> tuple[Array | None, Gradients]:
         """Return the gradients of the images, kernel and bias."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from .. import initializers, nn
+from .. import initializers, nn, ops
 from ..arguments import flag, integer
 from ..nn.activations import checked_activation
 from ..registry import register
@@ -83,6 +83,11 @@ class Dense(Activated):
     def apply(self, x: Array, activation: str | None) -> Array:
         """Return activation(x @ kernel + bias)."""
         return nn.dense(x, self.kernel, self.bias if self.use_bias else None, activation)
+
+    def lowered(self, input_shape: Shape) -> list[ops.Op]:
+        """Return a convolution of 1x1 pixels, then the activation."""
+        bias = self.bias if self.use_bias else None
+        return [ops.Convolution(self.kernel[None, None], bias), *self.lowered_activation()]
 
     def apply_backward(self, grad: Array, x: Array, input_grad: bool) -> tuple[Array | None, Gradients]:
         """Return the gradients of the input, kernel and bias."""

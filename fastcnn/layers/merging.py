@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from .. import ops
 from ..arguments import integer
 from ..registry import register
 from ..shapes import elements
@@ -64,6 +65,10 @@ class Add(_Elementwise):
             total = np.add(total, other, out=total if index and _covers(total, other) else None)
         return total, [array.shape for array in x]
 
+    def lowered(self, input_shape: list[Shape]) -> list[ops.Op]:
+        """Return the sum."""
+        return [ops.Elementwise(np.add)] if len(input_shape) > 1 else [ops.Same()]
+
     def backward(self, grad: Array, cache: list[tuple[int, ...]]) -> tuple[list[Array], Gradients]:
         """Return the gradient as it comes, for each input, summed where the input was broadcast."""
         return [_summed_to(grad, shape) for shape in cache], {}
@@ -91,6 +96,10 @@ class Multiply(_Elementwise):
     def forward(self, x: list[Array], training: bool = False) -> tuple[Array, Any]:
         """Return the product."""
         return _product(x), x
+
+    def lowered(self, input_shape: list[Shape]) -> list[ops.Op]:
+        """Return the product."""
+        return [ops.Elementwise(np.multiply)] if len(input_shape) > 1 else [ops.Same()]
 
     def backward(self, grad: Array, cache: list[Array]) -> tuple[list[Array], Gradients]:
         """Return for each input the gradient times the product of the others."""
@@ -146,6 +155,10 @@ class Concatenate(Layer):
     def forward(self, x: list[Array], training: bool = False) -> tuple[Array, Any]:
         """Return all inputs in one array."""
         return np.concatenate(x, self.axis), [array.shape[self.axis] for array in x]
+
+    def lowered(self, input_shape: list[Shape]) -> list[ops.Op]:
+        """Return the concatenation."""
+        return [ops.Concatenation(self.axis)]
 
     def backward(self, grad: Array, cache: list[int]) -> tuple[list[Array], Gradients]:
         """Return each input's part of the gradient."""

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from .. import initializers, nn
+from .. import initializers, nn, ops
 from ..arguments import flag, integer, number
 from ..nn.activations import checked_activation
 from ..nn.normalization import checked_epsilon
@@ -169,6 +169,12 @@ class BatchNormalization(_Normalization):
             grad, x, mean, variance, self._gamma(x), self.epsilon, training, self._beta(x), fused
         )
         return dx, self._gradients(dgamma, dbeta)
+
+    def lowered(self, input_shape: Shape) -> list[ops.Op]:
+        """Return the normalisation by the running statistics, then the activation."""
+        x = self.moving_mean
+        normalization = ops.Normalization.of(x, self.moving_variance, self.epsilon, self._gamma(x), self._beta(x))
+        return [normalization] if self.activation is None else [normalization, ops.Activation(self.activation)]
 
     def learned(self, cache: Any) -> Any:
         """Return the batch's statistics, where it had some."""

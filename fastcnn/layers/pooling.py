@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from .. import nn, shapes
+from .. import nn, ops, shapes
 from ..arguments import flag
 from ..registry import register
 from .base import Array, Gradients, Layer, Shape
@@ -15,6 +15,8 @@ from .base import Array, Gradients, Layer, Shape
 
 class _Pooling(Layer):
     """What both poolings over windows share."""
+
+    average: bool
 
     def __init__(self, pool_size: Any = 2, strides: Any = None, padding: Any = "valid", **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -30,6 +32,10 @@ class _Pooling(Layer):
     def count_flops(self, input_shape: Shape, output_shape: Shape) -> int:
         """Return one operation for each element of each window."""
         return math.prod(self.pool_size) * shapes.elements(output_shape, "result")
+
+    def lowered(self, input_shape: Shape) -> list[ops.Op]:
+        """Return the pooling."""
+        return [ops.Pool(self.average, self.pool_size, self.strides, self.padding)]
 
 
 @register
@@ -62,6 +68,8 @@ class MaxPool2D(_Pooling):
     >>> MaxPool2D(2)(np.arange(16.0).reshape(1, 4, 4, 1))[0, :, :, 0].tolist()
     [[5.0, 7.0], [13.0, 15.0]]
     """
+
+    average = False
 
     def forward(self, x: Array, training: bool = False) -> tuple[Array, Any]:
         """Return the maxima."""
@@ -111,6 +119,8 @@ class AveragePooling2D(_Pooling):
     [[2.5, 4.5], [10.5, 12.5]]
     """
 
+    average = True
+
     def forward(self, x: Array, training: bool = False) -> tuple[Array, Any]:
         """Return the means."""
         return nn.avg_pool(x, self.pool_size, self.strides, self.padding), x.shape
@@ -122,6 +132,8 @@ class AveragePooling2D(_Pooling):
 
 class _GlobalPooling(Layer):
     """What both poolings over whole images share."""
+
+    average: bool
 
     def __init__(self, keepdims: bool = False, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -135,6 +147,10 @@ class _GlobalPooling(Layer):
     def count_flops(self, input_shape: Shape, output_shape: Shape) -> int:
         """Return one operation for each element of the input."""
         return shapes.elements(input_shape, "input")
+
+    def lowered(self, input_shape: Shape) -> list[ops.Op]:
+        """Return the pooling."""
+        return [ops.Pool(self.average, None)]
 
     def pooled(self, y: Array) -> Array:
         """Return a result of shape (N, 1, 1, C) as it is wanted."""
@@ -162,6 +178,8 @@ class GlobalAveragePooling2D(_GlobalPooling):
     >>> GlobalAveragePooling2D()(np.arange(4.0).reshape(1, 2, 2, 1)).tolist()
     [[1.5]]
     """
+
+    average = True
 
     def forward(self, x: Array, training: bool = False) -> tuple[Array, Any]:
         """Return the means."""
@@ -194,6 +212,8 @@ class GlobalMaxPool2D(_GlobalPooling):
     >>> GlobalMaxPool2D()(np.arange(4.0).reshape(1, 2, 2, 1)).tolist()
     [[3.0]]
     """
+
+    average = False
 
     def forward(self, x: Array, training: bool = False) -> tuple[Array, Any]:
         """Return the maxima."""

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from .. import nn, shapes
+from .. import nn, ops, shapes
 from ..arguments import number
 from ..arguments import seed as checked_seed
 from ..registry import register
@@ -59,6 +59,10 @@ class Dropout(Layer):
         if self.seed is not None:
             seed = (seed + self.seed) % 2**64
         return self.masked(x, seed), seed
+
+    def lowered(self, input_shape: Shape) -> list[ops.Op]:
+        """Return nothing to compute."""
+        return [ops.Same()]
 
     def backward(self, grad: Array, cache: Any) -> tuple[Array, Gradients]:
         """Return the gradient of the input, under the same mask."""

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from .. import shapes
+from .. import ops, shapes
 from ..arguments import integer
 from ..registry import register
 from .base import Array, Gradients, Layer, Shape
@@ -36,6 +36,10 @@ class Flatten(Layer):
     def forward(self, x: Array, training: bool = False) -> tuple[Array, Any]:
         """Return the rows, a view."""
         return x.reshape(x.shape[0], math.prod(x.shape[1:])), x.shape
+
+    def lowered(self, input_shape: Shape) -> list[ops.Op]:
+        """Return nothing to compute."""
+        return [ops.Same()]
 
     def backward(self, grad: Array, cache: Any) -> tuple[Array, Gradients]:
         """Return the gradient in the input's shape."""
@@ -87,6 +91,10 @@ class Reshape(Layer):
         # Worked out here because -1 would be ambiguous in an empty batch.
         sizes = self.compute_output_shape((None, *x.shape[1:]))[1:]
         return x.reshape((x.shape[0], *sizes)), x.shape
+
+    def lowered(self, input_shape: Shape) -> list[ops.Op]:
+        """Return nothing to compute."""
+        return [ops.Same()]
 
     def backward(self, grad: Array, cache: Any) -> tuple[Array, Gradients]:
         """Return the gradient in the input's shape."""
@@ -140,6 +148,10 @@ class ZeroPadding2D(Layer):
             return np.pad(x, ((0, 0), *self.padding, (0, 0))), x.shape
         except MemoryError:
             raise MemoryError(f"there is no memory for images of shape {x.shape} with padding={self.padding}") from None
+
+    def lowered(self, input_shape: Shape) -> list[ops.Op]:
+        """Return the padding."""
+        return [ops.Padding(self.padding)]
 
     def backward(self, grad: Array, cache: Any) -> tuple[Array, Gradients]:
         """Return the gradient of the images."""

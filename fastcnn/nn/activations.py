@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -29,6 +31,9 @@ ACTIVATIONS = (
 #: Activations whose gradient is worked out from their argument: they fall before they rise, so that the result does
 #: not tell it. That of all others is worked out from the result.
 BACK_FROM_ARGUMENT = ("silu", "hard_swish", "gelu")
+
+#: Activations that matrix products and convolutions apply on the way, with the number that their kernels know them by.
+FUSED: dict[str | None, int] = {"relu": 1, "relu6": 2}
 
 _SECOND_NAMES = {"swish": "silu"}
 
@@ -87,13 +92,29 @@ def checked_activation(activation: Any) -> str | None:
 
 def apply_in_place(y: FloatArray, activation: str | None) -> FloatArray:
     """Overwrite a fresh result with its activation."""
-    if activation is None:
-        return y
-    if activation in _ROWWISE:
-        _kernels.rowwise(_ROWWISE[activation], y, y, y)
-    else:
-        _kernels.elementwise(_ELEMENTWISE[activation], y, y, _PARAMETER.get(activation, 0.0), y)
+    if activation is not None:
+        bound_activation(activation, y, y)()
     return y
+
+
+def bound_activation(
+    activation: str, x: FloatArray, out: FloatArray, parameter: float | None = None
+) -> Callable[[], None]:
+    """Return a function that writes the activation of an array to another of its shape, or to itself.
+
+    Parameters
+    ----------
+    activation
+        One of :data:`ACTIVATIONS` but "linear".
+    x, out
+        C-ordered, of one float type.
+    parameter
+        The slope of "leaky_relu" or what "relu6" cuts off at; None for what goes with the name.
+    """
+    if activation in _ROWWISE:
+        return partial(_kernels.rowwise, _ROWWISE[activation], x, x, out)
+    alpha = _PARAMETER.get(activation, 0.0) if parameter is None else parameter
+    return partial(_kernels.elementwise, _ELEMENTWISE[activation], x, x, alpha, out)
 
 
 def activate(x: ArrayLike, activation: str | None) -> FloatArray:

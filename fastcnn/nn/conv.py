@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
+from collections.abc import Callable
+from functools import lru_cache, partial
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from .._core import _conv, _depthwise, _elementwise, _runtime, _winograd
 from ..arguments import choice, plain
 from ._algorithms import algorithm_of
 from ._arrays import FloatArray, floats, frozen, like, no_memory, real_array
-from .activations import apply_in_place, checked_activation
+from .activations import FUSED, apply_in_place, bound_activation, checked_activation
 from .normalization import bias_add_backward
 
 ALGORITHMS = ("auto", "direct", "winograd", "winograd-2x2", "winograd-4x4", "winograd-6x6")
@@ -158,16 +159,17 @@ def _fill(
     activation: str | None,
     prepared: bool,
 ) -> FloatArray:
-    relu = activation == "relu"
+    fused = FUSED.get(activation, 0)
     if y.size:
-        engine.forward(geometry, input, filters, bias, residual, relu, y, prepared)
-    return y if relu else apply_in_place(y, activation)
+        engine.forward(geometry, input, filters, bias, residual, fused, y, prepared)
+    return y if fused else apply_in_place(y, activation)
 
 
 class PreparedConv2D:
     """A convolution of one shape whose filters are packed or transformed once: for inference, many calls of one layer.
 
-    It keeps copies of its filters and bias, never changes, and may be called from several threads at a time.
+    It keeps copies of its filters and bias, but for those that are read-only and can be used as they are; never
+    changes, and may be called from several threads at a time.
 
     Parameters
     ----------
@@ -220,11 +222,12 @@ class PreparedConv2D:
         )
         if bias is not None:
             like(bias, self.output_shape[3:], "bias")
-        self._bias = None if bias is None else bias.copy()
+        self._bias = None if bias is None else _constant(bias)
         self.algorithm = _algorithm(self._geometry, algorithm, "prepared", filters.itemsize == 4)
         self._engine = _ENGINES[self.algorithm]
         try:
-            self._filters = self._engine.prepare(self._geometry, filters)
+            prepared = self._engine.prepare(self._geometry, filters)
+            self._filters = _constant(filters) if prepared is filters else prepared
         except MemoryError:
             raise no_memory(filters.shape, filters=filters.shape) from None
 
@@ -249,10 +252,68 @@ class PreparedConv2D:
             raise no_memory(self.output_shape, input=self.input_shape) from None
         return _fill(y, self._engine, self._geometry, x, self._filters, self._bias, added, self._activation, True)
 
+    def bound(self, input: FloatArray, out: FloatArray, residual: FloatArray | None = None) -> Callable[[], None]:
+        """Return a function that reads these arrays as they then are and writes the result to ``out``.
+
+        Nothing is checked, converted or allocated any more when it is called.
+
+        Parameters
+        ----------
+        input
+            (N, H, W, C), C-ordered, of the filters' element type.
+        out
+            (N, H', W', K), likewise, sharing no memory with the others.
+        residual
+            None, or as ``out``.
+
+        Raises
+        ------
+        ValueError
+            If one has another shape, order or element type.
+        """
+        for name, array, shape in (
+            ("input", input, self.input_shape),
+            ("out", out, self.output_shape),
+            ("residual", out if residual is None else residual, self.output_shape),
+        ):
+            like(array, shape, name)
+            if not _runtime.are_plain(2, array, self._filters):
+                raise ValueError(f"{name} must be C-ordered and of {self._filters.dtype}, got {array.dtype}")
+        if not out.size:
+            return lambda: None
+        fused = FUSED.get(self._activation, 0)
+        forward = partial(
+            self._engine.forward, self._geometry, input, self._filters, self._bias, residual, fused, out, True
+        )
+        if fused or self._activation is None:
+            return forward
+        activate = bound_activation(self._activation, out, out)
+
+        def both() -> None:
+            forward()
+            activate()
+
+        return both
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the filters and the bias."""
+        return int(self._filters.nbytes) + (0 if self._bias is None else int(self._bias.nbytes))
+
     def _plain(self, value: Any, name: str) -> Any:
         if _runtime.are_plain(2, value, self._filters):
             return value
         return plain(real_array(value, name), self._filters.dtype, name)
+
+
+def _constant(array: FloatArray) -> FloatArray:
+    """Return an array itself where it, and what it is a view of, is read-only; else a copy of it."""
+    owner: Any = array
+    while isinstance(owner, np.ndarray):
+        if owner.flags.writeable:
+            return array.copy()
+        owner = owner.base
+    return array if owner is None else array.copy()
 
 
 def conv2d_backward_input(

@@ -8,7 +8,7 @@ from numpy.typing import ArrayLike
 from .._core import _gemm
 from ..shapes import elements
 from ._arrays import FloatArray, flag, floats, like, no_memory
-from .activations import apply_in_place, checked_activation
+from .activations import FUSED, apply_in_place, checked_activation
 from .normalization import bias_add_backward
 
 
@@ -42,11 +42,11 @@ def matmul(a: ArrayLike, b: ArrayLike, transpose_a: bool = False, transpose_b: b
     if type(transpose_a) is not bool or type(transpose_b) is not bool:
         transpose_a, transpose_b = flag(transpose_a, "transpose_a"), flag(transpose_b, "transpose_b")
     try:
-        y = _gemm.matmul(a, b, transpose_a, transpose_b, None, False)
+        y = _gemm.matmul(a, b, transpose_a, transpose_b, None, 0)
         if y is None:
             a, b = floats(("a", "b"), a, b)
             elements(_product_shape(a, b, transpose_a, transpose_b), "the product of a and b")
-            y = _gemm.matmul(a, b, transpose_a, transpose_b, None, False)
+            y = _gemm.matmul(a, b, transpose_a, transpose_b, None, 0)
             assert y is not None
     except MemoryError:
         shape = np.shape(a)[1 if transpose_a else 0], np.shape(b)[0 if transpose_b else 1]
@@ -138,9 +138,9 @@ def dense(x: ArrayLike, kernel: ArrayLike, bias: ArrayLike | None = None, activa
     [[0.0, 2.0]]
     """
     activation = checked_activation(activation)
-    relu = activation == "relu"
+    fused = FUSED.get(activation, 0)
     try:
-        y = _gemm.matmul(x, kernel, False, False, bias, relu)
+        y = _gemm.matmul(x, kernel, False, False, bias, fused)
         if y is None:
             x, kernel, bias = floats(("x", "kernel", "bias"), x, kernel, bias, optional=1)
             _check(x, kernel)
@@ -148,13 +148,13 @@ def dense(x: ArrayLike, kernel: ArrayLike, bias: ArrayLike | None = None, activa
                 like(bias, kernel.shape[1:], "bias")
             shape = *x.shape[:-1], kernel.shape[1]
             elements(shape, "the result of x and kernel")
-            y = _gemm.matmul(_rows(x), kernel, False, False, bias, relu)
+            y = _gemm.matmul(_rows(x), kernel, False, False, bias, fused)
             assert y is not None
             y = y.reshape(shape)
     except MemoryError:
         shape = *np.shape(x)[:-1], np.shape(kernel)[-1]
         raise no_memory(shape, x=np.shape(x), kernel=np.shape(kernel)) from None
-    return y if relu else apply_in_place(y, activation)
+    return y if fused else apply_in_place(y, activation)
 
 
 def _rows(x: FloatArray) -> FloatArray:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -10,7 +12,7 @@ from numpy.typing import ArrayLike
 from .._core import _elementwise as _kernels
 from ..arguments import choice
 from ._arrays import FloatArray, flag, floats, like, number
-from .activations import apply_in_place, checked_activation
+from .activations import apply_in_place, bound_activation, checked_activation
 
 
 def _channels(x: FloatArray, name: str) -> tuple[int]:
@@ -169,11 +171,45 @@ def batch_normalization(
         like(value, channels, name)
     y = np.empty_like(x)
     relu = activation == "relu"
-    _kernels.normalize(x, mean, scale * _inverse_deviation(variance, variance_epsilon), offset, relu, y)
+    _kernels.normalize(x, mean, scale * inverse_deviation(variance, variance_epsilon), offset, relu, y)
     return y if relu else apply_in_place(y, activation)
 
 
-def _inverse_deviation(variance: FloatArray, variance_epsilon: float) -> FloatArray:
+def bound_batch_normalization(
+    x: FloatArray, mean: FloatArray, scale: FloatArray, offset: FloatArray, activation: str | None, out: FloatArray
+) -> Callable[[], None]:
+    """Return a function that writes activation((x - mean) * scale + offset) to an array of the shape of x, or to x.
+
+    Parameters
+    ----------
+    x, out
+        (..., C), C-ordered, of one float type.
+    mean, scale, offset
+        (C,), likewise.
+    activation
+        One of :data:`fastcnn.nn.ACTIVATIONS`, or None.
+    """
+    relu = activation == "relu"
+    normalize = partial(_kernels.normalize, x, mean, scale, offset, relu, out)
+    if relu or activation is None:
+        return normalize
+    activate = bound_activation(activation, out, out)
+
+    def both() -> None:
+        normalize()
+        activate()
+
+    return both
+
+
+def inverse_deviation(variance: FloatArray, variance_epsilon: float) -> FloatArray:
+    """Return 1 / sqrt(variance + epsilon), (C,).
+
+    Raises
+    ------
+    TypeError, ValueError
+        If that is not a positive number for every channel.
+    """
     shifted = variance + variance.dtype.type(number(variance_epsilon, "variance_epsilon", 0.0, np.inf))
     if (shifted <= 0).any():
         raise ValueError(
@@ -244,7 +280,7 @@ def batch_normalization_backward(
     offset = mean if offset is None else offset
     for name, value in (("mean", mean), ("variance", variance), ("scale", scale), ("offset", offset)):
         like(value, channels, name)
-    inverse = _inverse_deviation(variance, variance_epsilon)
+    inverse = inverse_deviation(variance, variance_epsilon)
     slopes = scale * inverse
     doffset, dot = np.empty(channels, x.dtype), np.empty(channels, x.dtype)
     _kernels.normalize_sums(grad, x, mean, slopes, offset, relu, doffset, dot)

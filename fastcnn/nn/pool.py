@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
+from collections.abc import Callable
+from functools import lru_cache, partial
 from typing import Any
 
 import numpy as np
@@ -71,6 +72,32 @@ def _backward(
         raise no_memory(input_shape, input_shape=input_shape) from None
     _pool.backward(geometry, grad, dinput, argmax is None, dinput, argmax)
     return dinput
+
+
+def bound_pool(
+    x: FloatArray, ksize: Any, strides: Any, padding: Any, average: bool, out: FloatArray
+) -> Callable[[], None]:
+    """Return a function that writes the maxima or means of windows of an array to another.
+
+    Parameters
+    ----------
+    x
+        (N, H, W, C), C-ordered.
+    ksize, strides, padding
+        As in :func:`max_pool`.
+    average
+        Whether it is the mean that is wanted.
+    out
+        (N, H', W', C), C-ordered, of the same float type.
+
+    Raises
+    ------
+    TypeError, ValueError
+        Naming the argument that does not fit.
+    """
+    geometry, shape = _geometry(x.shape, ksize, strides, padding)
+    like(out, shape, "out")
+    return partial(_pool.forward, geometry, x, average, out, None)
 
 
 def _must_fit_bytes(geometry: _pool.Geometry, ksize: Any) -> None:

@@ -37,8 +37,7 @@ FC_INLINE void depthwise_pixels(const fc_depthwise *t, ptrdiff_t c, ptrdiff_t le
         FC_UNROLL for (int j = 0; j < count; j++) sum[j] += load_left((const FC_T *)(xk[j / 3] + j % 3 * step), left) * wk;
     }
     FC_UNROLL for (int j = 0; j < count; j++) {
-        if (relu) sum[j] = vrelu(sum[j]);
-        store_left((FC_T *)(y + j * y_step), sum[j], left);
+        store_left((FC_T *)(y + j * y_step), clamp(sum[j], relu), left);
     }
 }
 
@@ -93,8 +92,7 @@ FC_INLINE void depthwise_grid(const fc_depthwise *t, ptrdiff_t c, ptrdiff_t left
         }
     }
     FC_UNROLL for (int j = 0; j < count; j++) {
-        if (relu) sum[j] = vrelu(sum[j]);
-        store_left((FC_T *)(y + j * y_step), sum[j], left);
+        store_left((FC_T *)(y + j * y_step), clamp(sum[j], relu), left);
     }
 }
 

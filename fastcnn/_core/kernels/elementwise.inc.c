@@ -78,7 +78,7 @@ FC_INLINE vec vgated_slope(vec x_dz, vec z) {
 
 FC_INLINE vec vhard_sigmoid(vec x) {
     const vec up = x + (FC_T)3;
-    return blend(up > (FC_T)6, splat((FC_T)6), vrelu(up)) / (FC_T)6;
+    return vrelu6(up) / (FC_T)6;
 }
 
 FC_INLINE vec vhard_swish(vec x) {

@@ -22,8 +22,7 @@ FC_INLINE vec tile_residual(const fc_tile *t, ptrdiff_t m, ptrdiff_t j) {
 FC_INLINE void tile_finish(const fc_tile *t, ptrdiff_t m, ptrdiff_t j, vec v) {
     FC_T *c = (FC_T *)(t->c + m * t->c_row) + j * VL;
     ptrdiff_t left = t->columns - j * VL;
-    if (t->relu) v = vrelu(v);
-    if (left > 0) store_left(c, v, left);
+    if (left > 0) store_left(c, clamp(v, t->relu), left);
 }
 
 /* Rows are addressed from every third one, at +0, +1 and +2 row strides: x86 forms these in the load itself,
@@ -111,7 +110,7 @@ TILE(2, 4) TILE(3, 4) TILE(4, 4) TILE(5, 4) TILE(6, 4)
 FC_INLINE void FC_NAME(add_pass)(const fc_tile *t, ptrdiff_t k, const int rows, const int depth) {
     const FC_T *b[8];
     FC_T a[4][8];
-    const int goes_on = k > 0 || t->accumulate, relu = t->relu && k + depth == t->run_length;
+    const int goes_on = k > 0 || t->accumulate, relu = k + depth == t->run_length ? t->relu : 0;
     FC_UNROLL for (int i = 0; i < depth; i++) {
         b[i] = (const FC_T *)(t->b + (k + i) * t->b_step);
         FC_UNROLL for (int m = 0; m < rows; m++)
@@ -126,7 +125,7 @@ FC_INLINE void FC_NAME(add_pass)(const fc_tile *t, ptrdiff_t k, const int rows, 
             FC_T *c = (FC_T *)(t->c + m * t->c_row) + n;                                             \
             vec sum = goes_on ? LOAD(c LEFT) : t->bias ? LOAD((const FC_T *)t->bias + n LEFT) : (vec){0}; \
             FC_UNROLL for (int i = 0; i < depth; i++) sum += a[m][i] * bn[i];                        \
-            STORE(c, relu ? vrelu(sum) : sum LEFT);                                                  \
+            STORE(c, clamp(sum, relu) LEFT);                                                         \
         }                                                                                            \
     }
     ptrdiff_t n = 0;
@@ -179,6 +178,7 @@ FC_INLINE void FC_NAME(dot_finish)(const fc_dot *t, ptrdiff_t m, const vec *acc,
     FC_UNROLL for (int n = 0; n < columns; n++) {
         if (t->bias) sums[n] += ((const FC_T *)t->bias)[n];
         if (t->relu && sums[n] < 0) sums[n] = 0;
+        if (t->relu == 2 && sums[n] > 6) sums[n] = 6;
         c[n] = sums[n];
     }
 }

@@ -23,7 +23,7 @@
  * The reduction is n_runs runs of run_length elements: element k of run r of row m lies at
  * a + runs[r] + m * a_row + k * a_step, and the matching row of B follows at every b_step, over all runs.
  * start is the bias (NULL: zero) plus, where residual is not 0, what lies so many bytes from C, laid out as C; or C
- * itself where accumulate is set.  relu clamps below at zero, NaN stays.
+ * itself where accumulate is set.  relu clamps below at zero, where it is 2 also above at six; NaN stays.
  * Tail rule: B and bias are read in whole vectors; C and residual only in their first `columns` columns.
  * Overwrites C; every element is one chain of fused multiply-adds in the order of k, in every tile shape,
  * so that results do not depend on how the drivers cut the work. */

@@ -53,6 +53,8 @@
 #define store_left FC_NAME(store_left)
 #define last_lanes FC_NAME(last_lanes)
 #define vrelu FC_NAME(vrelu)
+#define vrelu6 FC_NAME(vrelu6)
+#define clamp FC_NAME(clamp)
 #define sum_lanes FC_NAME(sum_lanes)
 #define fold FC_NAME(fold)
 #define sum_lanes_of_4 FC_NAME(sum_lanes_of_4)
@@ -69,6 +71,8 @@ FC_INLINE void store(FC_T *p, vec v) { *(vec_at *)p = v; }
 FC_INLINE vec splat(FC_T x) { return x - (vec){0}; }
 FC_INLINE vec blend(mask m, vec yes, vec no) { return (vec)(((mask)yes & m) | ((mask)no & ~m)); }
 FC_INLINE vec vrelu(vec x) { return blend(x < (FC_T)0, (vec){0}, x); } /* NaN stays */
+FC_INLINE vec vrelu6(vec x) { return blend(x > (FC_T)6, splat((FC_T)6), vrelu(x)); }
+FC_INLINE vec clamp(vec x, int relu) { return relu == 1 ? vrelu(x) : relu ? vrelu6(x) : x; }
 
 /* The first n < VL lanes; the others are read as zero and not written. */
 #if FC_MASKED_MOVES == 64

@@ -162,7 +162,7 @@ FC_INLINE void winograd_pixels(const fc_winograd *t, const int points, const int
                 char *y = t->y + i * t->y_row + j * t->y_col;
                 vec sum = v[j] + start;
                 if (residual) sum += load_left((const FC_T *)(y + residual) + c, t->channels - c);
-                store_left((FC_T *)y + c, relu ? vrelu(sum) : sum, t->channels - c);
+                store_left((FC_T *)y + c, clamp(sum, relu), t->channels - c);
             }
         }
     }

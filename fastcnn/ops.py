@@ -1,0 +1,338 @@
+"""Ops: what layers compute in inference, as data that a plan can fuse, and bind to arrays.
+
+A layer says by ``Layer.lowered`` which ops it is made of, with its weights in them. Two that follow each other become
+one where there is a kernel for both: ``then`` says which.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from . import nn
+from .nn.activations import bound_activation
+from .nn.normalization import bound_batch_normalization, inverse_deviation
+from .nn.pool import bound_pool
+
+Array = NDArray[Any]
+Run = Callable[[], Any]
+Pads = tuple[tuple[int, int], tuple[int, int]]
+
+
+class Op:
+    """One step of inference: of arrays of known shapes, without a state."""
+
+    #: What summaries call it.
+    kind: str = ""
+    #: What it is computed with, where there is a choice, once it is bound.
+    algorithm: str = ""
+
+    def then(self, after: Op) -> Op | None:
+        """Return the op that gives at once what another makes of this one's result, None where there is none."""
+        return None
+
+    def plus(self) -> Op | None:
+        """Return the op that adds one more array, its last, to its result; None where there is none."""
+        return None
+
+    def weight_bytes(self) -> int:
+        """Return the bytes of what it reads besides its inputs, once it is prepared."""
+        return 0
+
+    def prepared(self, shapes: Sequence[tuple[int, ...]], dtype: np.dtype[Any]) -> Op:
+        """Return the same op for inputs of these shapes, with all done that needs to be done but once."""
+        return self
+
+    def bound(self, inputs: Sequence[Array], out: Array) -> Run:
+        """Return a function that computes the op from arrays, as they then are, into another."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class Activation(Op):
+    """An activation by name; the parameter is that of a leaky or a clipped relu, None for the name's own."""
+
+    name: str
+    parameter: float | None = None
+
+    kind = "activation"
+
+    def named(self) -> str | None:
+        """Return the name where it says all there is."""
+        return self.name if self.parameter is None else None
+
+    def bound(self, inputs: Sequence[Array], out: Array) -> Run:
+        """Return a function that applies it; out may be the input."""
+        return bound_activation(self.name, inputs[0], out, self.parameter)
+
+
+@dataclass(frozen=True)
+class Same(Op):
+    """The input's numbers in another shape, or in the same: nothing to compute."""
+
+    kind = "view"
+
+
+@dataclass(frozen=True)
+class Padding(Op):
+    """Zeros around images."""
+
+    pads: Pads
+
+    kind = "pad"
+
+    def then(self, after: Op) -> Op | None:
+        """Leave the padding to a convolution."""
+        if isinstance(after, Convolution):
+            (top, bottom), (left, right) = self.pads
+            rows, cols = after.pads
+            return replace(after, pads=((top + rows[0], bottom + rows[1]), (left + cols[0], right + cols[1])))
+        return None
+
+    def bound(self, inputs: Sequence[Array], out: Array) -> Run:
+        """Return a function that writes the zeros and the images."""
+        (top, bottom), (left, right) = self.pads
+        inside = out[:, top : out.shape[1] - bottom, left : out.shape[2] - right]
+
+        def pad() -> None:
+            out.fill(0)
+            np.copyto(inside, inputs[0])
+
+        return pad
+
+
+@dataclass(frozen=True)
+class Normalization(Op):
+    """Batch normalisation by running statistics: (x - mean) * scale + offset, of each channel."""
+
+    mean: Array
+    scale: Array
+    offset: Array
+    activation: str | None = None
+
+    kind = "normalize"
+
+    @classmethod
+    def of(cls, mean: Array, variance: Array, epsilon: float, gamma: Array, beta: Array) -> Normalization:
+        """Return the normalisation with these statistics and factors."""
+        return cls(mean, gamma * inverse_deviation(variance, epsilon), beta)
+
+    def then(self, after: Op) -> Op | None:
+        """Take over an activation by name."""
+        if isinstance(after, Activation) and self.activation is None and after.named():
+            return replace(self, activation=after.named())
+        return None
+
+    def weight_bytes(self) -> int:
+        """Return the bytes of what is added and multiplied."""
+        return self.mean.nbytes + self.scale.nbytes + self.offset.nbytes
+
+    def bound(self, inputs: Sequence[Array], out: Array) -> Run:
+        """Return a function that normalises; out may be the input."""
+        return bound_batch_normalization(inputs[0], self.mean, self.scale, self.offset, self.activation, out)
+
+
+@dataclass(frozen=True)
+class Convolution(Op):
+    """activation(conv(x, kernel) + bias), plus a second input where there is a residual; or, of rows, x @ kernel.
+
+    A dense layer is a convolution of 1x1 pixels.
+    """
+
+    kernel: Array  # (R, S, C / groups, K)
+    bias: Array | None
+    strides: tuple[int, int] = (1, 1)
+    pads: Pads = ((0, 0), (0, 0))
+    dilations: tuple[int, int] = (1, 1)
+    groups: int = 1
+    activation: str | None = None
+    residual: bool = False
+    ready: nn.PreparedConv2D | None = field(default=None, compare=False)
+
+    @property
+    def kind(self) -> str:  # type: ignore[override]
+        """Say what sort of convolution it is."""
+        if self.ready is not None and self.ready.input_shape[1:3] == self.kernel.shape[:2] == (1, 1):
+            return "dense"
+        rows, cols = self.kernel.shape[:2]
+        name = f"depthwise {rows}x{cols}" if self.groups == self.kernel.shape[3] > 1 else f"conv {rows}x{cols}"
+        return name if self.strides == (1, 1) else f"{name}/{self.strides[0]}"
+
+    @property
+    def algorithm(self) -> str:  # type: ignore[override]
+        """Name what it is prepared for."""
+        return "" if self.ready is None or self.kind == "dense" else self.ready.algorithm
+
+    def then(self, after: Op) -> Op | None:
+        """Take over an activation by name, or a normalisation, which is folded into kernel and bias."""
+        if self.activation is not None:
+            return None
+        if isinstance(after, Activation) and after.named():
+            return replace(self, activation=after.named())
+        if isinstance(after, Normalization) and not self.residual:
+            # In double precision: what is folded is then rounded once.
+            scale = after.scale.astype(np.float64)
+            bias = (0.0 if self.bias is None else self.bias.astype(np.float64)) - after.mean
+            return replace(
+                self,
+                kernel=(self.kernel * scale).astype(self.kernel.dtype),
+                bias=(bias * scale + after.offset).astype(self.kernel.dtype),
+                activation=after.activation,
+            )
+        return None
+
+    def plus(self) -> Op | None:
+        """Make the sum on the way."""
+        return replace(self, residual=True) if self.activation is None and not self.residual else None
+
+    def weight_bytes(self) -> int:
+        """Return the bytes of the packed kernel and the bias."""
+        return 0 if self.ready is None else self.ready.nbytes
+
+    def prepared(self, shapes: Sequence[tuple[int, ...]], dtype: np.dtype[Any]) -> Op:
+        """Pack or transform the filters."""
+        ready = nn.PreparedConv2D(
+            self.kernel,
+            _images(shapes[0]),
+            self.strides,
+            self.pads,
+            self.dilations,
+            self.groups,
+            self.bias,
+            self.activation,
+        )
+        return replace(self, ready=ready)
+
+    def bound(self, inputs: Sequence[Array], out: Array) -> Run:
+        """Return a function that convolves."""
+        assert self.ready is not None
+        images = [array.reshape(_images(array.shape)) for array in (*inputs, out)]
+        residual = images[1] if self.residual else None
+        return self.ready.bound(images[0], images[-1], residual)
+
+
+def _images(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Return the shape of the same rows of channels as images."""
+    return shape if len(shape) == 4 else (math.prod(shape[:-1]), 1, 1, shape[-1])
+
+
+@dataclass(frozen=True)
+class Pool(Op):
+    """The maximum or mean of windows; of the whole image where size is None."""
+
+    average: bool
+    size: tuple[int, int] | None
+    strides: tuple[int, int] | None = None
+    padding: Any = "valid"
+
+    @property
+    def kind(self) -> str:  # type: ignore[override]
+        """Say which pooling it is."""
+        name = "avg pool" if self.average else "max pool"
+        return f"global {name}" if self.size is None else f"{name} {self.size[0]}x{self.size[1]}"
+
+    def bound(self, inputs: Sequence[Array], out: Array) -> Run:
+        """Return a function that pools."""
+        x = inputs[0]
+        size: Any = x.shape[1:3] if self.size is None else self.size
+        if self.size is None:
+            out = out.reshape(x.shape[0], 1, 1, x.shape[3])
+        return bound_pool(x, size, self.strides, self.padding, self.average, out)
+
+
+@dataclass(frozen=True)
+class Elementwise(Op):
+    """The sum or product of inputs, which broadcast, and an activation of it."""
+
+    function: np.ufunc
+    activation: str | None = None
+
+    @property
+    def kind(self) -> str:  # type: ignore[override]
+        """Name the function."""
+        return self.function.__name__
+
+    def then(self, after: Op) -> Op | None:
+        """Take over an activation by name."""
+        if isinstance(after, Activation) and self.activation is None and after.named():
+            return replace(self, activation=after.named())
+        return None
+
+    def bound(self, inputs: Sequence[Array], out: Array) -> Run:
+        """Return a function that takes the inputs together, from left to right."""
+        first = inputs[0]
+        steps: list[Run] = []
+        for other in inputs[1:]:
+            steps.append(partial(self.function, first, other, out))
+            first = out
+        if self.activation is not None:
+            steps.append(bound_activation(self.activation, out, out))
+        return _in_turn(steps)
+
+
+@dataclass(frozen=True)
+class Concatenation(Op):
+    """The inputs side by side along an axis."""
+
+    axis: int
+
+    kind = "concat"
+
+    def bound(self, inputs: Sequence[Array], out: Array) -> Run:
+        """Return a function that copies each to its place."""
+        ends = np.cumsum([x.shape[self.axis] for x in inputs])
+        places = np.split(out, ends[:-1], self.axis)
+        return _in_turn([partial(np.copyto, place, x) for place, x in zip(places, inputs, strict=True)])
+
+
+class Inferring(Protocol):
+    """What is needed of a layer that is run as it is."""
+
+    name: str | None
+    many_inputs: bool
+
+    def infer(self, x: Any) -> Array:
+        """Return the result."""
+
+
+@dataclass(frozen=True)
+class Opaque(Op):
+    """A layer that is called as it is, and whose result is copied to where the plan wants it."""
+
+    layer: Inferring
+
+    @property
+    def kind(self) -> str:  # type: ignore[override]
+        """Name the layer's class."""
+        return type(self.layer).__name__
+
+    def bound(self, inputs: Sequence[Array], out: Array) -> Run:
+        """Return a function that calls the layer."""
+        layer = self.layer
+        x: Any = list(inputs) if layer.many_inputs else inputs[0]
+
+        def call() -> None:
+            y = layer.infer(x)
+            if y.shape != out.shape:
+                raise ValueError(f"layer {layer.name} must give a result of shape {out.shape}, got {y.shape}")
+            np.copyto(out, y)
+
+        return call
+
+
+def _in_turn(steps: list[Run]) -> Run:
+    """Return a function that calls others."""
+    if len(steps) == 1:
+        return steps[0]
+
+    def run() -> None:
+        for step in steps:
+            step()
+
+    return run

@@ -1,0 +1,430 @@
+"""Inference plans: a network for batches of one size, with everything done beforehand that can be.
+
+``lower`` turns the calls of a graph into ops (ops.py) and fuses what follows each other: batch normalisation goes into
+the convolution before it, bias, activation and a residual sum into its last pass, layers without an effect disappear.
+A :class:`Plan` prepares the ops for one batch size (algorithms chosen, filters packed or transformed) and gives every
+value between them a place in one block of memory, the arena, by how long it is needed. What is left for a prediction
+is to run through a list of functions that are bound to their arrays: nothing is checked, and nothing allocated but the
+results.
+
+A plan holds copies of weights. So they are read-only while it is used (``Layer.freeze``), and :class:`Plans` makes a
+new one where they have been changed.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .graph import Graph
+from .layers.base import Changes, Layer, Shape
+from .ops import Activation, Elementwise, Normalization, Op, Opaque, Run, Same
+
+Array = NDArray[Any]
+
+# Bytes to which places in the arena are rounded: a cache line.
+LINE = 64
+# Of layers' names in a summary, which then fits into 80 columns.
+NAME_COLUMNS = 18
+
+
+@dataclass
+class Step:
+    """An op, the numbers of the values that it takes and of the one it gives, and the layers that it stands for."""
+
+    op: Op
+    sources: tuple[int, ...]
+    target: int
+    layers: list[str]
+    flops: int  # for one sample
+
+
+@dataclass
+class Lowered:
+    """The ops of a network, fused, and the shapes (None, ...) of its values."""
+
+    steps: list[Step]
+    shapes: dict[int, Shape]
+    inputs: int
+    outputs: list[int]
+
+
+def lower(graph: Graph, shapes: Sequence[Shape]) -> Lowered:
+    """Return what a graph whose values have these shapes computes in inference."""
+    fusing = _Fusing(graph, shapes)
+    for call in graph.calls:
+        given = call.argument(shapes)
+        flops = call.layer.count_flops(given, shapes[call.target])
+        ops = _ops_of(call.layer, given)
+        sources = call.sources
+        for op in ops:
+            target = call.target if op is ops[-1] else fusing.new_value(shapes[call.target])
+            fusing.add(Step(op, sources, target, [str(call.layer.name)], flops))
+            sources, flops = (target,), 0
+    return fusing.lowered()
+
+
+def _ops_of(layer: Layer, shape: Any) -> Sequence[Op]:
+    own = [cls for cls in type(layer).__mro__ if cls.__module__.partition(".")[0] != __name__.partition(".")[0]]
+    overrides = any("forward" in vars(cls) or "apply" in vars(cls) for cls in own)
+    if overrides and not any("lowered" in vars(cls) for cls in own):
+        return [Opaque(layer)]
+    return layer.lowered(shape)
+
+
+class _Fusing:
+    """A list of steps, each of which is fused with an earlier one where that can be."""
+
+    def __init__(self, graph: Graph, shapes: Sequence[Shape]) -> None:
+        self._graph = graph
+        self._shapes = dict(enumerate(shapes))
+        self._steps: list[Step] = []
+        # Where a value is made, for how many it is made, and which other value it is the same as.
+        self._makers: dict[int, int] = {}
+        self._uses = {value: 0 for value in self._shapes}
+        self._same: dict[int, int] = {}
+        for value in [*graph.outputs, *(source for call in graph.calls for source in call.sources)]:
+            self._uses[value] += 1
+
+    def new_value(self, shape: Shape) -> int:
+        """Return the number of a value between the ops of one layer."""
+        value = len(self._shapes)
+        self._shapes[value] = shape
+        self._uses[value] = 1
+        return value
+
+    def add(self, step: Step) -> None:
+        """Add a step, or make an earlier one do its work."""
+        step.sources = tuple(self._same.get(source, source) for source in step.sources)
+        if isinstance(step.op, Same) and self._shapes[step.sources[0]] == self._shapes[step.target]:
+            source = step.sources[0]
+            self._same[step.target] = source
+            self._uses[source] += self._uses[step.target] - 1
+        elif not self._join(step):
+            self._makers[step.target] = len(self._steps)
+            self._steps.append(step)
+
+    def _join(self, step: Step) -> bool:
+        for index, source in sorted(
+            ((self._makers[s], s) for s in step.sources if s in self._makers and self._uses[s] == 1), reverse=True
+        ):
+            maker = self._steps[index]
+            op: Op | None = None
+            others: tuple[int, ...] = ()
+            if len(step.sources) == 1:
+                op = maker.op.then(step.op)
+            elif self._is_sum_of_two(step):
+                others = tuple(s for s in step.sources if s != source)
+                if all(self._makers.get(other, -1) < index for other in others):
+                    op = maker.op.plus()
+            if op is not None:
+                maker.op, maker.sources, maker.target = op, maker.sources + others, step.target
+                maker.layers += [name for name in step.layers if name not in maker.layers]
+                maker.flops += step.flops
+                self._makers[step.target] = index
+                return True
+        return False
+
+    def _is_sum_of_two(self, step: Step) -> bool:
+        shapes = {self._shapes[source] for source in step.sources}
+        is_sum = isinstance(step.op, Elementwise) and step.op.function is np.add and step.op.activation is None
+        return is_sum and len(step.sources) == len(set(step.sources)) == 2 and len(shapes) == 1
+
+    def lowered(self) -> Lowered:
+        """Return the steps that are left."""
+        outputs = [self._same.get(output, output) for output in self._graph.outputs]
+        return Lowered(self._steps, self._shapes, self._graph.inputs, outputs)
+
+
+class StepProfile(NamedTuple):
+    """What a step of a plan is, and what it costs, for the whole batch."""
+
+    #: What it computes: "conv 3x3", "max pool 2x2", ...
+    op: str
+    #: The layers that it stands for.
+    layers: tuple[str, ...]
+    #: Of its result, (N, ...).
+    shape: tuple[int, ...]
+    #: "direct", "winograd-4x4", "depthwise", or "" where there is no choice.
+    algorithm: str
+    #: Additions and multiplications that the layers' definition takes, whatever the algorithm, activations aside.
+    flops: int
+    #: Of what it reads, weights as they are packed included, and of what it writes.
+    bytes: int
+    #: Of its fastest run in the last ``profile``, or None.
+    seconds: float | None
+
+    @property
+    def title(self) -> str:
+        """The op, and with what it is computed where that says more."""
+        return self.op if not self.algorithm or self.op.startswith(self.algorithm) else f"{self.op} {self.algorithm}"
+
+
+class _Context:
+    """An arena, and the steps bound to their places in it: what one thread works with at a time."""
+
+    def __init__(self, plan: Plan) -> None:
+        room = np.empty(plan.arena_bytes + LINE, np.uint8)
+        first = -room.ctypes.data % LINE
+        values: dict[int, Array] = {}
+        for value, offset in plan.places.items():
+            shape = plan.shape(value)
+            begin = first + offset
+            size = math.prod(shape) * plan.dtype.itemsize
+            values[value] = room[begin : begin + size].view(plan.dtype).reshape(shape)
+        self.inputs = [values[i] for i in range(plan.lowered.inputs)]
+        self.outputs = [values[output] for output in plan.lowered.outputs]
+        self.runs: list[Run] = []
+        for step, op in zip(plan.lowered.steps, plan.ops, strict=True):
+            if not isinstance(op, Same):
+                self.runs.append(op.bound([values[source] for source in step.sources], values[step.target]))
+
+
+class Plan:
+    """How a network computes batches of one size; made by :meth:`fastcnn.Model.plan`.
+
+    Several threads may use one plan at a time.
+
+    Examples
+    --------
+    >>> import numpy as np, fastcnn
+    >>> from fastcnn.layers import BatchNormalization, Conv2D, Flatten, ReLU
+    >>> model = fastcnn.Sequential(
+    ...     [fastcnn.Input((8, 8, 3)), Conv2D(4, 3, use_bias=False), BatchNormalization(), ReLU(), Flatten()]
+    ... )
+    >>> [step.layers for step in model.plan((1, 8, 8, 3)).steps]
+    [('conv2d', 'batch_normalization', 're_lu'), ('flatten',)]
+    """
+
+    def __init__(self, lowered: Lowered, batch: int, dtype: str) -> None:
+        self.lowered = lowered
+        self.batch = batch
+        self.dtype = np.dtype(dtype)
+        self.ops = [
+            step.op.prepared([self.shape(source) for source in step.sources], self.dtype) for step in lowered.steps
+        ]
+        places = _Places(self)
+        #: Where in the arena each value begins.
+        self.places = places.offsets
+        #: Bytes of memory that a thread's activations take, inputs included.
+        self.arena_bytes = places.nbytes
+        #: The most bytes of values that are needed at one time: no arena can be smaller.
+        self.least_bytes = places.least_bytes
+        self._waiting: list[_Context] = []
+        self._seconds: list[float] | None = None
+
+    def shape(self, value: int) -> tuple[int, ...]:
+        """Return a value's shape, with the batch."""
+        return (self.batch, *(n or 0 for n in self.lowered.shapes[value][1:]))
+
+    def run(self, inputs: Sequence[Array]) -> list[Array]:
+        """Return new arrays with the outputs for inputs, arrays (N, ...) of the plan's batch size."""
+        try:
+            context = self._waiting.pop()
+        except IndexError:
+            context = _Context(self)
+        try:
+            for place, x in zip(context.inputs, inputs, strict=True):
+                place[...] = x
+            for run in context.runs:
+                run()
+            return [output.copy() for output in context.outputs]
+        finally:
+            self._waiting.append(context)
+
+    def profile(self, inputs: Sequence[Array], repeats: int) -> list[StepProfile]:
+        """Run a few times, and return the steps with the time that each took when it was fastest."""
+        context = _Context(self)
+        best = [math.inf] * len(context.runs)
+        for _ in range(repeats):
+            for place, x in zip(context.inputs, inputs, strict=True):
+                place[...] = x
+            for index, run in enumerate(context.runs):
+                start = time.perf_counter()
+                run()
+                best[index] = min(best[index], time.perf_counter() - start)
+        self._seconds = best
+        return self.steps
+
+    @property
+    def steps(self) -> list[StepProfile]:
+        """The steps in their order."""
+        seconds: Iterator[float] | None = None if self._seconds is None else iter(self._seconds)
+        rows = []
+        for step, op in zip(self.lowered.steps, self.ops, strict=True):
+            is_view = isinstance(op, Same)
+            arrays = [math.prod(self.shape(value)) * self.dtype.itemsize for value in (*step.sources, step.target)]
+            spent = None if seconds is None else 0.0 if is_view else next(seconds)
+            rows.append(
+                StepProfile(
+                    op.kind,
+                    tuple(step.layers),
+                    self.shape(step.target),
+                    op.algorithm,
+                    step.flops * self.batch,
+                    0 if is_view else sum(arrays) + op.weight_bytes(),
+                    spent,
+                )
+            )
+        return rows
+
+    def summary(self, print_fn: Callable[[str], Any] = print) -> None:
+        """Print a table of the steps; after ``model.profile`` with the time of each and its share.
+
+        Parameters
+        ----------
+        print_fn
+            What is called with each line.
+        """
+        steps = self.steps
+        total = sum(step.seconds or 0.0 for step in steps)
+        timed = self._seconds is not None
+        head = ["layers", "op", "result", "MFLOP", "MB", *(["us", "%"] if timed else [])]
+        rows = []
+        for step in steps:
+            size = "x".join(map(str, step.shape[1:]))
+            row = [_shortened(step.layers), step.title, size, _figure(step.flops / 1e6), _figure(step.bytes / 1e6)]
+            if step.seconds is not None:
+                row += [_figure(step.seconds * 1e6), f"{100 * step.seconds / (total or 1):.1f}"]
+            rows.append(row)
+        for line in _table(head, rows, numbers_from=3):
+            print_fn(line)
+        flops = sum(step.flops for step in steps)
+        print_fn(
+            f"{len(steps)} steps for a batch of {self.batch}: {flops / 1e6:,.1f} MFLOP"
+            + (f" in {total * 1e6:,.1f} us" if timed else "")
+        )
+        print_fn(
+            f"activations in {self.arena_bytes / 1e6:.2f} MB, of which {self.least_bytes / 1e6:.2f} MB are needed at once"
+        )
+
+
+def _shortened(names: tuple[str, ...]) -> str:
+    more = "" if len(names) == 1 else f" +{len(names) - 1}"
+    room = NAME_COLUMNS - len(more)
+    return (names[0] if len(names[0]) <= room else names[0][: room - 1] + "~") + more
+
+
+def _figure(value: float) -> str:
+    return f"{value:.2f}" if value < 100 else f"{value:.0f}"
+
+
+def _table(head: list[str], rows: list[list[str]], numbers_from: int) -> Iterator[str]:
+    widths = [max(len(row[i]) for row in [head, *rows]) for i in range(len(head))]
+
+    def line(cells: list[str]) -> str:
+        return " ".join(
+            f"{cell:>{width}}" if i >= numbers_from else f"{cell:{width}}"
+            for i, (cell, width) in enumerate(zip(cells, widths, strict=True))
+        ).rstrip()
+
+    yield line(head)
+    yield "-" * (sum(widths) + len(widths) - 1)
+    yield from map(line, rows)
+
+
+class _Places:
+    """Where values lie in the arena: the largest first, each at the lowest place that is free for as long as it lives.
+
+    That is the greedy rule "by size" of Pisarchyk and Lee, "Efficient memory management for deep neural net
+    inference", 2020.
+    """
+
+    def __init__(self, plan: Plan) -> None:
+        steps = plan.lowered.steps
+        end = len(steps)
+        # A value that is another one in another shape, or that may be written over it, lies where that one does.
+        owner: dict[int, int] = {value: value for value in range(plan.lowered.inputs)}
+        first: dict[int, int] = {value: -1 for value in owner}
+        last: dict[int, int] = {}
+        for index, step in enumerate(steps):
+            for source in step.sources:
+                last[source] = index
+            first[step.target] = index
+        for output in plan.lowered.outputs:
+            last[output] = end
+        for index, step in enumerate(steps):
+            source = step.sources[0]
+            root = owner[source]
+            if isinstance(step.op, Same) or (
+                isinstance(step.op, (Activation, Normalization))
+                and all(last.get(value, -1) <= index for value, at in owner.items() if at == root)
+            ):
+                owner[step.target] = root
+            else:
+                owner[step.target] = step.target
+        spans: dict[int, tuple[int, int]] = {}
+        for value, root in owner.items():
+            begin, until = spans.get(root, (first[value], -1))
+            spans[root] = min(begin, first[value]), max(until, last.get(value, first[value]))
+        sizes = {root: -(-math.prod(plan.shape(root)) * plan.dtype.itemsize // LINE) * LINE for root in spans}
+        placed: list[tuple[int, int, int, int]] = []
+        offsets: dict[int, int] = {}
+        for root in sorted(spans, key=lambda root: (-sizes[root], root)):
+            begin, until = spans[root]
+            place = 0
+            for low, high, since, till in placed:  # by where they begin
+                if since <= until and begin <= till:
+                    if low - place >= sizes[root]:
+                        break
+                    place = max(place, high)
+            offsets[root] = place
+            placed.append((place, place + sizes[root], begin, until))
+            placed.sort()
+        self.offsets = {value: offsets[root] for value, root in owner.items()}
+        self.nbytes = max((offsets[root] + sizes[root] for root in spans), default=0)
+        self.least_bytes = max(
+            sum(sizes[root] for root, (begin, until) in spans.items() if begin <= index <= until)
+            for index in range(-1, end + 1)
+        )
+
+
+class Plans:
+    """The plans of one model, by batch size; they follow its weights, and there are never more than ``MOST``."""
+
+    MOST = 8
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._forget()
+
+    def _forget(self) -> None:
+        self._plans: dict[int, Plan] = {}
+        self._lowered: Lowered | None = None
+        self._revisions: list[int] = []
+        # Of all layers there are, when those of this model were last looked at.
+        self._seen = -1
+
+    def get(self, graph: Graph, shapes: Sequence[Shape], batch: int, dtype: str) -> Plan:
+        """Return the plan for batches of a size, of weights as they are."""
+        if self._seen == Changes.latest:
+            plan = self._plans.get(batch)
+            if plan is not None:
+                return plan
+        with self._lock:
+            seen = Changes.latest
+            if [layer.revision for layer in graph.layers] != self._revisions:
+                self._forget()
+            if self._lowered is None:
+                # What changes from here on is looked at next time.
+                self._revisions = [layer.freeze() for layer in graph.layers]
+                self._lowered = lower(graph, shapes)
+            plan = self._plans.get(batch)
+            if plan is None:
+                plan = Plan(self._lowered, batch, dtype)
+                if len(self._plans) >= self.MOST:
+                    del self._plans[next(iter(self._plans))]
+                self._plans[batch] = plan
+            self._seen = seen
+            return plan
+
+    def __reduce__(self) -> Any:
+        """Leave plans behind where a model is copied."""
+        return Plans, ()

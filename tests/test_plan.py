@@ -1,0 +1,587 @@
+"""Inference plans: the same results as layer by layer, fused, in little memory, and never of old weights."""
+
+from __future__ import annotations
+
+import copy
+import gc
+import itertools
+import threading
+import tracemalloc
+import weakref
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import fastcnn
+from fastcnn import Input, Model, Sequential, nn
+from fastcnn.layers import (
+    Activation,
+    Add,
+    AveragePooling2D,
+    BatchNormalization,
+    Concatenate,
+    Conv2D,
+    Conv2DTranspose,
+    Dense,
+    DepthwiseConv2D,
+    Dropout,
+    Flatten,
+    GlobalAveragePooling2D,
+    GlobalMaxPool2D,
+    Layer,
+    LayerNormalization,
+    LeakyReLU,
+    MaxPool2D,
+    Multiply,
+    PReLU,
+    ReLU,
+    ReLU6,
+    Reshape,
+    SeparableConv2D,
+    Softmax,
+    SpatialDropout2D,
+    UpSampling2D,
+    ZeroPadding2D,
+)
+
+RNG = np.random.default_rng(0)
+
+
+def norm(**options):
+    """Batch normalisation that is far from the identity."""
+    return BatchNormalization(
+        gamma_initializer="random_normal",
+        beta_initializer="random_normal",
+        moving_mean_initializer="random_normal",
+        moving_variance_initializer="random_uniform",
+        epsilon=0.5,
+        **options,
+    )
+
+
+def conv(filters=4, size=3, **options):
+    return Conv2D(filters, size, bias_initializer="random_normal", **{"padding": "same", **options})
+
+
+def block(x, filters, strides=1, activation=ReLU):
+    y = activation()(norm()(conv(filters, strides=strides)(x)))
+    y = norm()(conv(filters)(y))
+    if strides != 1:
+        x = norm()(conv(filters, 1, strides=strides)(x))
+    return activation()(Add()([y, x]))
+
+
+def residual():
+    x = Input((12, 10, 3))
+    first = conv(8)(x)
+    y = block(block(first, 8), 16, 2)
+    return x, [y, GlobalAveragePooling2D()(y), first]
+
+
+def chain(*layers):
+    def network():
+        x = y = Input((9, 7, 4))
+        for layer in layers:
+            y = layer()(y)
+        return x, y
+
+    return network
+
+
+def inverted_residual():
+    x = Input((8, 8, 6))
+    y = ReLU6()(norm()(conv(24, 1, use_bias=False)(x)))
+    y = ReLU6()(norm()(DepthwiseConv2D(3, padding="same", use_bias=False)(y)))
+    return x, Add()([x, norm()(conv(6, 1, use_bias=False)(y))])
+
+
+def dense_block():
+    x = y = Input((6, 6, 5))
+    for _ in range(3):
+        y = Concatenate()([y, conv(3)(ReLU()(norm()(y)))])
+    return x, y
+
+
+def squeeze_and_excite():
+    x = Input((6, 6, 8))
+    gate = Reshape((1, 1, 8))(Dense(8, activation="sigmoid")(Dense(2, activation="silu")(GlobalAveragePooling2D()(x))))
+    return x, Multiply()([x, gate])
+
+
+def shared():
+    x, z = Input((6, 6, 3)), Input((6, 6, 3))
+    layer, after = conv(3, activation="relu"), norm()
+    return [x, z], [Add()([after(layer(x)), layer(after(z))]), x]
+
+
+def sums():
+    x = Input((5, 5, 4))
+    a, b = conv()(x), conv()(x)
+    late = MaxPool2D(3, 1, padding="same")(b)
+    return x, [Add()([a, a]), Add()([a, b, x]), Activation("relu")(Add()([late, conv()(x)])), Add()([late, b])]
+
+
+NETWORKS = {
+    "residual": residual,
+    "inverted residual": inverted_residual,
+    "dense block": dense_block,
+    "squeeze and excite": squeeze_and_excite,
+    "shared": shared,
+    "sums": sums,
+    "padding": chain(lambda: ZeroPadding2D(((1, 2), (0, 1))), lambda: conv(padding=1), lambda: ZeroPadding2D(1)),
+    "padding of two": chain(lambda: ZeroPadding2D(1), lambda: ZeroPadding2D(2), lambda: MaxPool2D(2)),
+    "groups": chain(lambda: conv(6, groups=2, strides=2), norm, ReLU, lambda: conv(4, groups=2), norm),
+    "depthwise": chain(lambda: DepthwiseConv2D(3, depth_multiplier=2), norm, lambda: DepthwiseConv2D(2), norm, ReLU6),
+    "separable": chain(lambda: SeparableConv2D(5, 3, activation="relu"), norm, lambda: Conv2DTranspose(3, 2, 2)),
+    "dilated": chain(lambda: conv(dilation_rate=2), lambda: LeakyReLU(0.1), lambda: LeakyReLU(0.2)),
+    "norm alone": chain(norm, ReLU, norm, ReLU6, lambda: norm(activation="tanh")),
+    "pools": chain(lambda: AveragePooling2D(3, 2, padding="same"), lambda: MaxPool2D(2), GlobalMaxPool2D),
+    "kept dims": chain(lambda: GlobalAveragePooling2D(keepdims=True), lambda: conv(3, 1)),
+    "dense": chain(lambda: Dense(6), norm, ReLU, Flatten, lambda: Dense(5), norm, lambda: Dense(4), Softmax),
+    "without effect": chain(lambda: Dropout(0.5), lambda: SpatialDropout2D(0.5), lambda: Activation("linear")),
+    "views": chain(Flatten, lambda: Reshape((7, 9, 4)), Flatten, lambda: Dropout(0.1), lambda: Reshape((-1, 4))),
+    "as they are": chain(LayerNormalization, PReLU, lambda: UpSampling2D(2), lambda: Softmax(axis=1)),
+    "clipped": chain(conv, lambda: ReLU(0.5), conv, lambda: ReLU(6.0)),
+    **{
+        name: chain(lambda name=name: conv(activation=name), lambda name=name: Activation(name), lambda: conv(3))
+        for name in nn.ACTIVATIONS
+    },
+}
+
+
+def built(name, dtype="float64"):
+    inputs, outputs = NETWORKS[name]()
+    return Model(inputs, outputs, seed=1, dtype=dtype)
+
+
+def batch_for(model, n, dtype="float64"):
+    shapes = model.input_shape if isinstance(model.input_shape, list) else [model.input_shape]
+    return [RNG.standard_normal((n, *shape[1:])).astype(dtype) for shape in shapes]
+
+
+def layer_by_layer(model, inputs):
+    return model._traced().forward(inputs, False, 0)[0]
+
+
+def as_list(value):
+    return value if isinstance(value, list) else [value]
+
+
+def predicted(model, inputs):
+    return as_list(model.predict_on_batch(inputs if len(inputs) > 1 else inputs[0]))
+
+
+def lenet(**options):
+    layers = [
+        Input((28, 28, 1)),
+        Conv2D(6, 5, padding="same", activation="relu"),
+        MaxPool2D(2),
+        Conv2D(16, 5, activation="relu"),
+        MaxPool2D(2),
+        Flatten(),
+        Dense(120, activation="relu"),
+        Dense(84, activation="relu"),
+        Dense(10, activation="softmax"),
+    ]
+    return Sequential(layers, seed=0, **options)
+
+
+# ---- results ----
+
+
+@pytest.mark.parametrize("n", [1, 3])
+@pytest.mark.parametrize("name", NETWORKS)
+def test_a_plan_gives_what_the_layers_give(name, n):
+    model = built(name)
+    inputs = batch_for(model, n)
+    expected = layer_by_layer(model, inputs)
+    given = [x.copy() for x in inputs]
+    for _ in range(2):  # the second time in used memory
+        for got, want in zip(predicted(model, inputs), expected, strict=True):
+            assert got.shape == want.shape
+            np.testing.assert_allclose(got, want, rtol=1e-10, atol=1e-10 * max(1.0, np.abs(want).max()))
+    assert all((a == b).all() for a, b in zip(inputs, given, strict=True))
+
+
+@pytest.mark.parametrize("name", ["residual", "inverted residual", "dense block", "groups", "dense"])
+def test_a_plan_gives_what_the_layers_give_in_single_precision(name):
+    model = built(name, "float32")
+    inputs = batch_for(model, 2, "float32")
+    for got, want in zip(predicted(model, inputs), layer_by_layer(model, inputs), strict=True):
+        assert got.dtype == np.float32
+        np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-5 * np.abs(want).max())
+
+
+@st.composite
+def networks(draw):
+    """Networks of layers that keep the shape, each called on values drawn from those before it."""
+    inputs = values = [Input((4, 4, 3)) for _ in range(draw(st.integers(1, 2)))]
+    values = list(values)
+    one = [
+        lambda: conv(3),
+        lambda: DepthwiseConv2D(3, padding="same"),
+        norm,
+        ReLU,
+        lambda: Activation("tanh"),
+        lambda: Dropout(0.5),
+        lambda: MaxPool2D(3, 1, padding="same"),
+        lambda: Reshape((4, 4, 3)),
+        LayerNormalization,
+    ]
+    for _ in range(draw(st.integers(1, 12))):
+        make = draw(st.sampled_from([*one, Add, Add, Multiply]))
+        layer = make()
+        if layer.many_inputs:
+            sources = draw(st.lists(st.sampled_from(values[-4:]), min_size=1, max_size=3))
+            values.append(layer(sources))
+        else:
+            values.append(layer(draw(st.sampled_from(values[-4:]))))
+    outputs = [values[-1], *draw(st.lists(st.sampled_from(values), max_size=2))]
+    return inputs, outputs
+
+
+@given(networks(), st.integers(1, 2))
+@settings(max_examples=60, deadline=None)
+def test_any_network_gives_what_its_layers_give(network, n):
+    inputs, outputs = network
+    try:
+        model = Model(inputs, outputs, seed=0, dtype="float64")
+    except ValueError as error:
+        assert "must lead to the outputs" in str(error) or "at least one layer" in str(error)
+        return
+    given_ = batch_for(model, n)
+    for got, want in zip(predicted(model, given_), layer_by_layer(model, given_), strict=True):
+        np.testing.assert_allclose(got, want, rtol=1e-9, atol=1e-9 * max(1.0, np.abs(want).max()))
+    plan = model.plan([(n, *shape[1:]) for shape in as_list(model.input_shape)] if len(inputs) > 1 else None)
+    assert plan.least_bytes <= plan.arena_bytes
+
+
+def test_results_have_the_same_bits_for_any_number_of_threads():
+    x = RNG.standard_normal((3, 12, 10, 3)).astype(np.float32)
+    found = []
+    for threads in (1, 2, 3):
+        with fastcnn.threads(threads):
+            found.append(built("residual", "float32").predict_on_batch(x))
+    for other in found[1:]:
+        assert all((a == b).all() for a, b in zip(found[0], other, strict=True))
+
+
+def test_results_are_new_arrays():
+    model = built("without effect")
+    x = batch_for(model, 2)[0]
+    first = model.predict_on_batch(x)
+    assert not np.may_share_memory(first, x)
+    kept = first.copy()
+    model.predict_on_batch(x + 1)
+    assert (first == kept).all()
+
+
+# ---- what is fused ----
+
+
+@pytest.mark.parametrize(
+    ("name", "steps"),
+    [
+        # Seven convolutions, and the mean.
+        ("residual", ["conv 3x3", "conv 3x3", "conv 3x3", "conv 3x3/2", "conv 3x3", "conv 1x1/2", "global avg pool"]),
+        ("inverted residual", ["conv 1x1", "depthwise 3x3", "conv 1x1"]),
+        ("groups", ["conv 3x3/2", "conv 3x3"]),
+        ("padding", ["conv 3x3", "pad"]),
+        ("dense", ["dense", "view", "dense", "dense"]),
+        ("norm alone", ["normalize", "normalize", "normalize"]),
+        ("without effect", []),
+        ("kept dims", ["global avg pool", "dense"]),
+    ],
+)
+def test_what_follows_each_other_is_fused(name, steps):
+    ops = [step.op for step in built(name).plan().steps]
+    if name == "residual":
+        assert sorted(ops) == sorted(steps)
+    elif name == "dense":
+        assert [op for op in ops if op != "conv 1x1"] == steps[1:]
+    else:
+        assert ops == steps
+
+
+def test_every_layer_is_part_of_one_step():
+    model = built("residual")
+    steps = model.plan().steps
+    assert sorted(itertools.chain(*(step.layers for step in steps))) == sorted(layer.name for layer in model.layers)
+    assert sum(step.flops for step in steps) == sum(model._flops().values())
+
+
+def test_an_array_that_is_an_output_too_stays_as_it_is():
+    x = Input((4, 4, 3))
+    y = conv()(x)
+    model = Model(x, [y, ReLU()(norm()(y))], seed=0, dtype="float64")
+    inputs = batch_for(model, 1)
+    for got, want in zip(predicted(model, inputs), layer_by_layer(model, inputs), strict=True):
+        np.testing.assert_allclose(got, want, rtol=1e-12)
+
+
+class Doubling(Conv2D):
+    """A convolution whose result is doubled, by a forward of its own."""
+
+    def forward(self, x, training=False):
+        y, cache = super().forward(x, training)
+        return 2 * y, cache
+
+
+def test_a_layer_of_ones_own_that_overrides_forward_is_run_by_it():
+    plain, doubled = (Sequential([Input((5, 5, 2)), cls(3, 3)], seed=0) for cls in (Conv2D, Doubling))
+    x = RNG.standard_normal((2, 5, 5, 2)).astype(np.float32)
+    np.testing.assert_allclose(doubled.predict(x), 2 * plain.predict(x), rtol=1e-6)
+
+
+class Wrong(Layer):
+    """Gives other shapes than it says."""
+
+    def compute_output_shape(self, input_shape):
+        return input_shape
+
+    def forward(self, x, training=False):
+        return x[:, :1], None
+
+
+def test_a_layer_that_gives_another_shape_than_it_says_is_named():
+    model = Sequential([Input((4,)), Wrong(name="odd"), Dense(2)])
+    with pytest.raises(ValueError, match=r"layer odd must give a result of shape \(2, 4\), got \(2, 1\)"):
+        model.predict(np.ones((2, 4)))
+
+
+# ---- weights that change ----
+
+
+def test_a_plan_follows_the_weights():
+    x = RNG.standard_normal((4, 28, 28, 1)).astype(np.float32)
+    model = lenet()
+    model.compile("sgd", "sparse_categorical_crossentropy")
+
+    def check():
+        np.testing.assert_allclose(model.predict(x), layer_by_layer(model, [x])[0], rtol=1e-4, atol=1e-6)
+
+    seen = [model.predict(x)]
+    layer = model.layers[0]
+
+    def by_training():
+        model.train_on_batch(x, [1, 2, 3, 4])
+
+    def by_the_attribute():
+        layer.kernel = 2 * layer.kernel
+
+    def by_set_weights():
+        model.set_weights([w * 1.5 for w in model.get_weights()])
+
+    def by_trainable_weights():
+        model.trainable_weights["conv2d/bias"][...] = 0.25
+
+    def by_the_optimizers_kernel():
+        weights = list(model.trainable_weights.values())
+        nn.sgd_step(weights, [np.ones_like(w) for w in weights], None, 0.01)
+
+    def by_an_argument():
+        layer.activation = "tanh"
+
+    for change in (
+        by_training,
+        by_the_attribute,
+        by_set_weights,
+        by_trainable_weights,
+        by_the_optimizers_kernel,
+        by_an_argument,
+    ):
+        change()
+        check()
+        assert np.abs(model.predict(x) - seen[-1]).max() > 1e-4, change.__name__
+        seen.append(model.predict(x))
+
+
+def test_weights_that_a_plan_has_copies_of_are_not_changed_behind_its_back():
+    model = lenet()
+    layer = model.layers[0]
+    layer.kernel[0] = 1  # nothing has a copy yet
+    model.predict(np.zeros((1, 28, 28, 1)))
+    with pytest.raises(ValueError, match="read-only"):
+        layer.kernel[0] = 2
+    with pytest.raises(ValueError, match="read-only"):
+        model.weights["conv2d/kernel"] *= 2
+    layer.kernel = np.ones(layer.kernel.shape)
+    layer.kernel[0] = 3
+
+
+def test_a_layer_in_two_models_is_seen_to_change_in_both():
+    x = Input((4,))
+    layer = Dense(3, name="shared")
+    both = [Model(x, layer(x)), Model(x, ReLU()(layer(x)))]
+    given_ = RNG.standard_normal((2, 4)).astype(np.float32)
+    for model in both:
+        model.predict(given_)
+    layer.bias = [1, 2, 3]
+    expected = given_ @ layer.kernel + [1, 2, 3]
+    np.testing.assert_allclose(both[0].predict(given_), expected, rtol=1e-5)
+    np.testing.assert_allclose(both[1].predict(given_), np.maximum(expected, 0), rtol=1e-5, atol=1e-6)
+
+
+def test_batch_normalization_that_moves_moves_the_plan():
+    model = Sequential([Input((4, 4, 2)), conv(3), BatchNormalization(momentum=0.5)], seed=0)
+    model.compile("sgd", "mse")
+    x = RNG.standard_normal((8, 4, 4, 2)).astype(np.float32)
+    before = model.predict(x)
+    model.layers[0].trainable = False
+    model.layers[1].moving_mean = [1.0, 2.0, 3.0]
+    assert np.abs(model.predict(x) - before).max() > 0.5
+    before = model.predict(x)
+    model.train_on_batch(x, np.zeros((8, 4, 4, 3)))
+    assert np.abs(model.predict(x) - before).max() > 1e-3
+    np.testing.assert_allclose(model.predict(x), layer_by_layer(model, [x])[0], rtol=1e-4, atol=1e-5)
+
+
+def test_copies_and_files_of_a_model_have_plans_of_their_own(tmp_path):
+    model = lenet()
+    x = RNG.standard_normal((2, 28, 28, 1)).astype(np.float32)
+    expected = model.predict(x)
+    twin = copy.deepcopy(model)
+    model.layers[0].kernel = np.zeros(model.layers[0].kernel.shape)
+    assert (twin.predict(x) == expected).all()
+    twin.save(tmp_path / "m.safetensors")
+    assert (fastcnn.load(tmp_path / "m.safetensors").predict(x) == expected).all()
+
+
+# ---- memory and threads ----
+
+
+def test_a_prediction_allocates_nothing_but_its_result():
+    model = lenet()
+    x = RNG.standard_normal((16, 28, 28, 1)).astype(np.float32)
+    for _ in range(3):
+        model.predict_on_batch(x)
+    tracemalloc.start()
+    try:
+        model.predict_on_batch(x)
+        before = tracemalloc.get_traced_memory()[0]
+        tracemalloc.reset_peak()
+        model.predict_on_batch(x)
+        peak = tracemalloc.get_traced_memory()[1] - before
+    finally:
+        tracemalloc.stop()
+    assert 16 * 10 * 4 <= peak < 16 * 10 * 4 + 4096  # one map of the first layer alone would be 300,000
+
+
+def test_values_share_memory_where_they_are_not_needed_at_the_same_time():
+    plan = built("residual").plan((8, 12, 10, 3))
+    total = sum(np.prod(plan.shape(step.target)) * 8 for step in plan.lowered.steps)
+    assert plan.least_bytes <= plan.arena_bytes <= 1.15 * plan.least_bytes
+    assert plan.arena_bytes < 0.75 * total
+
+
+def test_there_are_never_more_than_a_few_plans():
+    model = Sequential([Input((3,)), Dense(2)])
+    for n in range(1, 40):
+        model.predict_on_batch(np.ones((n, 3)))
+    assert len(model._plans._plans) == model._plans.MOST
+    assert model.predict_on_batch(np.ones((1, 3))).shape == (1, 2)
+
+
+def test_plans_go_with_the_model():
+    model = lenet()
+    model.predict(np.zeros((1, 28, 28, 1)))
+    plan = weakref.ref(model.plan())
+    gc.disable()  # there are no cycles for it to find
+    try:
+        del model
+        assert plan() is None
+    finally:
+        gc.enable()
+
+
+def test_several_threads_may_predict_and_see_the_weights_change():
+    model = lenet()
+    batches = [RNG.standard_normal((n, 28, 28, 1)).astype(np.float32) for n in (1, 2, 5)]
+    kept = model.get_weights()
+    expected = [model.predict_on_batch(x) for x in batches]
+    model.set_weights([0.5 * w for w in kept])
+    halved = [model.predict_on_batch(x) for x in batches]
+    wrong = []
+
+    def work(index):
+        with fastcnn.threads(1):
+            for _ in range(60):
+                y = model.predict_on_batch(batches[index])
+                if not any((y == want[index]).all() for want in (expected, halved)):
+                    wrong.append(index)
+
+    workers = [threading.Thread(target=work, args=(i % 3,)) for i in range(6)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    assert not wrong
+
+
+# ---- what is told of a plan ----
+
+
+def test_summary_and_profile_tell_where_the_time_goes():
+    model = lenet()
+    lines: list[str] = []
+    model.plan((4, 28, 28, 1)).summary(lines.append)
+    assert lines[0].split() == ["layers", "op", "result", "MFLOP", "MB"]
+    assert "conv2d +1" not in lines[2] and lines[2].startswith("conv2d ")
+    assert "8 steps for a batch of 4" in lines[-2]
+    assert "activations" in lines[-1]
+    profile = model.profile(np.zeros((4, 28, 28, 1)), repeats=3)
+    assert [step.layers[0] for step in profile] == [layer.name for layer in model.layers]
+    assert all(step.seconds > 0 for step in profile if step.op != "view")
+    assert profile[0].shape == (4, 28, 28, 6) and profile[0].flops == 4 * 2 * 28 * 28 * 25 * 6
+    assert profile[0].bytes >= 4 * 4 * 28 * 28 * 7
+    timed: list[str] = []
+    model.plan((4, 28, 28, 1)).summary(timed.append)
+    assert timed[0].split()[-2:] == ["us", "%"]
+    shares = [float(line.split()[-1]) for line in timed[2:-2]]
+    assert 99 < sum(shares) < 101
+
+
+def test_a_summary_of_long_names_fits_80_columns():
+    x = Input((64, 64, 3))
+    y = block(Conv2D(256, 3, padding="same", name="backbone.layer1.block0.conv1")(x), 256)
+    model = Model(x, GlobalAveragePooling2D(name="backbone.global_average_pooling")(y))
+    model.profile(np.zeros((1, 64, 64, 3)), repeats=1)
+    lines: list[str] = []
+    model.plan().summary(lines.append)
+    assert max(map(len, lines)) <= 80
+
+
+def test_plot_profile_draws_a_bar_for_each_step(tmp_path):
+    model = lenet()
+    profile = model.profile(np.zeros((1, 28, 28, 1)), repeats=2)
+    figure = fastcnn.viz.plot_profile(profile, tmp_path / "profile.png")
+    (axes,) = figure.axes
+    assert len(axes.patches) == sum(step.op != "view" for step in profile)
+    assert (tmp_path / "profile.png").stat().st_size > 5000
+    with pytest.raises(ValueError, match="profile must hold steps that took time"):
+        fastcnn.viz.plot_profile(model.plan((2, 28, 28, 1)).steps)
+    with pytest.raises(TypeError, match="profile must be what"):
+        fastcnn.viz.plot_profile("lenet")
+
+
+def test_bad_arguments_are_named():
+    model = lenet()
+    with pytest.raises(ValueError, match=r"x must have shape \(None, 28, 28, 1\)"):
+        model.plan((1, 32, 32, 1))
+    with pytest.raises(ValueError, match=r"input_shape must be made of integers from 1 to 2\*\*47, got \(0, 28"):
+        model.plan((0, 28, 28, 1))
+    with pytest.raises(ValueError, match="x must hold samples"):
+        model.profile(np.zeros((0, 28, 28, 1)))
+    with pytest.raises(ValueError, match="repeats"):
+        model.profile(np.zeros((1, 28, 28, 1)), repeats=0)
+    with pytest.raises(ValueError, match="the model has no weights yet"):
+        Sequential([Dense(2)]).plan()
+
+
+def test_a_network_of_two_element_types_is_run_layer_by_layer():
+    model = Sequential([Input((3,)), Dense(4, dtype="float64"), Dense(2)], seed=0)
+    assert model.predict(np.ones((2, 3))).shape == (2, 2)
+    with pytest.raises(ValueError, match="float64 of layer dense"):
+        model.plan()
