@@ -23,6 +23,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from . import nn
 from .graph import Graph
 from .layers.base import Changes, Layer, Shape
 from .ops import Activation, Elementwise, Normalization, Op, Opaque, Run, Same
@@ -182,9 +183,17 @@ class _Context:
         self.inputs = [values[i] for i in range(plan.lowered.inputs)]
         self.outputs = [values[output] for output in plan.lowered.outputs]
         self.runs: list[Run] = []
-        for step, op in zip(plan.lowered.steps, plan.ops, strict=True):
-            if not isinstance(op, Same):
-                self.runs.append(op.bound([values[source] for source in step.sources], values[step.target]))
+        for step, op, about in zip(plan.lowered.steps, plan.ops, plan.steps, strict=True):
+            if isinstance(op, Same):
+                continue
+            run = op.bound([values[source] for source in step.sources], values[step.target])
+            if nn.VERBOSE:
+                from .nn._verbose import timed_step
+
+                shapes = [f"input:{_size(plan.shape(source))}" for source in step.sources]
+                shapes.append(f"result:{_size(about.shape)}")
+                run = timed_step(run, about.op, " ".join(shapes), about.algorithm, about.flops, about.bytes)
+            self.runs.append(run)
 
 
 class Plan:
@@ -289,8 +298,13 @@ class Plan:
         head = ["layers", "op", "result", "MFLOP", "MB", *(["us", "%"] if timed else [])]
         rows = []
         for step in steps:
-            size = "x".join(map(str, step.shape[1:]))
-            row = [_shortened(step.layers), step.title, size, _figure(step.flops / 1e6), _figure(step.bytes / 1e6)]
+            row = [
+                _shortened(step.layers),
+                step.title,
+                _size(step.shape[1:]),
+                _figure(step.flops / 1e6),
+                _figure(step.bytes / 1e6),
+            ]
             if step.seconds is not None:
                 row += [_figure(step.seconds * 1e6), f"{100 * step.seconds / (total or 1):.1f}"]
             rows.append(row)
@@ -301,15 +315,18 @@ class Plan:
             f"{len(steps)} steps for a batch of {self.batch}: {flops / 1e6:,.1f} MFLOP"
             + (f" in {total * 1e6:,.1f} us" if timed else "")
         )
-        print_fn(
-            f"activations in {self.arena_bytes / 1e6:.2f} MB, of which {self.least_bytes / 1e6:.2f} MB are needed at once"
-        )
+        arena, least = self.arena_bytes / 1e6, self.least_bytes / 1e6
+        print_fn(f"activations in {arena:.2f} MB, of which {least:.2f} MB are needed at once")
 
 
 def _shortened(names: tuple[str, ...]) -> str:
     more = "" if len(names) == 1 else f" +{len(names) - 1}"
     room = NAME_COLUMNS - len(more)
     return (names[0] if len(names[0]) <= room else names[0][: room - 1] + "~") + more
+
+
+def _size(shape: tuple[int, ...]) -> str:
+    return "x".join(map(str, shape))
 
 
 def _figure(value: float) -> str:

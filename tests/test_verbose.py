@@ -84,6 +84,19 @@ def test_layers_and_training_are_seen():
     assert all(len(row) == len(HEADER) for row in rows)
 
 
+def test_the_steps_of_a_prediction_are_seen():
+    rows, _ = lines(
+        "from fastcnn.layers import Conv2D, BatchNormalization, Flatten, Dense\n"
+        "model = fastcnn.Sequential([fastcnn.Input((16, 16, 8)), Conv2D(32, 3), BatchNormalization(activation='relu'),"
+        " Flatten(), Dense(10, activation='softmax')])\n"
+        "model.predict(np.ones((2, 16, 16, 8)))\n"
+    )
+    table = [dict(zip(HEADER, row, strict=True)) for row in rows[1:]]
+    assert [row["operation"] for row in table] == ["conv 3x3", "dense"]
+    assert table[0]["shapes"] == "input:2x16x16x8 result:2x14x14x32"
+    assert table[0]["algorithm"] == "direct" and table[0]["rate"].endswith("GFLOP/s")
+
+
 def test_every_operation_has_a_line():
     rows, _ = lines(
         f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r}); import test_errors\n"

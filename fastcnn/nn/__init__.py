@@ -123,7 +123,9 @@ __all__ = [
     "tanh_backward",
 ]
 
-if _os.environ.get("FASTCNN_VERBOSE", "0") not in ("", "0"):
+#: Whether every operation prints a line, as it was when the package was imported.
+VERBOSE = _os.environ.get("FASTCNN_VERBOSE", "0") not in ("", "0")
+if VERBOSE:
     from ._verbose import install as _install
 
     _install(_sys.modules[__name__])

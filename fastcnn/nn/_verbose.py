@@ -81,6 +81,29 @@ def _timed(operation: Callable[..., Any]) -> Callable[..., Any]:
     return timed
 
 
+def timed_step(run: Callable[[], Any], name: str, shapes: str, algorithm: str, flops: int, nbytes: int) -> Any:
+    """Return a function that runs a step of a plan and prints its line.
+
+    Parameters
+    ----------
+    run
+        The step.
+    name, shapes, algorithm
+        What the line says.
+    flops, nbytes
+        What its rate is worked out of: operations where there are any, else bytes.
+    """
+
+    def timed() -> None:
+        start = time.perf_counter()
+        run()
+        seconds = time.perf_counter() - start
+        rate = f"{flops / seconds / 1e9:.2f} GFLOP/s" if flops else f"{nbytes / seconds / 1e9:.2f} GB/s"
+        print(_record(name, shapes, algorithm or "-", seconds, rate), file=sys.stderr)
+
+    return timed
+
+
 def line(name: str, arguments: Mapping[str, Any], result: Any, seconds: float) -> str:
     """Return the line about one call.
 
@@ -101,7 +124,10 @@ def line(name: str, arguments: Mapping[str, Any], result: Any, seconds: float) -
         rate = f"{sum(map(_nbytes, [*arrays.values(), *results])) / seconds / 1e9:.2f} GB/s"
     else:
         rate = f"{flops / seconds / 1e9:.2f} GFLOP/s"
-    algorithm = _algorithm(name, arguments, result)
+    return _record(name, shapes, _algorithm(name, arguments, result), seconds, rate)
+
+
+def _record(name: str, shapes: str, algorithm: str, seconds: float, rate: str) -> str:
     threads = _runtime.last_threads()
     return f"fastcnn,{name},{shapes},{algorithm},{_runtime.active_isa()},{threads},{seconds * 1e3:.4f},{rate}"
 
