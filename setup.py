@@ -17,7 +17,7 @@ from setuptools.errors import CompileError, LinkError
 
 CORE = Path("fastcnn/_core")
 KERNELS = CORE / "kernels"
-MODULES = ["_runtime", "_gemm", "_conv", "_winograd", "_depthwise", "_pool", "_elementwise"]
+MODULES = ["_runtime", "_memory", "_gemm", "_conv", "_winograd", "_depthwise", "_pool", "_elementwise"]
 
 # Flags that let a stub use its instruction set, and the macro that the target must define.
 ISAS = {
@@ -102,7 +102,9 @@ setup(
                 f"fastcnn._core.{name}",
                 [str(CORE / f"{name}.pyx")],
                 include_dirs=[str(KERNELS), numpy.get_include()],
-                define_macros=[("NPY_NO_DEPRECATED_API", "NPY_1_25_API_VERSION")],
+                define_macros=[
+                    (f"NPY_{use}", "NPY_1_25_API_VERSION") for use in ("NO_DEPRECATED_API", "TARGET_VERSION")
+                ],
                 depends=[str(KERNELS / "kernels.h"), str(KERNELS / "serial.c")],
             )
             for name in MODULES

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from . import io, nn, optimizers
+from . import io, nn, optimizers, runtime
 from .arguments import (
     brief,
     flag,
@@ -493,6 +493,7 @@ class Model(Configurable):
                     stacklevel=2,
                 )
                 break
+        runtime.release_memory()
         return history
 
     def _validation(self, data: Any, batch_size: int | None) -> Batches:
@@ -520,9 +521,10 @@ class Model(Configurable):
         for layer in self.layers:
             layer.thaw()
         self.optimizer.bind(self.trainable_weights)
-        figures, gradients, tape = self._loss_and_gradients(inputs, y, True, key)
-        self.optimizer.step(list(gradients.values()))
-        self._traced().after_step(tape)
+        with runtime.ReusingMemory():
+            figures, gradients, tape = self._loss_and_gradients(inputs, y, True, key)
+            self.optimizer.step(list(gradients.values()))
+            self._traced().after_step(tape)
         return len(inputs[0]), figures
 
     def _loss_and_gradients(
@@ -648,7 +650,8 @@ class Model(Configurable):
 
     def _test_batch(self, x: Any, y: Any) -> tuple[int, list[float]]:
         inputs = self._prepared(x)
-        return len(inputs[0]), self._figures(inputs, y, False, 0)[0]
+        with runtime.ReusingMemory():
+            return len(inputs[0]), self._figures(inputs, y, False, 0)[0]
 
     def predict(self, x: Any, batch_size: int | None = None, verbose: Any = 0) -> Any:
         """Return what the last layer gives for every sample, as in Keras: probabilities where it is a softmax.

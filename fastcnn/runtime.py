@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from ._core import _runtime
+from ._core import _memory, _runtime
 from .arguments import integer, number
 
 MAX_THREADS = 1024
@@ -192,6 +192,31 @@ def threads(n: int) -> Iterator[None]:
         yield
     finally:
         _runtime.set_own_threads(before)
+
+
+class ReusingMemory(_memory.Reusing):
+    """A context in which large new arrays, of this thread, have memory that other such arrays had before.
+
+    Training works in it: a step makes the same arrays as the one before, and new pages from the system would cost a
+    good part of the time. What is used and what waits is never more than twice what has been used at one time.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> with ReusingMemory():
+    ...     for _ in range(3):
+    ...         x = np.ones((256, 256))
+    """
+
+
+def release_memory() -> None:
+    """Give memory that waits to be used again by :class:`ReusingMemory` back to the system, as ``fit`` does at its end.
+
+    Examples
+    --------
+    >>> release_memory()
+    """
+    _memory.release()
 
 
 def available_isas() -> tuple[str, ...]:

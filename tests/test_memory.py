@@ -1,0 +1,191 @@
+"""Memory that arrays leave to those after them."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import threading
+
+import numpy as np
+import pytest
+from checks import normals
+
+import fastcnn
+from fastcnn import runtime
+from fastcnn._core import _memory
+from fastcnn.layers import Conv2D, Dense, Dropout, Flatten, MaxPool2D
+
+LARGE = 1 << 16
+
+
+@pytest.fixture(autouse=True)
+def nothing_waits():
+    runtime.release_memory()
+    yield
+    runtime.release_memory()
+    assert _memory.held() == (0, 0)
+
+
+def address(array):
+    return array.__array_interface__["data"][0]
+
+
+def test_an_array_has_the_memory_of_the_one_before():
+    with runtime.ReusingMemory():
+        first = np.empty(LARGE, np.uint8)
+        place = address(first)
+        assert place % 64 == 0
+        del first
+        second = np.empty((2, LARGE // 8), np.float32)
+        assert address(second) == place
+        third = np.empty(LARGE, np.uint8)
+        assert address(third) != place
+    outside = np.empty(LARGE, np.uint8)
+    del second, third
+    used, waiting = _memory.held()
+    assert used == 0 and 2 * LARGE <= waiting <= 2 * LARGE + 3 * 4096
+    assert outside.size == LARGE
+
+
+def test_an_array_outlives_the_context():
+    with runtime.ReusingMemory():
+        array = np.arange(LARGE)
+    runtime.release_memory()
+    assert (array == np.arange(LARGE)).all()
+    assert _memory.held()[0] >= array.nbytes
+
+
+def test_zeros_are_zeros_in_used_memory():
+    with runtime.ReusingMemory():
+        np.full(LARGE, 7)
+        zeros = np.zeros(LARGE, int)
+        assert not zeros.any()
+        del zeros
+        small = np.zeros(100)
+        assert not small.any()
+
+
+def test_arrays_that_change_their_size_keep_what_they_hold():
+    with runtime.ReusingMemory():
+        array = np.arange(LARGE)
+        for size in (2 * LARGE, 5 * LARGE, 10, 3 * LARGE):
+            kept = min(size, array.size)
+            before = array[:kept].copy()
+            array.resize(size, refcheck=False)
+            assert (array[:kept] == before).all()
+        del before
+        del array
+
+
+@pytest.mark.parametrize("shape", [(0,), (0, 500, 500), (500, 0, 500), (), (1,)])
+def test_empty_and_small_arrays(shape):
+    with runtime.ReusingMemory():
+        array = np.ones(shape, np.float32)
+        assert array.sum() == array.size
+        del array
+
+
+def test_what_numpy_makes_for_itself_comes_back():
+    x = normals(3, 200, 150)
+    expected = np.sort(x, axis=0), np.argsort(x, axis=None, kind="stable"), np.linalg.qr(x[0])[1], x[0] @ x[1].T
+    with runtime.ReusingMemory():
+        found = np.sort(x, axis=0), np.argsort(x, axis=None, kind="stable"), np.linalg.qr(x[0])[1], x[0] @ x[1].T
+        assert all((a == b).all() for a, b in zip(expected, found, strict=True))
+        del found
+
+
+def test_what_waits_is_bounded():
+    with runtime.ReusingMemory():
+        for size in range(1, 60):
+            np.empty(size * LARGE, np.uint8)
+            used, waiting = _memory.held()
+            assert used == 0 and waiting <= 2 * (size * LARGE + 4096)
+        many = [np.empty(LARGE + 4096 * i, np.uint8) for i in range(1500)]
+        del many
+        assert _memory.held()[0] == 0
+
+
+def test_there_is_an_error_where_there_is_no_memory():
+    with runtime.ReusingMemory(), pytest.raises(MemoryError):
+        np.empty(1 << 60, np.uint8)
+    with runtime.ReusingMemory(), pytest.raises(MemoryError):
+        np.zeros(1 << 60, np.uint8)
+
+
+def test_contexts_can_be_nested_and_are_left_by_errors():
+    with pytest.raises(ZeroDivisionError), runtime.ReusingMemory():
+        with runtime.ReusingMemory():
+            pass
+        inside = np.empty(LARGE)
+        assert _memory.held()[0] >= inside.nbytes
+        del inside
+        1 / 0  # noqa: B018
+    outside = np.empty(LARGE)
+    assert _memory.held()[0] == 0
+    assert outside.size == LARGE
+
+
+def test_several_threads_at_a_time():
+    def work(seed):
+        rng = np.random.default_rng(seed)
+        with runtime.ReusingMemory():
+            for _ in range(200):
+                size = int(rng.integers(1, 4)) * LARGE
+                array = np.full(size, seed, np.uint8)
+                wrong.extend([seed] * int((array != seed).any()))
+
+    wrong: list[int] = []
+    workers = [threading.Thread(target=work, args=(i,)) for i in range(4)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    assert not wrong
+
+
+def network():
+    model = fastcnn.Sequential(
+        [fastcnn.Input((20, 20, 3)), Conv2D(16, 3), MaxPool2D(2), Flatten(), Dropout(0.2), Dense(10)], seed=0
+    )
+    model.compile("adam", fastcnn.losses.SparseCategoricalCrossentropy(from_logits=True))
+    return model
+
+
+def test_steps_of_training_take_no_new_memory_and_give_the_same(monkeypatch):
+    x, y = normals(32, 20, 20, 3, dtype=np.float32), np.arange(32) % 10
+    model = network()
+    for _ in range(2):
+        model.train_on_batch(x, y)
+    before = _memory.held()
+    assert before[1] > 32 * 18 * 18 * 16 * 4
+    for _ in range(3):
+        model.train_on_batch(x, y)
+    assert _memory.held() == before
+    plain = network()
+
+    class Nothing:
+        def __enter__(self):
+            return None
+
+        def __exit__(self, *_):
+            return None
+
+    monkeypatch.setattr(runtime, "ReusingMemory", Nothing)
+    for _ in range(5):
+        plain.train_on_batch(x, y)
+    assert all((a == b).all() for a, b in zip(model.get_weights(), plain.get_weights(), strict=True))
+
+
+def test_fit_leaves_nothing_waiting():
+    model = network()
+    model.fit(normals(32, 20, 20, 3), np.arange(32) % 10, verbose=0)
+    assert _memory.held() == (0, 0)
+
+
+def test_a_process_ends_well_with_arrays_alive():
+    code = (
+        "import numpy as np, fastcnn\n"
+        "with fastcnn.runtime.ReusingMemory():\n    kept = [np.ones(100000) for _ in range(3)]\n"
+        "import sys; sys.kept = kept\n"
+    )
+    subprocess.run([sys.executable, "-W", "error", "-c", code], check=True, capture_output=True)
