@@ -1,7 +1,7 @@
 """Convolutional neural networks for object recognition on CPUs: NumPy arrays in, NumPy arrays out.
 
 ``fastcnn.nn`` holds operations on arrays, ``fastcnn.layers`` layers, :class:`Sequential` makes a model of them;
-``fastcnn.datasets`` has real pictures to begin with.
+``fastcnn.models`` has networks from the papers, ``fastcnn.datasets`` real pictures to begin with.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -14,7 +14,7 @@ from .runtime import get_num_threads, info, set_num_threads, threads
 from .sequential import Sequential
 
 if TYPE_CHECKING:
-    from . import datasets, viz
+    from . import datasets, models, viz
 
 __version__ = "0.1.0"
 
@@ -31,6 +31,7 @@ __all__ = [
     "load",
     "losses",
     "metrics",
+    "models",
     "nn",
     "optimizers",
     "runtime",
@@ -43,7 +44,7 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     # Loaded when it is first asked for: what reads and checks files costs a fifth of the time of the import.
-    if name in ("datasets", "viz"):
+    if name in ("datasets", "models", "viz"):
         from importlib import import_module
 
         return import_module(f".{name}", __name__)

@@ -12,7 +12,7 @@ import pytest
 import fastcnn
 
 # Where everything that a user calls is exported; each callable there shows an example.
-PUBLIC = ["fastcnn", "fastcnn.nn", "fastcnn.layers", "fastcnn.datasets"]
+PUBLIC = ["fastcnn", "fastcnn.nn", "fastcnn.layers", "fastcnn.models", "fastcnn.datasets"]
 
 
 def public_modules() -> list[str]:

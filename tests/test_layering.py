@@ -30,6 +30,7 @@ FLOORS = [
     {"model"},
     {"sequential"},
     {"datasets"},
+    {"models"},
     {"viz"},
     {"fastcnn"},  # the package's own __init__.py
     {"demo"},
