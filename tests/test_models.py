@@ -22,6 +22,9 @@ NETWORKS = [
     ("resnet20_cifar", {}),
     ("resnet18_cifar", {}),
     ("mobilenet_v2", {}),
+    ("squeezenet1_1", {}),
+    ("efficientnet_b0", {}),
+    ("densenet121", {}),
 ]
 
 
@@ -66,6 +69,9 @@ def trainable(model: fastcnn.Model) -> int:
         ("resnet56_cifar", {}, 853_018 + 16 * 32 + 2 * 32 + 32 * 64 + 2 * 64),
         ("resnet18_cifar", {}, 11_173_962),
         ("mobilenet_v2", {}, 3_504_872),
+        ("squeezenet1_1", {}, 1_235_496),
+        ("efficientnet_b0", {}, 5_288_548),
+        ("densenet121", {}, 7_978_856),
     ],
 )
 def test_as_many_parameters_as_published(undrawn, name, options, count):
@@ -86,6 +92,9 @@ def test_a_cifar_vgg_has_the_parameters_of_its_layers():
         ("resnet50", {}, 4_089),
         ("resnet50", {"stride_in_1x1": True}, 3_858),
         ("mobilenet_v2", {}, 301),
+        ("squeezenet1_1", {}, 349),
+        ("efficientnet_b0", {}, 386),
+        ("densenet121", {}, 2_834),
     ],
 )
 def test_as_many_multiplications_and_additions_as_published(undrawn, name, options, millions):
@@ -132,6 +141,13 @@ def test_classes_and_input_shape_count(undrawn, name, options):
         ("resnet56_cifar", (33, 32, 3), (9, 8, 64)),
         ("resnet18_cifar", (32, 32, 3), (4, 4, 512)),
         ("mobilenet_v2", (224, 224, 3), (7, 7, 1280)),
+        ("squeezenet1_1", (224, 224, 3), (13, 13, 512)),
+        # 97 pixels leave 48 after the convolution, and poolings that count what is left over 24, 12 and 6; 100 leave
+        # 49, 24, 12 and 6.
+        ("squeezenet1_1", (97, 100, 3), (6, 6, 512)),
+        ("efficientnet_b0", (224, 224, 3), (7, 7, 1280)),
+        ("densenet121", (224, 224, 3), (7, 7, 1024)),
+        ("densenet121", (95, 64, 3), (3, 2, 1024)),
     ],
 )
 def test_without_a_top_the_features_are_the_result(undrawn, name, shape, features):
@@ -192,7 +208,9 @@ def test_arguments_of_their_own(undrawn, name, arguments, message):
         small(name, {}, **arguments)
 
 
-@pytest.mark.parametrize(("name", "side"), [("lenet5", 12), ("vgg16", 32), ("cifar_vgg", 8)])
+@pytest.mark.parametrize(
+    ("name", "side"), [("lenet5", 12), ("vgg16", 32), ("cifar_vgg", 8), ("squeezenet1_1", 17), ("densenet121", 29)]
+)
 def test_the_smallest_images(undrawn, name, side):
     assert small(name, {}, input_shape=(side, side, 3)).output_shape == (None, 3)
     for shape in [(side - 1, side, 3), (side, side - 1, 3)]:
@@ -200,7 +218,7 @@ def test_the_smallest_images(undrawn, name, side):
             small(name, {}, input_shape=shape)
 
 
-@networks("resnet18", "resnet50", "resnet20_cifar", "mobilenet_v2")
+@networks("resnet18", "resnet50", "resnet20_cifar", "mobilenet_v2", "efficientnet_b0")
 def test_images_of_one_pixel_are_large_enough(undrawn, name, options):
     assert small(name, options, input_shape=(1, 1, 3)).output_shape == (None, 3)
 
@@ -251,6 +269,42 @@ def test_a_step_of_training_decreases_the_loss_by_what_the_gradient_says(name, o
                 "features.17.conv.3/moving_mean": (320,),
                 "features.18.1/gamma": (1280,),
                 "classifier.1/kernel": (1280, 3),
+            },
+        ),
+        (
+            "squeezenet1_1",
+            {},
+            {
+                "features.0/kernel": (3, 3, 3, 64),
+                "features.12.expand3x3/bias": (256,),
+                "classifier.1/kernel": (1, 1, 512, 3),
+            },
+        ),
+        (
+            "efficientnet_b0",
+            {},
+            {
+                "features.1.0.block.0.0/kernel": (3, 3, 32, 1),
+                "features.1.0.block.1.fc1/kernel": (1, 1, 32, 8),
+                "features.1.0.block.2.1/gamma": (16,),
+                "features.6.3.block.1.0/kernel": (5, 5, 1152, 1),
+                "features.6.3.block.2.fc2/bias": (1152,),
+                "features.7.0.block.3.1/beta": (320,),
+                "features.8.0/kernel": (1, 1, 320, 1280),
+                "classifier.1/bias": (3,),
+            },
+        ),
+        (
+            "densenet121",
+            {},
+            {
+                "features.conv0/kernel": (7, 7, 3, 64),
+                "features.norm0/gamma": (64,),
+                "features.denseblock4.denselayer16.norm1/gamma": (992,),
+                "features.denseblock3.denselayer24.conv2/kernel": (3, 3, 128, 32),
+                "features.transition3.conv/kernel": (1, 1, 1024, 512),
+                "features.norm5/moving_mean": (1024,),
+                "classifier/kernel": (1024, 3),
             },
         ),
     ],

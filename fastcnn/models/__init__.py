@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from .densenet import densenet121
+from .efficientnet import efficientnet_b0
 from .lenet import lenet5
 from .mobilenet import mobilenet_v2
 from .resnet import resnet18, resnet18_cifar, resnet20_cifar, resnet34, resnet50, resnet56_cifar
+from .squeezenet import squeezenet1_1
 from .vgg import cifar_vgg, vgg11, vgg16, vgg19
 
 __all__ = [
     "cifar_vgg",
+    "densenet121",
+    "efficientnet_b0",
     "lenet5",
     "mobilenet_v2",
     "resnet18",
@@ -17,6 +22,7 @@ __all__ = [
     "resnet34",
     "resnet50",
     "resnet56_cifar",
+    "squeezenet1_1",
     "vgg11",
     "vgg16",
     "vgg19",

@@ -67,6 +67,24 @@ def norm(x: Tensor, name: str, activation: str | None = "relu", epsilon: float =
     return y
 
 
+def conv(
+    x: Tensor,
+    filters: int,
+    kernel_size: int,
+    strides: int = 1,
+    *,
+    name: str,
+    use_bias: bool = False,
+    kernel_initializer: Any = HE,
+) -> Tensor:
+    """Return the convolution of x, padded by half a kernel on all sides, as PyTorch's networks have it."""
+    padding = kernel_size // 2
+    y: Tensor = Conv2D(
+        filters, kernel_size, strides, padding, use_bias=use_bias, kernel_initializer=kernel_initializer, name=name
+    )(x)
+    return y
+
+
 def conv_norm(
     x: Tensor,
     filters: int,
@@ -78,28 +96,26 @@ def conv_norm(
     use_bias: bool = False,
     epsilon: float = 1e-5,
 ) -> Tensor:
-    """Return activation(batch normalisation(convolution(x))), padded by half a kernel on all sides.
-
-    Parameters
-    ----------
-    names
-        Of convolution and normalisation.
-    """
-    y = Conv2D(
-        filters,
-        kernel_size,
-        strides,
-        padding=kernel_size // 2,
-        use_bias=use_bias,
-        kernel_initializer=HE,
-        name=names[0],
-    )(x)
+    """Return activation(batch normalisation(convolution(x))); the names are those of convolution and normalisation."""
+    y = conv(x, filters, kernel_size, strides, name=names[0], use_bias=use_bias)
     return norm(y, names[1], activation, epsilon)
 
 
 def depthwise_norm(x: Tensor, kernel_size: int, strides: int, activation: str, *, names: tuple[str, str]) -> Tensor:
-    """Return activation(batch normalisation(convolution of each channel(x))), padded like ``conv_norm``."""
+    """Return activation(batch normalisation(convolution of each channel(x))), padded and named likewise."""
     y = DepthwiseConv2D(
-        kernel_size, strides, padding=kernel_size // 2, use_bias=False, depthwise_initializer=HE, name=names[0]
+        kernel_size, strides, kernel_size // 2, use_bias=False, depthwise_initializer=HE, name=names[0]
     )(x)
     return norm(y, names[1], activation)
+
+
+def pair(name: str) -> tuple[str, str]:
+    """Return the names of a convolution and of the normalisation after it where PyTorch has them in a Sequential."""
+    return f"{name}.0", f"{name}.1"
+
+
+def channels_of(x: Tensor) -> int:
+    """Return the number of channels of images."""
+    channels = x.shape[3]
+    assert channels is not None
+    return channels

@@ -11,7 +11,7 @@ from ..initializers import RandomNormal
 from ..layers import Add
 from ..layers.symbolic import Tensor
 from ..model import Model
-from .blocks import Network, conv_norm, depthwise_norm
+from .blocks import Network, channels_of, conv_norm, depthwise_norm, pair
 
 # The paper's table 2: expansion, filters, number of blocks, stride of the first.
 STAGES = (
@@ -57,27 +57,22 @@ def mobilenet_v2(
     (None, 2, 2, 1280)
     """
     network = Network(classes, input_shape, include_top, seed, dtype)
-    y = conv_norm(network.input, 32, 3, 2, "relu6", names=_pair("features.0"))
+    y = conv_norm(network.input, 32, 3, 2, "relu6", names=pair("features.0"))
     number = 1
     for expansion, filters, blocks, strides in STAGES:
         for index in range(blocks):
             y = _inverted_residual(y, expansion, filters, 1 if index else strides, f"features.{number}.conv")
             number += 1
-    y = conv_norm(y, 1280, 1, 1, "relu6", names=_pair(f"features.{number}"))
+    y = conv_norm(y, 1280, 1, 1, "relu6", names=pair(f"features.{number}"))
     return network.pooled(y, "classifier.1", dropout=0.2, kernel_initializer=RandomNormal(stddev=0.01))
 
 
 def _inverted_residual(x: Tensor, expansion: int, filters: int, strides: int, name: str) -> Tensor:
-    channels = x.shape[3] or 0
+    channels = channels_of(x)
     y, number = x, 0
     if expansion > 1:
-        y = conv_norm(y, expansion * channels, 1, 1, "relu6", names=_pair(f"{name}.0"))
+        y = conv_norm(y, expansion * channels, 1, 1, "relu6", names=pair(f"{name}.0"))
         number = 1
-    y = depthwise_norm(y, 3, strides, "relu6", names=_pair(f"{name}.{number}"))
+    y = depthwise_norm(y, 3, strides, "relu6", names=pair(f"{name}.{number}"))
     y = conv_norm(y, filters, 1, 1, None, names=(f"{name}.{number + 1}", f"{name}.{number + 2}"))
     return Add()([x, y]) if strides == 1 and channels == filters else y
-
-
-def _pair(name: str) -> tuple[str, str]:
-    """Return the names of a convolution and of the normalisation after it."""
-    return f"{name}.0", f"{name}.1"

@@ -13,7 +13,7 @@ from ..arguments import flag
 from ..layers import Add, MaxPool2D, ReLU
 from ..layers.symbolic import Tensor
 from ..model import Model
-from .blocks import Network, conv_norm
+from .blocks import Network, channels_of, conv_norm, pair
 
 Block = Callable[[Tensor, int, int, str], Tensor]
 
@@ -143,9 +143,9 @@ def resnet50(
 
     def bottleneck(x: Tensor, filters: int, strides: int, name: str) -> Tensor:
         first, second = (strides, 1) if stride_in_1x1 else (1, strides)
-        y = conv_norm(x, filters, 1, first, names=_pair(name, 1), **options)
-        y = conv_norm(y, filters, 3, second, names=_pair(name, 2), **options)
-        y = conv_norm(y, 4 * filters, 1, 1, None, names=_pair(name, 3), **options)
+        y = conv_norm(x, filters, 1, first, names=_numbered(name, 1), **options)
+        y = conv_norm(y, filters, 3, second, names=_numbered(name, 2), **options)
+        y = conv_norm(y, 4 * filters, 1, 1, None, names=_numbered(name, 3), **options)
         return _sum(y, x, strides, f"{name}.downsample", **options)
 
     return network.pooled(_stages(_stem(network.input, **options), bottleneck, 64, [3, 4, 6, 3]), "fc")
@@ -271,15 +271,15 @@ def _stages(x: Tensor, block: Block, filters: int, blocks: Sequence[int], first:
 
 
 def _basic(x: Tensor, filters: int, strides: int, name: str, shortcut: str = "downsample") -> Tensor:
-    y = conv_norm(x, filters, 3, strides, names=_pair(name, 1))
-    y = conv_norm(y, filters, 3, 1, None, names=_pair(name, 2))
+    y = conv_norm(x, filters, 3, strides, names=_numbered(name, 1))
+    y = conv_norm(y, filters, 3, 1, None, names=_numbered(name, 2))
     return _sum(y, x, strides, f"{name}.{shortcut}")
 
 
 def _sum(y: Tensor, x: Tensor, strides: int, name: str, **options: Any) -> Tensor:
     """Return what a block makes of x, added to x, or to a projection where the shapes differ."""
-    if strides != 1 or x.shape[3] != y.shape[3]:
-        x = conv_norm(x, y.shape[3] or 0, 1, strides, None, names=(f"{name}.0", f"{name}.1"), **options)
+    if strides != 1 or channels_of(x) != channels_of(y):
+        x = conv_norm(x, channels_of(y), 1, strides, None, names=pair(name), **options)
     activated: Tensor = ReLU()(Add()([y, x]))
     return activated
 
@@ -289,6 +289,6 @@ def _cifar(blocks: int, network: Network) -> Model:
     return network.pooled(_stages(y, partial(_basic, shortcut="short_cut"), 16, [blocks] * 3, first=0), "fc")
 
 
-def _pair(block: str, number: int) -> tuple[str, str]:
+def _numbered(block: str, number: int) -> tuple[str, str]:
     """Return the names of a block's convolution and of the normalisation after it."""
     return f"{block}.conv{number}", f"{block}.bn{number}"
