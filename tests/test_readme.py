@@ -7,6 +7,9 @@ from pathlib import Path
 
 import pytest
 from idx_files import write_idx_folder
+from PIL import Image
+
+from fastcnn import models
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -21,6 +24,8 @@ def test_python_blocks_run_in_order(tmp_path, monkeypatch):
     monkeypatch.setenv("FASTCNN_CACHE", str(tmp_path / "cache"))
     write_idx_folder(tmp_path / "cache/fashion-mnist")
     write_idx_folder(tmp_path / "cache/mnist")
+    Image.new("RGB", (300, 260)).save(tmp_path / "cup.jpg")
+    models.mobilenet_v2().save(tmp_path / "mobilenet_v2.safetensors")
     monkeypatch.chdir(tmp_path)
     namespace: dict[str, object] = {"__name__": "readme"}
     sources = blocks("python")
@@ -31,6 +36,7 @@ def test_python_blocks_run_in_order(tmp_path, monkeypatch):
     assert namespace["fmap"].shape == (1, 32, 32, 2)
     assert namespace["pooled"].shape == (1, 16, 16, 2)
     assert namespace["acc"] > 0.95
+    assert namespace["small"].count_params() == 273754
     assert namespace["labels"].tolist() == namespace["scores"].argmax(axis=-1).tolist()
 
 
