@@ -67,13 +67,20 @@ def save_arrays(path: PathLike, arrays: Mapping[str, Array], texts: Mapping[str,
     write_atomically(file_path(path), save({k: np.ascontiguousarray(a) for k, a in arrays.items()}, dict(texts)))
 
 
-def load_arrays(path: PathLike) -> tuple[dict[str, Array], dict[str, str]]:
-    """Read what :func:`save_arrays` wrote.
+def load_arrays(path: PathLike, types: tuple[str, ...] = ("F32", "F64")) -> tuple[dict[str, Array], dict[str, str]]:
+    """Read a safetensors file, such as :func:`save_arrays` writes.
+
+    Parameters
+    ----------
+    path
+        The file.
+    types
+        The element types that it may hold, in the words of safetensors.
 
     Returns
     -------
     arrays : dict
-        float32 or float64, by name.
+        By name.
     texts : dict
 
     Raises
@@ -93,8 +100,8 @@ def load_arrays(path: PathLike) -> tuple[dict[str, Array], dict[str, str]]:
         with safe_open(path, framework="numpy") as file:
             texts = file.metadata() or {}
             for name in file.keys():  # noqa: SIM118  # it is no mapping
-                if file.get_slice(name).get_dtype() not in ("F32", "F64"):
-                    raise ValueError(f"{path} holds {name} as {file.get_slice(name).get_dtype()}, not as F32 or F64")
+                if (found := file.get_slice(name).get_dtype()) not in types:
+                    raise ValueError(f"{path} holds {name} as {found}, not as {' or '.join(types)}")
                 arrays[name] = file.get_tensor(name)
     except SafetensorError as error:
         raise ValueError(f"{path} is cut off, damaged, or no safetensors file: {error}") from None

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from . import io, nn, optimizers, runtime
+from . import interchange, io, nn, optimizers, runtime
 from .arguments import (
     brief,
     flag,
@@ -861,6 +861,72 @@ class Model(Configurable):
             layer.thaw()
         for old, new in zip(self.weights.values(), given, strict=True):
             old[...] = new
+
+    def load_torch_state_dict(self, state_dict: Any) -> None:
+        """Set all weights to those of the same network in PyTorch; all or, where one does not fit, none.
+
+        Layers have the names of PyTorch's modules, as those of :mod:`fastcnn.models` have torchvision's. Layouts are
+        converted; dense layers behind an image that is flattened get their rows in the order that it has here.
+
+        Parameters
+        ----------
+        state_dict
+            Arrays by PyTorch's names, ``"layer.weight"`` and so on; or the path of a safetensors file of them. All
+            names may begin with ``module.``; ``num_batches_tracked`` is ignored.
+
+        Raises
+        ------
+        OSError
+            If there is no such file.
+        TypeError, ValueError
+            If it is cut off, damaged or a pickle, or its arrays are not those of the network: the message names all
+            that are missing, unknown, or of other shapes.
+
+        Examples
+        --------
+        >>> import numpy as np, fastcnn
+        >>> from fastcnn.layers import Dense
+        >>> model = fastcnn.Sequential([fastcnn.Input((2,)), Dense(1, name="fc")])
+        >>> model.load_torch_state_dict({"fc.weight": np.array([[1.0, 2.0]]), "fc.bias": np.array([3.0])})
+        >>> model.predict(np.array([[10.0, 1.0]])).tolist()
+        [[15.0]]
+        """
+        self._must_be_built()
+        self.set_weights(interchange.torch_weights(self._traced(), self._shapes, state_dict))
+
+    def load_keras_weights(self, weights: Any) -> None:
+        """Set all weights to those of the same network in Keras; all or, where one does not fit, none.
+
+        Layers that were given names of their own are matched by them; all others by the order that Keras keeps its
+        layers in, as names such as ``conv2d_1`` only tell when a layer was made. Layouts are the same.
+
+        Parameters
+        ----------
+        weights
+            The path of a ``.keras``, ``.h5`` or ``.weights.h5`` file, which takes the extra ``h5``; or arrays by
+            the names ``"layer/kernel"`` and so on, which have no order: all names have to be those of the model.
+
+        Raises
+        ------
+        ImportError
+            If h5py is needed and not there.
+        OSError
+            If there is no such file.
+        TypeError, ValueError
+            If it is cut off or damaged, or its arrays are not those of the network: the message names all that are
+            missing, unknown, or of other shapes.
+
+        Examples
+        --------
+        >>> import numpy as np, fastcnn
+        >>> from fastcnn.layers import Dense
+        >>> model = fastcnn.Sequential([fastcnn.Input((2,)), Dense(1, name="fc")])
+        >>> model.load_keras_weights({"fc/kernel": np.array([[1.0], [2.0]]), "fc/bias": np.array([3.0])})
+        >>> model.predict(np.array([[10.0, 1.0]])).tolist()
+        [[15.0]]
+        """
+        self._must_be_built()
+        self.set_weights(interchange.keras_weights(self._traced(), weights))
 
     def summary(self, print_fn: Callable[[str], Any] = print) -> None:
         """Print a table of the layers: the shapes of their results, their numbers of parameters and of FLOPs.

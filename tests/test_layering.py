@@ -27,6 +27,7 @@ FLOORS = [
     {"graph", "objective"},
     {"plan"},
     {"io", "batches", "progress"},
+    {"interchange"},
     {"model"},
     {"sequential"},
     {"datasets"},
@@ -39,6 +40,7 @@ FLOORS = [
 ]
 FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 LOWEST_WITH_EXTRAS = FLOOR_OF["datasets"]
+READS_BY_EXTRAS = {"interchange"}  # files that only h5py can read
 MAY_IMPORT_CORE = {"_core", "nn", "runtime"}
 RUNTIME_DEPENDENCIES = {"numpy", "safetensors", "tqdm"}
 
@@ -92,7 +94,7 @@ def violations(source: str, module: str, is_package: bool = False) -> list[str]:
             if target == "_core" and room not in MAY_IMPORT_CORE:
                 found.append(f"{where}: only nn and runtime may")
         elif top not in sys.stdlib_module_names | RUNTIME_DEPENDENCIES:
-            if FLOOR_OF[room] < LOWEST_WITH_EXTRAS:
+            if FLOOR_OF[room] < LOWEST_WITH_EXTRAS and room not in READS_BY_EXTRAS:
                 found.append(f"{where}, which is optional, below the top floor")
             elif at_import:
                 found.append(f"{where}, which is optional, when it is imported itself")
@@ -133,6 +135,7 @@ def test_every_room_of_the_plan_is_there(room):
         ("fastcnn.nn.conv", "def f():\n    import scipy", "optional"),
         ("fastcnn.model", "import matplotlib.pyplot as plt", "optional"),
         ("fastcnn.cli", "import matplotlib", "when it is imported itself"),
+        ("fastcnn.interchange.hdf5", "import h5py", "when it is imported itself"),
         ("fastcnn.attic", "import os", "has no floor"),
     ],
 )
@@ -147,6 +150,7 @@ def test_the_checker_refuses(module, source, complaint):
         ("fastcnn.nn.conv", "from .arrays import check\nfrom .. import shapes"),
         ("fastcnn.layers.conv", "from .base import Layer\nfrom .. import nn, initializers"),
         ("fastcnn.cli", "def f():\n    import matplotlib"),
+        ("fastcnn.interchange.hdf5", "def f():\n    import h5py"),
         ("fastcnn.demo", "import fastcnn\nfrom fastcnn.layers import Dense"),
     ],
 )

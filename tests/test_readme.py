@@ -5,12 +5,23 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 from idx_files import write_idx_folder
 from PIL import Image
+from safetensors.numpy import save_file
 
 from fastcnn import models
+from fastcnn.layers import DepthwiseConv2D
 
+NAMES = {
+    "kernel": "weight",
+    "bias": "bias",
+    "gamma": "weight",
+    "beta": "bias",
+    "moving_mean": "running_mean",
+    "moving_variance": "running_var",
+}
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
 
@@ -19,13 +30,27 @@ def blocks(language: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```$", README, flags=re.DOTALL | re.MULTILINE)
 
 
+def torchvisions(model):
+    """Return a network's weights under torchvision's names and in its layouts."""
+    state = {}
+    for layer in model.layers:
+        for name, array in layer.weights.items():
+            if name == "kernel":
+                axes = (
+                    (1, 0) if array.ndim == 2 else (2, 3, 0, 1) if isinstance(layer, DepthwiseConv2D) else (3, 2, 0, 1)
+                )
+                array = np.ascontiguousarray(array.transpose(axes))
+            state[f"{layer.name}.{NAMES[name]}"] = array
+    return state
+
+
 def test_python_blocks_run_in_order(tmp_path, monkeypatch):
     # Small files stand in for what the README downloads.
     monkeypatch.setenv("FASTCNN_CACHE", str(tmp_path / "cache"))
     write_idx_folder(tmp_path / "cache/fashion-mnist")
     write_idx_folder(tmp_path / "cache/mnist")
     Image.new("RGB", (300, 260)).save(tmp_path / "cup.jpg")
-    models.mobilenet_v2().save(tmp_path / "mobilenet_v2.safetensors")
+    save_file(torchvisions(models.mobilenet_v2()), tmp_path / "mobilenet_v2.safetensors")
     monkeypatch.chdir(tmp_path)
     namespace: dict[str, object] = {"__name__": "readme"}
     sources = blocks("python")

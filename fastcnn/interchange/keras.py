@@ -1,0 +1,150 @@
+"""Weights under Keras's names, whose layouts are ours: which layer of a file is which of a network."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from numpy.typing import NDArray
+
+from ..graph import Graph
+from ..layers import DepthwiseConv2D
+from ..layers.base import Layer
+from .hdf5 import Stored, opened, snake_case
+from .matching import arrays_by_name, misfit, refuse_mismatch
+
+Array = NDArray[Any]
+
+
+def keras_weights(graph: Graph, weights: Any) -> list[Array]:
+    """Return a network's weights, layer by layer, from those of the same network in Keras.
+
+    Parameters
+    ----------
+    graph
+        The network.
+    weights
+        The path of a .keras, .h5 or .weights.h5 file; or arrays by name, ``"layer/weight"``.
+
+    Raises
+    ------
+    ImportError
+        If h5py is needed and not there.
+    OSError
+        If there is no such file.
+    TypeError, ValueError
+        If it is none, or its arrays are not those of the network; the message names all that does not match.
+    """
+    if isinstance(weights, (str, os.PathLike)):
+        with opened(weights) as stored:
+            return _taken(graph, stored, True)
+    return _taken(graph, _of_mapping(weights), False)
+
+
+def _of_mapping(weights: Any) -> list[Stored]:
+    """Return the layers of a mapping."""
+    found: dict[str, dict[str, Array]] = {}
+    for name, array in arrays_by_name(weights, "weights").items():
+        layer, _, weight = name.removesuffix(":0").rpartition("/")
+        found.setdefault(layer.rpartition("/")[2], {})[weight] = array
+    return [Stored(name, arrays) for name, arrays in found.items()]
+
+
+def _taken(graph: Graph, stored: Sequence[Stored], has_order: bool) -> list[Array]:
+    """Return the network's weights, layer by layer, from stored layers, whose order counts where they have one."""
+    layers = [layer for layer in _ordered_by_keras(graph) if layer.weights]
+    pairs = _pairs(layers, stored, has_order)
+    found: dict[tuple[Layer, str], Any] = {}
+    misfits = []
+    missing = [_titled(layer, n, w) for layer in layers if layer not in pairs for n, w in layer.weights.items()]
+    unknown = [_titled(given, n, array) for given in _others(stored, pairs) for n, array in given.arrays.items()]
+    for layer, given in pairs.items():
+        arrays = _by_weight(layer, given)
+        for name, weight in layer.weights.items():
+            if name not in arrays:
+                missing.append(_titled(layer, name, weight))
+            elif text := misfit(str(layer.name), f"{given.name}/{name}", weight.shape, arrays[name]):
+                misfits.append(text)
+            found[layer, name] = arrays.get(name)
+        unknown += [_titled(given, name, array) for name, array in arrays.items() if name not in layer.weights]
+    refuse_mismatch("weights", misfits, missing, unknown)
+    return [found[layer, name][()] for layer in graph.layers for name in layer.weights]
+
+
+def _titled(owner: Layer | Stored, name: str, array: Any) -> str:
+    return f"{owner.name}/{name} {array.shape}"
+
+
+def _pairs(layers: Sequence[Layer], stored: Sequence[Stored], has_order: bool) -> dict[Layer, Stored]:
+    """Return which stored layer is which, as far as it can be told.
+
+    Those that were given their names are matched by them. Names such as conv2d_1 tell in which order layers were made,
+    if that, and not which is which; where there is an order, they and all others are matched by it.
+    """
+    by_name = {given.name: given for given in stored}
+    pairs = {
+        layer: by_name[str(layer.name)]
+        for layer in layers
+        if layer.name in by_name and not (has_order and _is_named_by_class(layer))
+    }
+    if has_order:
+        left = [layer for layer in layers if layer not in pairs]
+        pairs |= _pairs_in_order(left, _others(stored, pairs))
+    return pairs
+
+
+def _others(stored: Sequence[Stored], pairs: Mapping[Layer, Stored]) -> list[Stored]:
+    """Return the stored layers that are in no pair."""
+    paired = set(pairs.values())
+    return [given for given in stored if given not in paired]
+
+
+def _is_named_by_class(layer: Layer) -> bool:
+    word, _, number = str(layer.name).rpartition("_")
+    name = word if number.isdecimal() else str(layer.name)
+    return name.replace("_", "") == type(layer).__name__.lower()
+
+
+def _pairs_in_order(layers: Sequence[Layer], stored: Sequence[Stored]) -> dict[Layer, Stored]:
+    """Return pairs by the order of all, or of those of a class where the file tells it; none if numbers differ."""
+
+    def kind(layer: Layer) -> str:
+        return snake_case(type(layer).__name__)
+
+    if any(given.kind for given in stored):
+        layers, stored = sorted(layers, key=kind), sorted(stored, key=lambda given: given.kind)
+        if [kind(layer) for layer in layers] != [given.kind for given in stored]:
+            return {}
+    return dict(zip(layers, stored, strict=True)) if len(layers) == len(stored) else {}
+
+
+def _ordered_by_keras(graph: Graph) -> list[Layer]:
+    """Return the layers by the longest way to an output, and those with one as long as they are met from there on."""
+    ways: dict[int, int] = {}
+    longest: dict[Layer, int] = {}
+    for call in reversed(graph.calls):
+        longest[call.layer] = way = max(ways.get(call.target, 0), longest.get(call.layer, 0))
+        for source in call.sources:
+            ways[source] = max(ways.get(source, 0), way + 1)
+    met: dict[Layer, None] = {}
+    seen = set(range(graph.inputs))
+    stack = list(reversed(graph.outputs))
+    while stack:
+        value = stack.pop()
+        if value not in seen:
+            seen.add(value)
+            call = graph.calls[value - graph.inputs]
+            met[call.layer] = None
+            stack.extend(reversed(call.sources))
+    return sorted(met, key=lambda layer: -longest[layer])
+
+
+def _by_weight(layer: Layer, given: Stored) -> dict[str, Any]:
+    """Return the arrays of a stored layer under the names that they have in ours; by their order if it names none."""
+    arrays = dict(given.arrays)
+    if isinstance(layer, DepthwiseConv2D) and "depthwise_kernel" in arrays:
+        arrays = {"kernel": arrays.pop("depthwise_kernel"), **arrays}
+    if len(arrays) == len(layer.weights) and not any(name in layer.weights for name in arrays):
+        return dict(zip(layer.weights, arrays.values(), strict=True))
+    return arrays

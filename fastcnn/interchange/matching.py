@@ -1,0 +1,62 @@
+"""What both importers share: how an array is checked, and the error that names all that does not match."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ..arguments import brief, real_array
+
+_SHOWN = 6
+
+
+def arrays_by_name(mapping: Any, what: str) -> dict[str, Any]:
+    """Return the arrays of a mapping.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If it is no mapping, a name is no text, or a value no array of real numbers.
+    """
+    if not isinstance(mapping, Mapping):
+        raise TypeError(f"{what} must be a file or a mapping of arrays by name, got {brief(mapping)}")
+    for name in mapping:
+        if not isinstance(name, str):
+            raise TypeError(f"{what} must have texts as names, got {brief(name)}")
+    return {name: real_array(value, f"{what}[{name!r}]") for name, value in mapping.items()}
+
+
+def misfit(layer: str, label: str, shape: tuple[int, ...], array: Any) -> str | None:
+    """Return what is wrong with an array where a layer wants another shape, or numbers that are no integers."""
+    if array.dtype.kind != "f" or array.dtype.itemsize > 8:
+        return f"layer {layer}: {label} must hold floating-point numbers of at most 64 bits, got {array.dtype}"
+    if tuple(array.shape) != shape:
+        return f"layer {layer}: {label} must have shape {shape}, got {tuple(array.shape)}"
+    return None
+
+
+def refuse_mismatch(what: str, misfits: Sequence[str], missing: Sequence[str], unknown: Sequence[str]) -> None:
+    """Raise ValueError if there is anything that does not match.
+
+    Parameters
+    ----------
+    what
+        Where the arrays are from.
+    misfits
+        What is wrong with arrays that are there.
+    missing, unknown
+        Names and shapes of what the network has and the arrays have not, and the other way round.
+    """
+    parts = [
+        separator.join(
+            [opening + texts[0], *texts[1:_SHOWN], *([f"{len(texts) - _SHOWN} more"] if len(texts) > _SHOWN else [])]
+        )
+        for opening, texts, separator in (
+            ("", misfits, "; "),
+            ("it lacks ", missing, ", "),
+            ("the network has no ", unknown, ", "),
+        )
+        if texts
+    ]
+    if parts:
+        raise ValueError(f"{what} must hold the weights of this network: {'; '.join(parts)}")

@@ -1,0 +1,179 @@
+"""Weights under PyTorch's names: its layouts, its order of features, and the safetensors files that hold them.
+
+PyTorch has channels before rows and columns. So kernels have their axes in another order, and where an image is
+flattened, what comes behind it counts the features in another one.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .. import io
+from ..arguments import file_path
+from ..graph import Graph
+from ..layers import (
+    BatchNormalization,
+    Concatenate,
+    Conv2D,
+    Conv2DTranspose,
+    Dense,
+    DepthwiseConv2D,
+    Flatten,
+    LayerNormalization,
+    PReLU,
+    Reshape,
+)
+from ..layers.base import Layer
+from ..layers.symbolic import Shape
+from .matching import arrays_by_name, misfit, refuse_mismatch
+
+Array = NDArray[Any]
+
+_KINDS = (BatchNormalization, Conv2D, Conv2DTranspose, Dense, DepthwiseConv2D, LayerNormalization, PReLU)
+_NAMES = {
+    "kernel": "weight",
+    "bias": "bias",
+    "gamma": "weight",
+    "beta": "bias",
+    "moving_mean": "running_mean",
+    "moving_variance": "running_var",
+    "alpha": "weight",
+}
+# How many batches a normalisation has seen, which no result depends on.
+_IGNORED = ".num_batches_tracked"
+# How PyTorch's own files begin, today's and those before version 1.6.
+_PICKLES = (b"PK\x03\x04", b"\x80\x02")
+_TYPES = ("F16", "F32", "F64", "I64")
+
+
+@dataclass(frozen=True)
+class _Slot:
+    """A weight of ours: the layer's name, PyTorch's name and shape of it, and what makes ours of PyTorch's array."""
+
+    layer: str
+    name: str
+    shape: tuple[int, ...]
+    converted: Callable[[Array], Array]
+
+
+def torch_weights(graph: Graph, shapes: Sequence[Shape], state_dict: Any) -> list[Array]:
+    """Return a network's weights, layer by layer, from those of the same network in PyTorch.
+
+    Parameters
+    ----------
+    graph
+        The network, its layers named as PyTorch's modules are.
+    shapes
+        Those of all its values.
+    state_dict
+        Arrays by name, or the path of a safetensors file.
+
+    Raises
+    ------
+    OSError
+        If there is no such file.
+    TypeError, ValueError
+        If it is none, or its arrays are not those of the network; the message names all that does not match.
+    """
+    what, given = _read(state_dict)
+    orders = _orders_of_features(graph, shapes)
+    slots, missing = [], []
+    for layer in graph.layers:
+        for name, weight in layer.weights.items():
+            slot = _slot(layer, name, weight, orders.get(id(layer)))
+            if slot is None:
+                missing.append(f"{layer.name}/{name} {weight.shape}, which PyTorch's modules have not")
+            elif slot.name not in given:
+                missing.append(f"{slot.name} {slot.shape}")
+            else:
+                slots.append(slot)
+    taken = {slot.name for slot in slots}
+    unknown = [f"{name} {array.shape}" for name, array in given.items() if name not in taken]
+    found = [misfit(slot.layer, slot.name, slot.shape, given[slot.name]) for slot in slots]
+    refuse_mismatch(what, [text for text in found if text], missing, unknown)
+    return [slot.converted(given[slot.name]) for slot in slots]
+
+
+def _read(state_dict: Any) -> tuple[str, dict[str, Array]]:
+    """Return what errors call the arrays, and those that count by name."""
+    what = "state_dict"
+    if isinstance(state_dict, (str, os.PathLike)):
+        path = file_path(state_dict)
+        what = str(path)
+        try:
+            state_dict, _ = io.load_arrays(path, _TYPES)
+        except ValueError as error:
+            with path.open("rb") as file:
+                if not file.read(4).startswith(_PICKLES):
+                    raise
+            raise ValueError(
+                f"{what} is a pickle, or an archive of one, which could run code: convert it, in PyTorch, with "
+                "safetensors.torch.save_file(torch.load(path, weights_only=True), ...)"
+            ) from error
+    arrays = arrays_by_name(state_dict, what)
+    if all(name.startswith("module.") for name in arrays):  # as DataParallel has them
+        arrays = {name.removeprefix("module."): array for name, array in arrays.items()}
+    return what, {name: array for name, array in arrays.items() if not name.endswith(_IGNORED)}
+
+
+def _slot(layer: Layer, name: str, weight: Array, order: Array | None) -> _Slot | None:
+    """Return what a weight is in PyTorch; None where it has no such layer.
+
+    Parameters
+    ----------
+    layer, name, weight
+        The layer, and its weight.
+    order
+        The number, in PyTorch, of each feature of the layer's input, where that is another one.
+    """
+    if not isinstance(layer, _KINDS) or name not in _NAMES:
+        return None
+    shape = weight.shape
+    by_feature = slice(None) if order is None else order
+
+    def slot(theirs: tuple[int, ...], converted: Callable[[Array], Array]) -> _Slot:
+        return _Slot(str(layer.name), f"{layer.name}.{_NAMES[name]}", theirs, converted)
+
+    if name == "bias":
+        return slot(shape, lambda array: array)
+    if isinstance(layer, Dense):
+        return slot(shape[::-1], lambda array: array.T[by_feature])
+    if isinstance(layer, DepthwiseConv2D):
+        return slot((shape[2] * shape[3], 1, *shape[:2]), lambda array: array.transpose(2, 3, 1, 0).reshape(shape))
+    if name == "kernel":
+        return slot((shape[3], shape[2], *shape[:2]), lambda array: array.transpose(2, 3, 1, 0))
+    if weight.size != shape[-1]:  # slopes for each pixel
+        return None
+    return slot(shape[-1:], lambda array: array[by_feature].reshape(shape))
+
+
+def _orders_of_features(graph: Graph, shapes: Sequence[Shape]) -> dict[int, Array]:
+    """Return, by the layer's id, the numbers in PyTorch of the features of its input, where they are other ones.
+
+    Behind an image that is flattened they are until a dense layer mixes them.
+    """
+    of_values: dict[int, Array] = {}
+    of_layers: dict[int, Array] = {}
+    for call in graph.calls:
+        first, layer = call.sources[0], call.layer
+        shape, result = shapes[first], shapes[call.target]
+        if isinstance(layer, (Flatten, Reshape)) and len(shape) == 4 and len(result) == 2:
+            rows, cols, channels = (n or 0 for n in shape[1:])
+            numbers = np.arange(rows * cols * channels).reshape(channels, rows, cols)
+            of_values[call.target] = numbers.transpose(1, 2, 0).reshape(-1)
+        elif isinstance(layer, Concatenate) and any(source in of_values for source in call.sources):
+            sizes = [shapes[source][-1] or 0 for source in call.sources]
+            parts = [of_values.get(source, np.arange(n)) for source, n in zip(call.sources, sizes, strict=True)]
+            starts = np.cumsum([0, *sizes[:-1]])
+            of_values[call.target] = np.concatenate([part + n for part, n in zip(parts, starts, strict=True)])
+        elif first in of_values:
+            of_layers[id(layer)] = of_values[first]
+            if result == shape and not isinstance(layer, Dense):
+                of_values[call.target] = of_values[first]
+    return of_layers
