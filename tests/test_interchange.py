@@ -211,6 +211,17 @@ def test_files_hold_floats_of_any_size(dtype, model, tmp_path):
     assert model.weights["conv/kernel"][2, 1, 0, 1] == given["conv.weight"][1, 0, 2, 1].astype("float32")
 
 
+def test_a_model_that_has_predicted_takes_new_weights(model):
+    x = np.ones((1, 4, 4, 2))
+    before = model.predict(x)
+    model.load_torch_state_dict(STATE)
+    after = model.predict(x)
+    other = small(1)
+    other.load_torch_state_dict(STATE)
+    assert not np.array_equal(before, after)
+    assert np.array_equal(other.predict(x), after)
+
+
 def test_the_prefix_of_data_parallel_is_taken_off_where_all_have_it(model):
     model.load_torch_state_dict({f"module.{name}": array for name, array in STATE.items()})
     assert model.weights["norm/gamma"].tolist() == STATE["norm.weight"].astype("float32").tolist()
