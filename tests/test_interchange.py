@@ -139,9 +139,9 @@ FLATTENED = {
 
 @pytest.mark.parametrize("case", FLATTENED)
 def test_dense_layers_behind_an_image_get_their_rows_in_order(case):
-    x, first, second = images(), arrays(weight=(7, 120), bias=7), arrays(weight=(7, 7), bias=7)
+    x, first, second = images(), arrays(weight=(120, 120), bias=120), arrays(weight=(7, 120), bias=7)
     start = Input((5, 6, 4))
-    y = Dense(7, name="second")(Dense(7, name="first")(FLATTENED[case](start)))
+    y = Dense(7, name="second")(Dense(120, name="first")(FLATTENED[case](start)))
     model = fastcnn.Model(start, y, dtype="float64")
     model.load_torch_state_dict(named("first", first) | named("second", second))
     flat = np.maximum(x, 0) if "through" in case else x
@@ -279,6 +279,17 @@ def test_layers_that_pytorch_has_not_are_named():
         fastcnn.Model(start, y).load_torch_state_dict({"each.weight": np.ones(8)})
 
 
+def test_weights_that_pytorchs_layer_has_not_are_named():
+    class Scaled(Dense):
+        def build(self, input_shape):
+            super().build(input_shape)
+            self.add_weight("scale", (1,))
+
+    model = fastcnn.Sequential([Input((2,)), Scaled(3, use_bias=False, name="fc")])
+    with pytest.raises(ValueError, match=r"it lacks fc/scale \(1,\), which PyTorch's modules have not$"):
+        model.load_torch_state_dict({"fc.weight": np.ones((3, 2))})
+
+
 def test_a_model_that_is_not_built_has_no_weights_to_set():
     for method in ("load_torch_state_dict", "load_keras_weights"):
         with pytest.raises(ValueError, match="the model has no weights yet"):
@@ -393,6 +404,9 @@ WRITERS = {
     "older, weights of other names": lambda path: older(
         path, {name: {f"{name}_{i}": a for i, a in enumerate(given.values())} for name, given in KERAS.items()}
     ),
+    "older, weights in other scopes": lambda path: older(
+        path, {n: {f"{n}_1/{k}": a for k, a in KERAS[n].items()} for n in reversed(KERAS)}
+    ),
     "newer, with names": lambda path: newer(path, by_class(), {group: name for name, group in CLASSES.items()}),
     "newer, with other names": lambda path: newer(path, by_class(), {group: f"x_{group}" for group in by_class()}),
     "newer, without names": lambda path: newer(path, by_class()),
@@ -493,6 +507,7 @@ def changed(**layers):
         (changed(fc=arrays(kernel=(12, 4), bias=5)), "layer fc: fc/kernel must have shape (12, 5), got (12, 4)"),
         (changed(fc=arrays(kernel=(12, 5))), "it lacks fc/bias (5,)"),
         (changed(fc=arrays(kernel=(12, 5), bias=5, scale=5)), "the network has no fc/scale (5,)"),
+        (changed(fc=arrays(kernel=(12, 5), scale=5)), "it lacks fc/bias (5,); the network has no fc/scale (5,)"),
         (changed(fc=None), "it lacks fc/kernel (12, 5), fc/bias (5,)"),
         (changed(top=arrays(kernel=(5, 2))), "the network has no top/kernel (5, 2)"),
         (changed(fc={**KERAS["fc"], "bias": np.ones(5, int)}), "layer fc: fc/bias must hold floating-point numbers"),
@@ -541,6 +556,28 @@ def test_models_in_models_need_names(tmp_path, model, unchanged):
         root["layers/sequential/layers/dense/vars/0"] = np.ones((12, 5))
     with pytest.raises(ValueError, match=r"sequential is a model .* save it as a \.keras file"):
         model.load_keras_weights(path)
+
+
+def test_models_in_models_have_their_place_in_an_archive(tmp_path):
+    h5py = pytest.importorskip("h5py")
+    with h5py.File(tmp_path / "weights.h5", "w") as root:
+        for number, group in enumerate(
+            ["sequential/layers/conv2d", "conv2d", "sequential_1/layers/conv2d", "conv2d_1"]
+        ):
+            root[f"layers/{group}/vars/0"] = np.full((1, 1, 2, 2), float(number))
+    layers = [
+        {
+            "class_name": kind,
+            "config": {"name": name, "layers": [{"class_name": "Conv2D", "config": {"name": "inner"}}]},
+        }
+        for kind, name in [("Sequential", "a"), ("Conv2D", "b"), ("Sequential", "c"), ("Conv2D", "d")]
+    ]
+    with zipfile.ZipFile(tmp_path / "weights.keras", "w") as archive:
+        archive.writestr("config.json", json.dumps({"config": {"layers": layers}}))
+        archive.write(tmp_path / "weights.h5", "model.weights.h5")
+    model, _ = many(4)
+    model.load_keras_weights(tmp_path / "weights.keras")
+    assert [array[0, 0, 0, 0] for array in model.get_weights()] == [0, 1, 2, 3]
 
 
 @pytest.mark.parametrize("suffix", [".h5", ".keras"])

@@ -27,9 +27,9 @@ def arrays_by_name(mapping: Any, what: str) -> dict[str, Any]:
 
 
 def misfit(layer: str, label: str, shape: tuple[int, ...], array: Any) -> str | None:
-    """Return what is wrong with an array where a layer wants another shape, or numbers that are no integers."""
-    if array.dtype.kind != "f" or array.dtype.itemsize > 8:
-        return f"layer {layer}: {label} must hold floating-point numbers of at most 64 bits, got {array.dtype}"
+    """Return what is wrong with an array where a layer wants another shape or kind of numbers; None if nothing is."""
+    if array.dtype.kind != "f":
+        return f"layer {layer}: {label} must hold floating-point numbers, got {array.dtype}"
     if tuple(array.shape) != shape:
         return f"layer {layer}: {label} must have shape {shape}, got {tuple(array.shape)}"
     return None
