@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 from safetensors.numpy import load_file
 
 from fastcnn import models
@@ -22,7 +23,6 @@ PHOTOGRAPHS = {
     "china.jpg": ({698}, 0.35),  # palace
     "chelsea.png": ({281, 282, 285}, 0.7),  # tabby, tiger cat, Egyptian cat
 }
-MEAN, DEVIATION = np.array([0.485, 0.456, 0.406], "float32"), np.array([0.229, 0.224, 0.225], "float32")
 
 
 @pytest.fixture(scope="module")
@@ -33,27 +33,14 @@ def folder():
     return Path(chosen).expanduser()
 
 
-@pytest.fixture(scope="module")
-def open_image():
-    return pytest.importorskip("PIL.Image", reason="Pillow is not installed").open
-
-
 def needed(path):
     if not path.exists():
         pytest.skip(f"{path} is not there: see tests/fetch_pretrained.py")
     return path
 
 
-def pictures(folder, open_image):
-    """The photographs: their short side 256 pixels long, and of that the middle, in [0, 255]."""
-    found = []
-    for name in PHOTOGRAPHS:
-        image = open_image(needed(folder / name)).convert("RGB")
-        width, height = (round(size * 256 / min(image.size)) for size in image.size)
-        left, top = (width - 224) // 2, (height - 224) // 2
-        image = image.resize((width, height), resample=2).crop((left, top, left + 224, top + 224))
-        found.append(np.asarray(image, "float32"))
-    return np.stack(found)
+def pictures(folder):
+    return np.concatenate([models.load_image(needed(folder / name)) for name in PHOTOGRAPHS])
 
 
 def assert_recognised(probabilities):
@@ -63,10 +50,10 @@ def assert_recognised(probabilities):
         assert sum(given[number] for number in classes) > least, name
 
 
-def test_mobilenet_v2_recognises_photographs(folder, open_image):
+def test_mobilenet_v2_recognises_photographs(folder):
     model = models.mobilenet_v2()
     model.load_torch_state_dict(needed(folder / "mobilenet_v2.safetensors"))
-    assert_recognised(model.predict((pictures(folder, open_image) / 255 - MEAN) / DEVIATION))
+    assert_recognised(model.predict(models.preprocess(pictures(folder))))
 
 
 def torchvisions_name(name):
@@ -81,24 +68,22 @@ def torchvisions_name(name):
     return f"layer{int(block[0]) - 1}.{ord(block[1]) - ord('a')}.{inside}"
 
 
-def test_resnet50_of_keras_recognises_photographs(folder, open_image):
+def test_resnet50_of_keras_recognises_photographs(folder):
     model = models.resnet50(stride_in_1x1=True, use_bias=True, epsilon=1e-3)
     weights = load_file(needed(folder / "resnet50.safetensors"))
     names = {key: key.split("/") for key in weights}
     model.load_keras_weights({f"{torchvisions_name(layer)}/{w}": weights[key] for key, (layer, w) in names.items()})
-    x = pictures(folder, open_image)[..., ::-1] - np.array([103.939, 116.779, 123.68], "float32")
-    assert_recognised(model.predict(x))
+    assert_recognised(model.predict(models.preprocess(pictures(folder), mode="caffe")))
 
 
-def test_resnet20_recognises_cifar10(folder, open_image, monkeypatch):
-    monkeypatch.setattr("PIL.Image.MAX_IMAGE_PIXELS", None)
+def test_resnet20_recognises_cifar10(folder, monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", None)
     model = models.resnet20_cifar()
     model.load_torch_state_dict(needed(folder / "resnet20.safetensors"))
-    images = np.asarray(open_image(needed(folder / "test_batch.png"))).reshape(-1, 32, 32, 3)
+    images = np.asarray(Image.open(needed(folder / "test_batch.png"))).reshape(-1, 32, 32, 3)
     labels = np.array(json.loads(needed(folder / "test_lables.json").read_text()))
-    x = (images / np.float32(255) - MEAN) / DEVIATION
-    assert len(x) == len(labels) == 10_000
-    probabilities = model.predict(x, batch_size=200)
+    assert len(images) == len(labels) == 10_000
+    probabilities = model.predict(models.preprocess(images), batch_size=200)
     right = int((probabilities.argmax(1) == labels).sum())
     print(f"{right} of 10000 right")
     assert abs(right - 8_908) <= 3  # what PyTorch recognises with the same weights
