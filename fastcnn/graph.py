@@ -7,6 +7,9 @@ called several times is shared: its gradients add up.
 
 from __future__ import annotations
 
+import bisect
+import itertools
+import math
 from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Any
@@ -17,9 +20,9 @@ from numpy.typing import NDArray
 from .arguments import plain, real_array
 from .layers.base import Activated, Layer, returned_pair
 from .layers.symbolic import Input, Shape, Tensor
+from .shapes import elements
 
 Array = NDArray[Any]
-Tape = list[Any]
 
 
 @dataclass(frozen=True)
@@ -35,6 +38,29 @@ class Call:
         if self.layer.many_inputs:
             return [values[source] for source in self.sources]
         return values[self.sources[0]]
+
+
+@dataclass
+class Part:
+    """Calls first to last - 1 of a pass, and the values that they take from before: enough to do them again."""
+
+    first: int
+    last: int
+    values: dict[int, Any]
+
+
+@dataclass
+class Tape:
+    """What backward needs of a pass: of each call what forward returned beside the result, or the part it belongs to.
+
+    ``training``, ``seed`` and ``logits`` are those of the pass, so that a part that is done again gives the same.
+    """
+
+    entries: list[Any]
+    parts: list[Part]
+    training: bool
+    seed: int
+    logits: Set[int]
 
 
 class Graph:
@@ -60,6 +86,8 @@ class Graph:
             last_use.pop(output, None)
         # Of each call the values that nothing needs after it.
         self._freed = [[v for v in set(call.sources) if last_use.get(v) == i] for i, call in enumerate(self.calls)]
+        # Elements of each call's result for one sample, once the graph is built.
+        self._sizes = [1] * len(self.calls)
 
     @classmethod
     def chain(cls, layers: Sequence[Layer]) -> Graph:
@@ -120,6 +148,7 @@ class Graph:
         index = {id(layer): i for i, layer in enumerate(self.layers)}
         for call in self.calls:
             shapes.append(build(index[id(call.layer)], call.layer, call.argument(shapes)))
+        self._sizes = [elements(shape, "result") for shape in shapes[self.inputs :]]
         return shapes
 
     def last_activation(self, output: int) -> str | None:
@@ -132,10 +161,17 @@ class Graph:
 
     def infer(self, inputs: Sequence[Array]) -> list[Array]:
         """Return the outputs alone; what is between is let go of as soon as nothing needs it any more."""
-        return self._run(inputs, False, 0, frozenset(), None)
+        values: list[Any] = [*inputs, *[None] * len(self.calls)]
+        self._run(values, 0, len(self.calls), Tape([], [], False, 0, frozenset()), False)
+        return [values[output] for output in self.outputs]
 
     def forward(
-        self, inputs: Sequence[Array], training: bool, seed: int, logits: Set[int] = frozenset()
+        self,
+        inputs: Sequence[Array],
+        training: bool,
+        seed: int,
+        logits: Set[int] = frozenset(),
+        checkpoints: bool = False,
     ) -> tuple[list[Array], Tape]:
         """Return the outputs, and what backward needs.
 
@@ -149,30 +185,46 @@ class Graph:
             From which each call has a key of its own.
         logits
             The numbers of outputs of which not the result of the activation, but the logits are wanted.
+        checkpoints
+            Whether only what some parts of the graph begin with is kept, and backward does the rest again. With as
+            many parts as the root of the number of calls that takes the least memory.
         """
-        tape: Tape = []
-        return self._run(inputs, training, seed, logits, tape), tape
-
-    def _run(
-        self, inputs: Sequence[Array], training: bool, seed: int, logits: Set[int], tape: Tape | None
-    ) -> list[Array]:
-        """Return the outputs; what backward needs goes to the tape, where there is one."""
+        tape = Tape([None] * len(self.calls), [], training, seed, logits)
         values: list[Any] = [*inputs, *[None] * len(self.calls)]
-        for index, call in enumerate(self.calls):
+        for first, last in self._cut() if checkpoints else [(0, len(self.calls))]:
+            keeps = last == len(self.calls)  # of the last part backward needs everything at once
+            if not keeps:
+                taken = {source for call in self.calls[first:last] for source in call.sources}
+                before = {value: values[value] for value in taken if value < self.inputs + first}
+                tape.parts.append(Part(first, last, before))
+            self._run(values, first, last, tape, keeps)
+        return [values[output] for output in self.outputs], tape
+
+    def _run(self, values: Any, first: int, last: int, tape: Tape, keeps: bool) -> None:
+        """Add the results of some calls to the values by number; what backward needs goes to the tape if it is kept."""
+        for index in range(first, last):
+            call = self.calls[index]
             layer, x = call.layer, call.argument(values)
             given: Any
-            if call.target in logits:
+            if call.target in tape.logits:
                 given = layer.logits(x)  # type: ignore[attr-defined]  # last_activation has seen to it
-            elif training and layer.uses_seed:
-                given = layer.forward(x, True, seed=(seed + index) % 2**64)  # type: ignore[call-arg]
+            elif tape.training and layer.uses_seed:
+                given = layer.forward(x, True, seed=(tape.seed + index) % 2**64)  # type: ignore[call-arg]
             else:
-                given = layer.forward(x, training)
+                given = layer.forward(x, tape.training)
             values[call.target], cache = returned_pair(layer, given, "forward")
-            if tape is not None:
-                tape.append(cache)
+            if keeps:
+                tape.entries[index] = cache
             for value in self._freed[index]:
                 values[value] = None
-        return [values[output] for output in self.outputs]
+
+    def _cut(self) -> list[tuple[int, int]]:
+        """Return the calls in as many parts as the root of their number, whose results are about equally large."""
+        sums = list(itertools.accumulate(self._sizes))
+        count = math.isqrt(len(self.calls))
+        ends = [bisect.bisect_left(sums, sums[-1] * (part + 1) / count) + 1 for part in range(count - 1)]
+        edges = sorted({0, *(end for end in ends if end < len(self.calls)), len(self.calls)})
+        return list(itertools.pairwise(edges))
 
     def backward(self, grads: Sequence[Array], tape: Tape, shapes: Sequence[Shape]) -> dict[str, Array]:
         """Return the gradients of the trainable weights by ``"layer/weight"``, layer by layer.
@@ -199,9 +251,13 @@ class Graph:
         wanted = self._wanting_gradients()
         found: dict[str, Array] = {}
         for index in range(len(self.calls) - 1, -1, -1):
-            call, cache = self.calls[index], tape[index]
+            if tape.parts and tape.parts[-1].last == index + 1:
+                again = tape.parts.pop()
+                self._run(again.values, again.first, again.last, tape, True)
+                del again
+            call, cache = self.calls[index], tape.entries[index]
             layer = call.layer
-            tape[index] = layer.learned(cache)
+            tape.entries[index] = layer.learned(cache)
             if call.target not in wanted:
                 continue
             grad = pending.pop(call.target)
@@ -228,7 +284,7 @@ class Graph:
 
     def after_step(self, tape: Tape) -> None:
         """Let every layer take in what it has learned in a step."""
-        for call, learned in zip(self.calls, tape, strict=True):
+        for call, learned in zip(self.calls, tape.entries, strict=True):
             call.layer.after_step(learned)
 
     def _wanting_gradients(self) -> set[int]:

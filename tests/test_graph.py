@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import tracemalloc
 import weakref
 
 import numpy as np
@@ -431,3 +433,72 @@ def test_a_merging_layer_of_ones_own_that_returns_other_gradients_is_told_so(ret
     model.compile("sgd", "mse")
     with pytest.raises((TypeError, ValueError), match="backward of layer mean must return"):
         model.train_on_batch(np.ones((2, 3)), np.ones((2, 3)))
+
+
+# Checkpoints
+
+
+def deep(checkpoints, layers=36):
+    x = y = Input((8, 8, 16))
+    for i in range(layers):
+        y = Conv2D(16, 3, padding="same", activation="relu" if i % 2 else None)(y)
+        y = BatchNormalization(activation="relu")(y) if i % 5 == 2 else Dropout(0.1)(y) if i % 5 == 4 else y
+    y = Add()([y, x])
+    model = fastcnn.Model(x, Dense(3, activation="softmax")(Flatten()(y)), seed=0)
+    model.compile("adam", "sparse_categorical_crossentropy", checkpoint_activations=checkpoints)
+    return model
+
+
+def test_checkpoints_change_no_bit_of_a_training():
+    x, y = np.random.default_rng(0).standard_normal((8, 8, 8, 16)), np.arange(8) % 3
+    plain, checked = deep(False), deep(True)
+    for _ in range(3):
+        assert plain.train_on_batch(x, y) == checked.train_on_batch(x, y)
+    assert all((a == b).all() for a, b in zip(plain.get_weights(), checked.get_weights(), strict=True))
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_checkpoints_change_no_bit_of_the_gradients_of_a_graph(training):
+    rng = np.random.default_rng(0)
+    given = [rng.standard_normal((4, 6, 6, 3)), rng.standard_normal((4, 5))]
+    found = []
+    for checkpoints in (False, True):
+        model = two_headed()
+        wanted = [np.zeros((4, *shape[1:])) for shape in model.output_shape]
+        model.compile("sgd", "mse", checkpoint_activations=checkpoints)
+        found.append(model.loss_and_gradients(given, wanted, training))
+    assert found[0][0] == found[1][0]
+    assert list(found[0][1]) == list(found[1][1])
+    assert all((found[0][1][name] == found[1][1][name]).all() for name in found[0][1])
+
+
+def test_checkpoints_take_less_memory():
+    x, y = np.random.default_rng(0).standard_normal((32, 8, 8, 16)), np.arange(32) % 3
+    peaks = []
+    for checkpoints in (False, True):
+        model = deep(checkpoints)
+        model.train_on_batch(x, y)
+        tracemalloc.start()
+        try:
+            model.train_on_batch(x, y)
+            peaks.append(tracemalloc.get_traced_memory()[1])
+        finally:
+            tracemalloc.stop()
+    activations = 50 * 32 * 8 * 8 * 16 * 4
+    assert peaks[0] > 0.8 * activations
+    assert peaks[1] < 0.45 * peaks[0]
+
+
+def test_checkpoints_are_part_of_a_file(tmp_path):
+    deep(True, 4).save(tmp_path / "deep.safetensors")
+    assert fastcnn.load(tmp_path / "deep.safetensors")._checkpoints
+    with pytest.raises(TypeError, match="checkpoint_activations must be"):
+        deep("yes", 2)
+
+
+@pytest.mark.parametrize("layers", [1, 2, 3, 4, 10, 35])
+def test_a_graph_is_cut_into_parts_that_follow_each_other(layers):
+    parts = deep(False, layers)._traced()._cut()
+    assert parts[0][0] == 0 and parts[-1][1] == len(deep(False, layers)._traced().calls)
+    assert all(first < last for first, last in parts)
+    assert all(before[1] == after[0] for before, after in itertools.pairwise(parts))
