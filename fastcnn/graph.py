@@ -18,7 +18,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .arguments import plain, real_array
+from .layers.activation import Activation, ReLU
 from .layers.base import Activated, Layer, returned_pair
+from .layers.normalization import BatchNormalization
 from .layers.symbolic import Input, Shape, Tensor
 from .shapes import elements
 
@@ -38,6 +40,10 @@ class Call:
         if self.layer.many_inputs:
             return [values[source] for source in self.sources]
         return values[self.sources[0]]
+
+
+# What backward finds of a relu that the normalisation before it has applied.
+_APPLIED = object()
 
 
 @dataclass
@@ -86,6 +92,18 @@ class Graph:
             last_use.pop(output, None)
         # Of each call the values that nothing needs after it.
         self._freed = [[v for v in set(call.sources) if last_use.get(v) == i] for i, call in enumerate(self.calls)]
+        # Of a batch normalisation whose result is for one call alone, the index of that.
+        users: dict[int, list[int]] = {}
+        for i, call in enumerate(self.calls):
+            for source in call.sources:
+                users.setdefault(source, []).append(i)
+        self._followers = {
+            i: users[call.target][0]
+            for i, call in enumerate(self.calls)
+            if type(call.layer).forward is BatchNormalization.forward
+            and len(users.get(call.target, [])) == 1
+            and call.target not in self.outputs
+        }
         # Elements of each call's result for one sample, once the graph is built.
         self._sizes = [1] * len(self.calls)
 
@@ -202,11 +220,17 @@ class Graph:
 
     def _run(self, values: Any, first: int, last: int, tape: Tape, keeps: bool) -> None:
         """Add the results of some calls to the values by number; what backward needs goes to the tape if it is kept."""
+        done = None  # the index of a relu that the normalisation before it has applied
         for index in range(first, last):
             call = self.calls[index]
             layer, x = call.layer, call.argument(values)
             given: Any
-            if call.target in tape.logits:
+            if index == done:
+                given = x, _APPLIED
+            elif self._takes_relu(index, last):
+                done = self._followers[index]
+                given = layer.activated(x, tape.training, "relu")  # type: ignore[attr-defined]  # it normalises
+            elif call.target in tape.logits:
                 given = layer.logits(x)  # type: ignore[attr-defined]  # last_activation has seen to it
             elif tape.training and layer.uses_seed:
                 given = layer.forward(x, True, seed=(tape.seed + index) % 2**64)  # type: ignore[call-arg]
@@ -217,6 +241,16 @@ class Graph:
                 tape.entries[index] = cache
             for value in self._freed[index]:
                 values[value] = None
+
+    def _takes_relu(self, index: int, last: int) -> bool:
+        """Whether a call is a normalisation without an activation, and the next one nothing but a relu of it."""
+        follower = self._followers.get(index)
+        if follower != index + 1 or follower >= last or self.calls[index].layer.activation is not None:  # type: ignore[attr-defined]
+            return False
+        relu = self.calls[follower].layer
+        return (type(relu) is ReLU and relu.max_value is None) or (
+            type(relu) is Activation and relu.activation == "relu"
+        )
 
     def _cut(self) -> list[tuple[int, int]]:
         """Return the calls in as many parts as the root of their number, whose results are about equally large."""
@@ -257,10 +291,13 @@ class Graph:
                 del again
             call, cache = self.calls[index], tape.entries[index]
             layer = call.layer
-            tape.entries[index] = layer.learned(cache)
+            tape.entries[index] = None if cache is _APPLIED else layer.learned(cache)
             if call.target not in wanted:
                 continue
             grad = pending.pop(call.target)
+            if cache is _APPLIED:
+                pending.add(call.sources[0], grad)
+                continue
             if any(source in wanted for source in call.sources):
                 dx, gradients = returned_pair(layer, layer.backward(grad, cache), "backward")
                 for source, part in zip(call.sources, _parts(call, dx), strict=True):

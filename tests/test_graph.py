@@ -27,6 +27,7 @@ from fastcnn.layers import (
     Layer,
     MaxPool2D,
     Multiply,
+    ReLU,
     Reshape,
 )
 
@@ -433,6 +434,64 @@ def test_a_merging_layer_of_ones_own_that_returns_other_gradients_is_told_so(ret
     model.compile("sgd", "mse")
     with pytest.raises((TypeError, ValueError), match="backward of layer mean must return"):
         model.train_on_batch(np.ones((2, 3)), np.ones((2, 3)))
+
+
+# Batch normalisation, and a relu after it
+
+
+def normalized(relu, extra=None):
+    x = Input((5, 5, 3))
+    y = BatchNormalization(activation="relu" if relu is None else None, name="norm")(Conv2D(4, 3, name="conv")(x))
+    z = y if relu is None else relu(y)
+    outputs = Flatten()(z) if extra is None else Flatten()(Add()([z, extra(y)]))
+    model = fastcnn.Model(x, Dense(2, name="dense")(outputs), seed=0)
+    model.compile("sgd", "mse")
+    return model
+
+
+def loss_and_gradients(model):
+    x = np.random.default_rng(0).standard_normal((6, 5, 5, 3))
+    return model.loss_and_gradients(x, np.ones((6, 2)))
+
+
+@pytest.mark.parametrize("relu", [ReLU, lambda: Activation("relu")])
+def test_a_relu_after_a_normalization_is_worked_into_it(relu, monkeypatch):
+    one, two = normalized(None), normalized(relu())
+    two.set_weights(one.get_weights())
+    expected = loss_and_gradients(one)
+    for cls in (ReLU, Activation):
+        monkeypatch.setattr(cls, "forward", None)  # is not called
+    found = loss_and_gradients(two)
+    assert found[0] == expected[0]
+    assert all((found[1][name] == expected[1][name]).all() for name in expected[1])
+
+
+@pytest.mark.parametrize(
+    ("relu", "extra"),
+    [(ReLU(max_value=0.5), None), (Activation("tanh"), None), (ReLU(), Activation("tanh")), (ReLU(), ReLU())],
+)
+def test_what_is_no_plain_relu_of_it_alone_is_not(relu, extra):
+    model = normalized(relu, extra)
+    loss, gradients = loss_and_gradients(model)
+    layers = {layer.name: layer for layer in model.layers}
+    x = np.random.default_rng(0).standard_normal((6, 5, 5, 3)).astype(np.float32)
+    y = layers["norm"](layers["conv"](x), training=True)
+    y = relu(y) if extra is None else relu(y) + extra(y)
+    y = layers["dense"](y.reshape(6, -1))
+    np.testing.assert_allclose(loss, ((y - 1) ** 2).mean(), rtol=1e-5)
+    assert np.abs(gradients["norm/gamma"]).max() > 0
+
+
+def test_arguments_that_change_count_in_training():
+    relu = ReLU()
+    model = normalized(relu)
+    before = loss_and_gradients(model)[0]
+    relu.max_value = 0.25
+    clipped = loss_and_gradients(model)[0]
+    assert clipped != before
+    relu.max_value = None
+    model.layers[1].activation = "tanh"
+    assert loss_and_gradients(model)[0] not in (before, clipped)
 
 
 # Checkpoints

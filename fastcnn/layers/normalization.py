@@ -150,21 +150,25 @@ class BatchNormalization(_Normalization):
 
     def forward(self, x: Array, training: bool = False) -> tuple[Array, Any]:
         """Return the normalised and activated input."""
+        return self.activated(x, training, self.activation)
+
+    def activated(self, x: Array, training: bool, activation: str | None) -> tuple[Array, Any]:
+        """Return the same with an activation of the caller's choice, which backward will know of."""
         training = training and self.trainable and x.size > 0
         mean, variance = nn.moments(x) if training else (self.moving_mean, self.moving_variance)
-        y = nn.batch_normalization(x, mean, variance, self._beta(x), self._gamma(x), self.epsilon, self.activation)
-        from_result = self.activation not in (None, "relu", *nn.BACK_FROM_ARGUMENT)
-        return y, (x, mean, variance, training, y if from_result else None)
+        y = nn.batch_normalization(x, mean, variance, self._beta(x), self._gamma(x), self.epsilon, activation)
+        from_result = activation not in (None, "relu", *nn.BACK_FROM_ARGUMENT)
+        return y, (x, mean, variance, training, y if from_result else None, activation)
 
     def backward(self, grad: Array, cache: Any) -> tuple[Array, Gradients]:
         """Return the gradients of the input, gamma and beta."""
-        x, mean, variance, training, y = cache
-        fused = self.activation if self.activation == "relu" else None
-        if self.activation in nn.BACK_FROM_ARGUMENT:
+        x, mean, variance, training, y, activation = cache
+        fused = activation if activation == "relu" else None
+        if activation in nn.BACK_FROM_ARGUMENT:
             # Less to do, and to keep, than to have forward write argument and result.
             y = nn.batch_normalization(x, mean, variance, self._beta(x), self._gamma(x), self.epsilon)
         if y is not None:
-            grad = nn.activate_backward(grad, y, self.activation)
+            grad = nn.activate_backward(grad, y, activation)
         dx, dgamma, dbeta = nn.batch_normalization_backward(
             grad, x, mean, variance, self._gamma(x), self.epsilon, training, self._beta(x), fused
         )
@@ -178,7 +182,7 @@ class BatchNormalization(_Normalization):
 
     def learned(self, cache: Any) -> Any:
         """Return the batch's statistics, where it had some."""
-        _, mean, variance, training, _ = cache
+        _, mean, variance, training, *_ = cache
         return (mean, variance) if training else None
 
     def after_step(self, learned: Any) -> None:
