@@ -49,6 +49,10 @@ class Op:
         """Return the same op for inputs of these shapes, with all done that needs to be done but once."""
         return self
 
+    def writes_slices(self) -> bool:
+        """Whether ``out`` may be some channels of images, once it is prepared."""
+        return False
+
     def bound(self, inputs: Sequence[Array], out: Array) -> Run:
         """Return a function that computes the op from arrays, as they then are, into another."""
         raise NotImplementedError
@@ -209,6 +213,10 @@ class Convolution(Op):
         )
         return replace(self, ready=ready)
 
+    def writes_slices(self) -> bool:
+        """Say what the prepared convolution says."""
+        return self.ready is not None and self.ready.writes_slices and not self.residual
+
     def bound(self, inputs: Sequence[Array], out: Array) -> Run:
         """Return a function that convolves."""
         assert self.ready is not None
@@ -285,10 +293,10 @@ class Concatenation(Op):
     kind = "concat"
 
     def bound(self, inputs: Sequence[Array], out: Array) -> Run:
-        """Return a function that copies each to its place."""
+        """Return a function that copies each to its place, unless it is there already."""
         ends = np.cumsum([x.shape[self.axis] for x in inputs])
-        places = np.split(out, ends[:-1], self.axis)
-        return _in_turn([partial(np.copyto, place, x) for place, x in zip(places, inputs, strict=True)])
+        places = zip(np.split(out, ends[:-1], self.axis), inputs, strict=True)
+        return _in_turn([partial(np.copyto, to, x) for to, x in places if not np.may_share_memory(to, x)])
 
 
 class Inferring(Protocol):

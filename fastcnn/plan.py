@@ -16,6 +16,7 @@ from __future__ import annotations
 import math
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -26,7 +27,7 @@ from numpy.typing import NDArray
 from . import nn
 from .graph import Graph
 from .layers.base import Changes, Layer, Shape
-from .ops import Activation, Elementwise, Normalization, Op, Opaque, Run, Same
+from .ops import Activation, Concatenation, Elementwise, Normalization, Op, Opaque, Run, Same
 
 Array = NDArray[Any]
 
@@ -180,6 +181,8 @@ class _Context:
             begin = first + offset
             size = math.prod(shape) * plan.dtype.itemsize
             values[value] = room[begin : begin + size].view(plan.dtype).reshape(shape)
+        for value, (whole, channel) in plan.slices.items():
+            values[value] = values[whole][..., channel : channel + plan.shape(value)[-1]]
         self.inputs = [values[i] for i in range(plan.lowered.inputs)]
         self.outputs = [values[output] for output in plan.lowered.outputs]
         self.runs: list[Run] = []
@@ -220,8 +223,9 @@ class Plan:
             step.op.prepared([self.shape(source) for source in step.sources], self.dtype) for step in lowered.steps
         ]
         places = _Places(self)
-        #: Where in the arena each value begins.
+        #: Where in the arena each value begins, but for those that are some channels of another, from one on.
         self.places = places.offsets
+        self.slices = places.slices
         #: Bytes of memory that a thread's activations take, inputs included.
         self.arena_bytes = places.nbytes
         #: The most bytes of values that are needed at one time: no arena can be smaller.
@@ -357,6 +361,7 @@ class _Places:
     def __init__(self, plan: Plan) -> None:
         steps = plan.lowered.steps
         end = len(steps)
+        self.slices = dict(_in_concatenations(plan))
         # A value that is another one in another shape, or that may be written over it, lies where that one does.
         owner: dict[int, int] = {value: value for value in range(plan.lowered.inputs)}
         first: dict[int, int] = {value: -1 for value in owner}
@@ -368,9 +373,10 @@ class _Places:
         for output in plan.lowered.outputs:
             last[output] = end
         for index, step in enumerate(steps):
-            source = step.sources[0]
-            root = owner[source]
-            if isinstance(step.op, Same) or (
+            root = owner[step.sources[0]]
+            if step.target in self.slices:
+                owner[step.target] = self.slices[step.target][0]
+            elif isinstance(step.op, Same) or (
                 isinstance(step.op, (Activation, Normalization))
                 and all(last.get(value, -1) <= index for value, at in owner.items() if at == root)
             ):
@@ -395,12 +401,31 @@ class _Places:
             offsets[root] = place
             placed.append((place, place + sizes[root], begin, until))
             placed.sort()
-        self.offsets = {value: offsets[root] for value, root in owner.items()}
+        self.offsets = {value: offsets[root] for value, root in owner.items() if value not in self.slices}
         self.nbytes = max((offsets[root] + sizes[root] for root in spans), default=0)
         self.least_bytes = max(
             sum(sizes[root] for root, (begin, until) in spans.items() if begin <= index <= until)
             for index in range(-1, end + 1)
         )
+
+
+def _in_concatenations(plan: Plan) -> Iterator[tuple[int, tuple[int, int]]]:
+    """Give each value that can be written where a concatenation wants it: the concatenation's value, and the channel.
+
+    That is the result of a convolution which nothing else needs.
+    """
+    steps = plan.lowered.steps
+    makers = {step.target: op for step, op in zip(steps, plan.ops, strict=True)}
+    uses = Counter([*plan.lowered.outputs, *(source for step in steps for source in step.sources)])
+    for step in steps:
+        shape = plan.shape(step.target)
+        if not isinstance(step.op, Concatenation) or len(shape) != 4 or step.op.axis not in (-1, 3):
+            continue
+        channel = 0
+        for source in step.sources:
+            if source in makers and makers[source].writes_slices() and uses[source] == 1:
+                yield source, (step.target, channel)
+            channel += plan.shape(source)[-1]
 
 
 class Plans:

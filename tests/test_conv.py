@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -357,6 +358,38 @@ def test_a_bound_convolution_writes_the_same_bits(case, dtype, threads):
                 run()
             assert_equal(out, prepared(x), dtype)
             assert_equal(total, prepared(x, residual=residual), dtype)
+
+
+@pytest.mark.parametrize("case", PREPARED, ids=str)
+def test_a_bound_convolution_writes_to_some_channels(case, dtype, threads):
+    shape, filters, options = case
+    x, w, b = normals(*shape, dtype=dtype), normals(*filters, dtype=dtype), normals(filters[3], dtype=dtype)
+    for activation, algorithm in itertools.product((None, "relu6"), ("auto", "winograd-4x4")):
+        try:
+            prepared = nn.PreparedConv2D(w, shape, bias=b, activation=activation, algorithm=algorithm, **options)
+        except ValueError:
+            continue  # Winograd's does not compute this
+        *rest, channels = prepared.output_shape
+        room = np.full((*rest, channels + 5), np.nan, dtype)
+        out = room[..., 3 : 3 + channels]
+        if prepared.algorithm == "depthwise":
+            with pytest.raises(ValueError, match="out must be C-ordered"):
+                prepared.bound(x, out)
+            continue
+        prepared.bound(x, out)()
+        assert_equal(out, prepared(x), dtype)
+        assert np.isnan(room[..., :3]).all() and np.isnan(room[..., 3 + channels :]).all()
+
+
+def test_a_bound_convolution_of_single_pixels_knows_their_distance():
+    w = normals(1, 1, 6, 4, dtype=np.float32)
+    prepared = nn.PreparedConv2D(w, (3, 1, 1, 6))
+    x, room = normals(3, 1, 1, 6, dtype=np.float32), np.zeros((3, 5, 1, 4), np.float32)
+    odd = np.lib.stride_tricks.as_strided(np.zeros((3, 4), np.float32), (3, 1, 1, 4), (16, 4000, 8000, 4))
+    prepared.bound(x, odd)()
+    assert_equal(odd, prepared(x), np.float32)
+    with pytest.raises(ValueError, match="out must be C-ordered"):
+        prepared.bound(x, room[:, 2:3])
 
 
 def test_a_bound_convolution_names_what_does_not_fit():

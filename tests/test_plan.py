@@ -104,6 +104,18 @@ def dense_block():
     return x, y
 
 
+def fire():
+    x = Input((9, 8, 5))
+    y = conv(4, 1, activation="relu")(x)
+    parts = [conv(n, k, activation="relu") for n, k in ((5, 1), (7, 3), (4, 3), (3, 5))]
+    y = Concatenate()([*(part(y) for part in parts), y, MaxPool2D(3, 1, padding="same")(y)])
+    once = conv(6, 3, groups=1, activation="relu6")(y)
+    twice = conv(2, activation="relu")(y)
+    depth = DepthwiseConv2D(3, padding="same")(y)
+    bent = conv(3, activation="silu")(y)
+    return x, [Concatenate(3)([once, twice, depth, bent, norm()(conv(4)(y))]), Concatenate(1)([twice, twice])]
+
+
 def squeeze_and_excite():
     x = Input((6, 6, 8))
     gate = Reshape((1, 1, 8))(Dense(8, activation="sigmoid")(Dense(2, activation="silu")(GlobalAveragePooling2D()(x))))
@@ -127,6 +139,8 @@ NETWORKS = {
     "residual": residual,
     "inverted residual": inverted_residual,
     "dense block": dense_block,
+    "fire": fire,
+    "rows side by side": lambda: (x := Input((6,)), Concatenate()([Dense(3)(x), x, Dense(4)(x)])),
     "squeeze and excite": squeeze_and_excite,
     "shared": shared,
     "sums": sums,
@@ -474,6 +488,16 @@ def test_values_share_memory_where_they_are_not_needed_at_the_same_time():
     total = sum(np.prod(plan.shape(step.target)) * 8 for step in plan.lowered.steps)
     assert plan.least_bytes <= plan.arena_bytes <= 1.15 * plan.least_bytes
     assert plan.arena_bytes < 0.75 * total
+
+
+def test_concatenations_are_written_in_place():
+    x = Input((16, 16, 8))
+    y = Concatenate()([conv(16, 1, activation="relu")(x), conv(32, 3, activation="relu")(x)])
+    plan = Model(x, conv(4, 1)(y), seed=0).plan((2, 16, 16, 8))
+    assert [step.op for step in plan.steps] == ["conv 1x1", "conv 3x3", "concat", "conv 1x1"]
+    assert len(plan.slices) == 2
+    # The image and what is put side by side; the last result then takes the image's place.
+    assert plan.arena_bytes == plan.least_bytes == 2 * 16 * 16 * (8 + 48) * 4
 
 
 def test_there_are_never_more_than_a_few_plans():

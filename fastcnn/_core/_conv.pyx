@@ -25,8 +25,8 @@ cimport numpy as cnp
 
 from ._gemm cimport Product, fc_prefetch, goes_by_blocks, multiply_tiles, pack_panels, pad_bias, panel_shape, product
 from ._runtime cimport (
-    FC_SUM, acquire, aligned, ceil_div, distance, fc_kernels, fc_tile, kernels, l1_bytes, l2_bytes, line, release,
-    threads_for,
+    FC_SUM, acquire, aligned, ceil_div, distance, fc_kernels, fc_tile, kernels, l1_bytes, l2_bytes, line,
+    pixel_bytes, release, threads_for,
 )
 
 cnp.import_array()
@@ -322,7 +322,7 @@ def prepare(Geometry g, cnp.ndarray w):
 
 def forward(Geometry g, cnp.ndarray x, cnp.ndarray w, cnp.ndarray bias, cnp.ndarray residual, int relu,
             cnp.ndarray y, bint prepared=False):
-    """Write act(conv(x, w) + bias + residual) to y; bias and residual may be None."""
+    """Write act(conv(x, w) + bias + residual) to y, whose pixels may lie apart; bias and residual may be None."""
     cdef Py_ssize_t size = cnp.PyArray_ITEMSIZE(x), i
     cdef Py_ssize_t channels = g.channels // g.groups, filters = g.filters // g.groups
     cdef const char *b = NULL if bias is None else cnp.PyArray_BYTES(bias)
@@ -336,6 +336,7 @@ def forward(Geometry g, cnp.ndarray x, cnp.ndarray w, cnp.ndarray bias, cnp.ndar
         p.packed = prepared and goes_by_blocks(&p)
         p.bias = b
         p.c = cnp.PyArray_BYTES(y)
+        p.c_row = pixel_bytes(y)
         p.residual = to_residual
         p.relu = relu
         product(&p)
@@ -347,7 +348,7 @@ def forward(Geometry g, cnp.ndarray x, cnp.ndarray w, cnp.ndarray bias, cnp.ndar
     c.images = g.images
     c.residual = to_residual
     c.relu = relu
-    c.y_col = g.filters * size
+    c.y_col = pixel_bytes(y)
     c.y_row = g.out_w * c.y_col
     c.y_image = g.out_h * c.y_row
     for i in range(g.groups):

@@ -166,6 +166,14 @@ cdef inline Py_ssize_t distance(cnp.ndarray y, cnp.ndarray residual) noexcept:
     return 0 if residual is None else <Py_ssize_t> cnp.PyArray_BYTES(residual) - <Py_ssize_t> cnp.PyArray_BYTES(y)
 
 
+cdef inline Py_ssize_t pixel_bytes(cnp.ndarray y) noexcept:
+    """Return how many bytes it is from a pixel of images, or of some of their channels, to the next."""
+    # Strides of a single pixel say nothing where the array is contiguous.
+    if cnp.PyArray_IS_C_CONTIGUOUS(y):
+        return cnp.PyArray_DIM(y, 3) * cnp.PyArray_ITEMSIZE(y)
+    return cnp.PyArray_STRIDE(y, 2)
+
+
 cdef inline Py_ssize_t line(Py_ssize_t nbytes) noexcept nogil:
     """Round up to whole cache lines."""
     return (nbytes + 63) & ~63

@@ -25,7 +25,7 @@ from ._conv cimport Geometry
 from ._gemm cimport fc_prefetch, multiply_tiles, pad_bias, panel_shape
 from ._runtime cimport (
     acquire, aligned, ceil_div, distance, fc_kernels, fc_tile, fc_winograd,
-    fc_winograd_leaves, kernels, l2_bytes, line, release, threads_for,
+    fc_winograd_leaves, kernels, l2_bytes, line, pixel_bytes, release, threads_for,
 )
 
 cnp.import_array()
@@ -89,8 +89,9 @@ cdef struct Convolution:
     # How far from y lies what is added to it before relu, laid out as y; 0: nothing is.
     Py_ssize_t residual
     int relu
+    # Bytes from one pixel of the output to the next.
     char *y
-    Py_ssize_t out_h, out_w
+    Py_ssize_t out_h, out_w, y_pixel
     # Cut of the work: tiles of a block, panels of a group; or, by panels, one block, and where the filters are not
     # transformed yet, those of a panel when they are needed, a slab of channels at a time, to points slab_point bytes
     # apart.
@@ -198,7 +199,7 @@ cdef void transform_products(const Convolution *g, Py_ssize_t panel, Py_ssize_t 
     cdef fc_winograd t
     t.residual = g.residual
     t.relu = g.relu
-    t.y_col = g.columns * size
+    t.y_col = g.y_pixel
     t.y_row = g.out_w * t.y_col
     t.channels = min(g.width, g.columns - panel * g.width)
     t.point = g.product_point
@@ -211,8 +212,8 @@ cdef void transform_products(const Convolution *g, Py_ssize_t panel, Py_ssize_t 
         t.x = products + i * width * size
         t.rows = <int> min(g.tile, g.out_h - row)
         t.cols = <int> min(g.tile, g.out_w - col)
-        t.y = g.y + (((tile // (g.source.tiles_h * g.source.tiles_w) * g.out_h + row) * g.out_w + col) * g.columns
-                     + panel * g.width) * size
+        t.y = g.y + (((tile // (g.source.tiles_h * g.source.tiles_w) * g.out_h + row) * g.out_w + col) * g.y_pixel
+                     + panel * g.width * size)
         g.leaves.output(&t)
 
 
@@ -539,7 +540,7 @@ cdef class Winograd:
 
     def forward(self, Geometry g, cnp.ndarray x, cnp.ndarray w, cnp.ndarray bias, cnp.ndarray residual, int relu,
                 cnp.ndarray y, bint prepared=False):
-        """Write act(conv(x, w) + bias + residual) to y; bias and residual may be None."""
+        """Write act(conv(x, w) + bias + residual) to y, whose pixels may lie apart; bias and residual may be None."""
         cdef Py_ssize_t size = cnp.PyArray_ITEMSIZE(x)
         cdef Convolution c = self.result_of(g, w)
         if prepared:
@@ -550,6 +551,7 @@ cdef class Winograd:
         c.residual = distance(y, residual)
         c.relu = relu
         c.y = cnp.PyArray_BYTES(y)
+        c.y_pixel = pixel_bytes(y)
         c.out_h, c.out_w = g.out_h, g.out_w
         convolve(&c, NULL if bias is None else cnp.PyArray_BYTES(bias), threads_for(g.flops() / 4))
 
@@ -571,6 +573,7 @@ cdef class Winograd:
         c.residual = 0
         c.relu = 0
         c.y = cnp.PyArray_BYTES(dx)
+        c.y_pixel = g.channels * size
         c.out_h, c.out_w = g.in_h, g.in_w
         convolve(&c, NULL, threads_for(g.flops() / 4))
 

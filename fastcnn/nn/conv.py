@@ -262,7 +262,8 @@ class PreparedConv2D:
         input
             (N, H, W, C), C-ordered, of the filters' element type.
         out
-            (N, H', W', K), likewise, sharing no memory with the others.
+            (N, H', W', K), likewise, sharing no memory with the others; without a residual, and unless the convolution
+            is depthwise, it may be some channels of such an array.
         residual
             None, or as ``out``.
 
@@ -274,10 +275,13 @@ class PreparedConv2D:
         for name, array, shape in (
             ("input", input, self.input_shape),
             ("out", out, self.output_shape),
-            ("residual", out if residual is None else residual, self.output_shape),
+            ("residual", residual, self.output_shape),
         ):
+            if array is None:
+                continue
             like(array, shape, name)
-            if not _runtime.are_plain(2, array, self._filters):
+            is_slice = name == "out" and residual is None and self.writes_slices and _is_slice(array)
+            if array.dtype != self._filters.dtype or not (is_slice or _runtime.are_plain(1, array)):
                 raise ValueError(f"{name} must be C-ordered and of {self._filters.dtype}, got {array.dtype}")
         if not out.size:
             return lambda: None
@@ -296,6 +300,11 @@ class PreparedConv2D:
         return both
 
     @property
+    def writes_slices(self) -> bool:
+        """Whether ``out`` of ``bound`` may be some channels of an array: where nothing goes over it once more."""
+        return self.algorithm != "depthwise" and (self._activation is None or self._activation in FUSED)
+
+    @property
     def nbytes(self) -> int:
         """Bytes of the filters and the bias."""
         return int(self._filters.nbytes) + (0 if self._bias is None else int(self._bias.nbytes))
@@ -304,6 +313,14 @@ class PreparedConv2D:
         if _runtime.are_plain(2, value, self._filters):
             return value
         return plain(real_array(value, name), self._filters.dtype, name)
+
+
+def _is_slice(array: FloatArray) -> bool:
+    """Whether these are some channels of images that are C-ordered, aligned and native."""
+    _, height, width, _ = array.shape
+    pixel = array.strides[2]
+    in_order = array.strides[:2] == (height * width * pixel, width * pixel) and array.strides[3] == array.itemsize
+    return in_order and pixel >= array.shape[3] * array.itemsize and array.flags.aligned and array.dtype.isnative
 
 
 def _constant(array: FloatArray) -> FloatArray:
