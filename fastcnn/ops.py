@@ -45,8 +45,11 @@ class Op:
         """Return the bytes of what it reads besides its inputs, once it is prepared."""
         return 0
 
-    def prepared(self, shapes: Sequence[tuple[int, ...]], dtype: np.dtype[Any]) -> Op:
-        """Return the same op for inputs of these shapes, with all done that needs to be done but once."""
+    def prepared(self, shapes: Sequence[tuple[int, ...]], others: Sequence[Op]) -> Op:
+        """Return the same op for inputs of these shapes, with all done that needs to be done but once.
+
+        Others are the same op as it was prepared for other shapes: what they hold may be shared.
+        """
         return self
 
     def writes_slices(self) -> bool:
@@ -183,12 +186,10 @@ class Convolution(Op):
             # In double precision: what is folded is then rounded once.
             scale = after.scale.astype(np.float64)
             bias = (0.0 if self.bias is None else self.bias.astype(np.float64)) - after.mean
-            return replace(
-                self,
-                kernel=(self.kernel * scale).astype(self.kernel.dtype),
-                bias=(bias * scale + after.offset).astype(self.kernel.dtype),
-                activation=after.activation,
-            )
+            kernel = (self.kernel * scale).astype(self.kernel.dtype)
+            offset = (bias * scale + after.offset).astype(self.kernel.dtype)
+            kernel.flags.writeable = offset.flags.writeable = False
+            return replace(self, kernel=kernel, bias=offset, activation=after.activation)
         return None
 
     def plus(self) -> Op | None:
@@ -199,19 +200,11 @@ class Convolution(Op):
         """Return the bytes of the packed kernel and the bias."""
         return 0 if self.ready is None else self.ready.nbytes
 
-    def prepared(self, shapes: Sequence[tuple[int, ...]], dtype: np.dtype[Any]) -> Op:
+    def prepared(self, shapes: Sequence[tuple[int, ...]], others: Sequence[Op]) -> Op:
         """Pack or transform the filters."""
-        ready = nn.PreparedConv2D(
-            self.kernel,
-            _images(shapes[0]),
-            self.strides,
-            self.pads,
-            self.dilations,
-            self.groups,
-            self.bias,
-            self.activation,
-        )
-        return replace(self, ready=ready)
+        options = self.strides, self.pads, self.dilations, self.groups, self.bias, self.activation
+        made = [other.ready for other in others if isinstance(other, Convolution) and other.ready is not None]
+        return replace(self, ready=nn.PreparedConv2D(self.kernel, _images(shapes[0]), *options, share_with=made))
 
     def writes_slices(self) -> bool:
         """Say what the prepared convolution says."""

@@ -215,12 +215,13 @@ class Plan:
     [('conv2d', 'batch_normalization', 're_lu'), ('flatten',)]
     """
 
-    def __init__(self, lowered: Lowered, batch: int, dtype: str) -> None:
+    def __init__(self, lowered: Lowered, batch: int, dtype: str, others: Sequence[Plan] = ()) -> None:
         self.lowered = lowered
         self.batch = batch
         self.dtype = np.dtype(dtype)
-        self.ops = [
-            step.op.prepared([self.shape(source) for source in step.sources], self.dtype) for step in lowered.steps
+        self.ops: list[Op] = [
+            step.op.prepared([self.shape(source) for source in step.sources], [other.ops[index] for other in others])
+            for index, step in enumerate(lowered.steps)
         ]
         places = _Places(self)
         #: Where in the arena each value begins, but for those that are some channels of another, from one on.
@@ -460,7 +461,7 @@ class Plans:
                 self._lowered = lower(graph, shapes)
             plan = self._plans.get(batch)
             if plan is None:
-                plan = Plan(self._lowered, batch, dtype)
+                plan = Plan(self._lowered, batch, dtype, list(self._plans.values()))
                 if len(self._plans) >= self.MOST:
                     del self._plans[next(iter(self._plans))]
                 self._plans[batch] = plan

@@ -500,6 +500,23 @@ def test_concatenations_are_written_in_place():
     assert plan.arena_bytes == plan.least_bytes == 2 * 16 * 16 * (8 + 48) * 4
 
 
+def test_plans_for_other_batches_share_what_is_packed():
+    model = Model(*residual(), seed=0)
+    plans = [model.plan((n, 12, 10, 3)) for n in (1, 2, 7)]
+    for ops in zip(*(plan.ops for plan in plans), strict=True):
+        prepared = [op.ready for op in ops if hasattr(op, "ready")]
+        forms = {ready._form: ready._filters for ready in prepared}
+        assert all(ready._filters is forms[ready._form] for ready in prepared)
+    shared = [
+        a.ready._filters is b.ready._filters
+        for a, b, _ in zip(*(plan.ops for plan in plans), strict=True)
+        if hasattr(a, "ready")
+    ]
+    assert sum(shared) >= 5
+    model.layers[1].kernel = model.layers[1].kernel + 1
+    assert model.plan((1, 12, 10, 3)).ops[0].ready._filters is not plans[0].ops[0].ready._filters
+
+
 def test_there_are_never_more_than_a_few_plans():
     model = Sequential([Input((3,)), Dense(2)])
     for n in range(1, 40):

@@ -26,7 +26,7 @@ cimport numpy as cnp
 from ._gemm cimport Product, fc_prefetch, goes_by_blocks, multiply_tiles, pack_panels, pad_bias, panel_shape, product
 from ._runtime cimport (
     FC_SUM, acquire, aligned, ceil_div, distance, fc_kernels, fc_tile, kernels, l1_bytes, l2_bytes, line,
-    pixel_bytes, release, threads_for,
+    pixel_pitch, release, threads_for,
 )
 
 cnp.import_array()
@@ -298,15 +298,20 @@ cdef Product forward_product(Geometry g, cnp.ndarray w) noexcept:
         c=NULL, c_row=g.filters * size, residual=0, relu=0)
 
 
-def prepare(Geometry g, cnp.ndarray w):
-    """Return the filters as forward takes them when they are prepared: group after group the packed panels; or, of a
-    product that reads them in place, themselves."""
-    cdef Correlation c = forward_of(g, w)
+def takes_plain(Geometry g, cnp.ndarray w):
+    """Whether prepared filters are the filters themselves: those of a product that reads them in place."""
     cdef Product p = forward_product(g, w)
+    return g.is_product() and not goes_by_blocks(&p)
+
+
+def prepare(Geometry g, cnp.ndarray w):
+    """Return the filters as forward takes them when they are prepared: group after group the packed panels, or, where
+    it takes them plain, themselves."""
+    cdef Correlation c = forward_of(g, w)
     cdef Py_ssize_t panel, i
     cdef cnp.ndarray filters
     cdef char *to
-    if g.is_product() and not goes_by_blocks(&p):
+    if takes_plain(g, w):
         return w
     plan_filters(&c, g.channels // g.groups)
     filters = aligned(g.groups * c.panels * c.width * c.depth, w.dtype)
@@ -336,7 +341,7 @@ def forward(Geometry g, cnp.ndarray x, cnp.ndarray w, cnp.ndarray bias, cnp.ndar
         p.packed = prepared and goes_by_blocks(&p)
         p.bias = b
         p.c = cnp.PyArray_BYTES(y)
-        p.c_row = pixel_bytes(y)
+        p.c_row = pixel_pitch(y)
         p.residual = to_residual
         p.relu = relu
         product(&p)
@@ -348,7 +353,7 @@ def forward(Geometry g, cnp.ndarray x, cnp.ndarray w, cnp.ndarray bias, cnp.ndar
     c.images = g.images
     c.residual = to_residual
     c.relu = relu
-    c.y_col = pixel_bytes(y)
+    c.y_col = pixel_pitch(y)
     c.y_row = g.out_w * c.y_col
     c.y_image = g.out_h * c.y_row
     for i in range(g.groups):

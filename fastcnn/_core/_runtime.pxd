@@ -166,7 +166,7 @@ cdef inline Py_ssize_t distance(cnp.ndarray y, cnp.ndarray residual) noexcept:
     return 0 if residual is None else <Py_ssize_t> cnp.PyArray_BYTES(residual) - <Py_ssize_t> cnp.PyArray_BYTES(y)
 
 
-cdef inline Py_ssize_t pixel_bytes(cnp.ndarray y) noexcept:
+cdef inline Py_ssize_t pixel_pitch(cnp.ndarray y) noexcept:
     """Return how many bytes it is from a pixel of images, or of some of their channels, to the next."""
     # Strides of a single pixel say nothing where the array is contiguous.
     if cnp.PyArray_IS_C_CONTIGUOUS(y):

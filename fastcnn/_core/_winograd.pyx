@@ -25,7 +25,7 @@ from ._conv cimport Geometry
 from ._gemm cimport fc_prefetch, multiply_tiles, pad_bias, panel_shape
 from ._runtime cimport (
     acquire, aligned, ceil_div, distance, fc_kernels, fc_tile, fc_winograd,
-    fc_winograd_leaves, kernels, l2_bytes, line, pixel_bytes, release, threads_for,
+    fc_winograd_leaves, kernels, l2_bytes, line, pixel_pitch, release, threads_for,
 )
 
 cnp.import_array()
@@ -551,7 +551,7 @@ cdef class Winograd:
         c.residual = distance(y, residual)
         c.relu = relu
         c.y = cnp.PyArray_BYTES(y)
-        c.y_pixel = pixel_bytes(y)
+        c.y_pixel = pixel_pitch(y)
         c.out_h, c.out_w = g.out_h, g.out_w
         convolve(&c, NULL if bias is None else cnp.PyArray_BYTES(bias), threads_for(g.flops() / 4))
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import lru_cache, partial
 from typing import Any
 
@@ -179,6 +179,9 @@ class PreparedConv2D:
         (N, H, W, C).
     strides, padding, dilations, groups, bias, activation, algorithm
         As in :func:`conv2d`.
+    share_with
+        Some that were made of the same read-only filters for other input shapes: what one of them has packed or
+        transformed is shared where it is what this one needs.
 
     Attributes
     ----------
@@ -211,6 +214,8 @@ class PreparedConv2D:
         bias: ArrayLike | None = None,
         activation: str | None = None,
         algorithm: str = "auto",
+        *,
+        share_with: Sequence[PreparedConv2D] = (),
     ) -> None:
         choice(algorithm, "algorithm", ALGORITHMS)
         self._activation = checked_activation(activation)
@@ -225,9 +230,17 @@ class PreparedConv2D:
         self._bias = None if bias is None else _constant(bias)
         self.algorithm = _algorithm(self._geometry, algorithm, "prepared", filters.itemsize == 4)
         self._engine = _ENGINES[self.algorithm]
+        is_plain = self._engine is _depthwise or (self._engine is _conv and _conv.takes_plain(self._geometry, filters))
+        # What prepared filters depend on; those of others are never shared.
+        self._source = filters if _is_constant(filters) else None
+        self._form = self.algorithm, is_plain, self._geometry.groups
+        self._filters: FloatArray
+        for other in share_with:
+            if other._source is filters and other._form == self._form:
+                self._filters = other._filters
+                return
         try:
-            prepared = self._engine.prepare(self._geometry, filters)
-            self._filters = _constant(filters) if prepared is filters else prepared
+            self._filters = _constant(filters) if is_plain else self._engine.prepare(self._geometry, filters)
         except MemoryError:
             raise no_memory(filters.shape, filters=filters.shape) from None
 
@@ -323,14 +336,17 @@ def _is_slice(array: FloatArray) -> bool:
     return in_order and pixel >= array.shape[3] * array.itemsize and array.flags.aligned and array.dtype.isnative
 
 
-def _constant(array: FloatArray) -> FloatArray:
-    """Return an array itself where it, and what it is a view of, is read-only; else a copy of it."""
+def _is_constant(array: FloatArray) -> bool:
+    """Whether an array, and what it is a view of, is read-only."""
     owner: Any = array
-    while isinstance(owner, np.ndarray):
-        if owner.flags.writeable:
-            return array.copy()
+    while isinstance(owner, np.ndarray) and not owner.flags.writeable:
         owner = owner.base
-    return array if owner is None else array.copy()
+    return owner is None
+
+
+def _constant(array: FloatArray) -> FloatArray:
+    """Return an array itself where it can't change any more, else a copy of it."""
+    return array if _is_constant(array) else array.copy()
 
 
 def conv2d_backward_input(
