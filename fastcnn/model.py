@@ -285,11 +285,15 @@ class Model(Configurable):
 
     def _prepared(self, x: Any) -> list[Array]:
         """Return a batch of each input in the model's element type, after building the model for it."""
+        return [plain(array, self.dtype, "x") for array in self._batch(x)]
+
+    def _batch(self, x: Any) -> list[Array]:
+        """Return a batch of each input, in any element type, after building the model for it."""
         given = samples(x, self._input_names, "x")
         arrays = given if isinstance(given, list) else [given]
         if [array.shape[1:] for array in arrays] != self._sizes:
             self._build([(None, *array.shape[1:]) for array in arrays], self._draw)
-        return [plain(array, self.dtype, "x") for array in arrays]
+        return arrays
 
     def _targets(self, y: Any) -> list[Any]:
         """Return what is wanted of each output."""
@@ -698,7 +702,7 @@ class Model(Configurable):
         results = []
         with Progress("Prediction", data.length, verbosity(verbose)) as progress:
             for batch, _ in data.epoch():
-                results.append(self._infer(self._prepared(batch)))
+                results.append(self._infer(self._batch(batch)))
                 progress.advance({})
             progress.finish({})
         if results:
@@ -720,13 +724,13 @@ class Model(Configurable):
         ndarray or list
             (N, ...), or a list of such of several outputs.
         """
-        return self._given(self._infer(self._prepared(x)))
+        return self._given(self._infer(self._batch(x)))
 
     def _infer(self, inputs: list[Array]) -> list[Array]:
         """Return the outputs for a batch of each input."""
         batch = len(inputs[0])
         if not batch or not self._has_one_dtype:
-            return self._traced().infer(inputs)
+            return self._traced().infer([plain(x, self.dtype, "x") for x in inputs])
         return self._plans.get(self._traced(), self._shapes, batch, self.dtype).run(inputs)
 
     def plan(self, input_shape: Any = None) -> Plan:
@@ -791,7 +795,7 @@ class Model(Configurable):
         [(('dense',), True), (('dense_1',), True)]
         """
         repeats = integer(repeats, "repeats")
-        inputs = self._prepared(x)
+        inputs = self._batch(x)
         if not len(inputs[0]):
             raise ValueError(f"x must hold samples, got an array of shape {inputs[0].shape}")
         plan = self.plan(

@@ -173,7 +173,12 @@ class _Context:
     """An arena, and the steps bound to their places in it: what one thread works with at a time."""
 
     def __init__(self, plan: Plan) -> None:
-        room = np.empty(plan.arena_bytes + LINE, np.uint8)
+        try:
+            room = np.empty(plan.arena_bytes + LINE, np.uint8)
+        except MemoryError:
+            raise MemoryError(
+                f"there is no memory for the activations of a batch of {plan.batch}, {plan.arena_bytes} bytes"
+            ) from None
         first = -room.ctypes.data % LINE
         values: dict[int, Array] = {}
         for value, offset in plan.places.items():
