@@ -279,6 +279,22 @@ def test_layers_that_pytorch_has_not_are_named():
         fastcnn.Model(start, y).load_torch_state_dict({"each.weight": np.ones(8)})
 
 
+def test_rows_that_become_images_are_refused():
+    model = fastcnn.Sequential(
+        [Input((6,)), Dense(24, name="fc"), Reshape((2, 3, 4), name="image"), Conv2D(2, 1, name="c")]
+    )
+    before = model.get_weights()
+    state = {
+        "fc.weight": np.ones((24, 6)),
+        "fc.bias": np.ones(24),
+        "c.weight": np.ones((2, 4, 1, 1)),
+        "c.bias": np.ones(2),
+    }
+    with pytest.raises(ValueError, match=r"layer image makes images \(None, 2, 3, 4\) of rows \(None, 24\)"):
+        model.load_torch_state_dict(state)
+    assert all((a == b).all() for a, b in zip(model.get_weights(), before, strict=True))
+
+
 def test_weights_that_pytorchs_layer_has_not_are_named():
     class Scaled(Dense):
         def build(self, input_shape):

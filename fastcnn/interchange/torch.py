@@ -157,6 +157,11 @@ def _orders_of_features(graph: Graph, shapes: Sequence[Shape]) -> dict[int, Arra
     """Return, by the layer's id, the numbers in PyTorch of the features of its input, where they are other ones.
 
     Behind an image that is flattened they are until a dense layer mixes them.
+
+    Raises
+    ------
+    ValueError
+        If rows become images: what gives the rows would have its results in another order.
     """
     of_values: dict[int, Array] = {}
     of_layers: dict[int, Array] = {}
@@ -167,6 +172,11 @@ def _orders_of_features(graph: Graph, shapes: Sequence[Shape]) -> dict[int, Arra
             rows, cols, channels = (n or 0 for n in shape[1:])
             numbers = np.arange(rows * cols * channels).reshape(channels, rows, cols)
             of_values[call.target] = numbers.transpose(1, 2, 0).reshape(-1)
+        elif len(shape) == 2 and len(result) == 4 and result[1:3] != (1, 1):
+            raise ValueError(
+                f"layer {layer.name} makes images {result} of rows {shape}, which PyTorch has in another order: "
+                "weights of such a network can't be loaded"
+            )
         elif isinstance(layer, Concatenate) and any(source in of_values for source in call.sources):
             sizes = [shapes[source][-1] or 0 for source in call.sources]
             parts = [of_values.get(source, np.arange(n)) for source, n in zip(call.sources, sizes, strict=True)]
