@@ -34,10 +34,16 @@ def test_the_middle_of_an_image(tmp_path, height, width):
     assert (x[..., 2] == 40).all()
 
 
-def test_an_image_of_256_pixels_is_only_cut(tmp_path):
-    pixels = np.random.default_rng(0).integers(0, 256, (256, 256, 3), np.uint8)
+@pytest.mark.parametrize(
+    ("height", "width", "top", "left"),
+    [(256, 256, 16, 16), (256, 400, 16, 88), (301, 256, 38, 16), (256, 303, 16, 40), (259, 256, 18, 16)],
+)
+def test_an_image_of_256_pixels_is_only_cut(tmp_path, height, width, top, left):
+    # Where an odd number of pixels is cut off, the half is rounded to even, as by torchvision.
+    pixels = np.random.default_rng(0).integers(0, 256, (height, width, 3), np.uint8)
     Image.fromarray(pixels).save(tmp_path / "image.png")
-    assert np.array_equal(models.load_image(str(tmp_path / "image.png"))[0], pixels[16:240, 16:240])
+    x = models.load_image(str(tmp_path / "image.png"))
+    assert np.array_equal(x[0], pixels[top : top + 224, left : left + 224])
 
 
 @pytest.mark.parametrize("size", [64, 96, 299])
@@ -80,6 +86,13 @@ def test_files_that_hold_no_image(tmp_path):
         models.load_image(3)
     with pytest.raises(ValueError, match=r"size must be .*, got 0"):
         models.load_image(tmp_path / "whole.png", 0)
+
+
+def test_an_image_of_too_many_pixels_is_refused(tmp_path, monkeypatch):
+    Image.fromarray(picture(32, 32)).save(tmp_path / "image.png")
+    monkeypatch.setattr("PIL.Image.MAX_IMAGE_PIXELS", 100)
+    with pytest.raises(ValueError, match=r"path must lead to an image .*limit of 200 pixels"):
+        models.load_image(tmp_path / "image.png")
 
 
 def test_without_pillow_the_error_names_the_extra(tmp_path, monkeypatch):
@@ -128,7 +141,19 @@ def test_names_of_the_classes():
     assert len(names) == 1000
     assert len(set(names)) == 998
     # The first and last, and what trained networks say of photographs.
-    some = {0: "tench", 281: "tabby", 665: "moped", 872: "tripod", 967: "espresso", 999: "toilet tissue"}
+    some = {
+        0: "tench",
+        134: "crane",
+        207: "golden retriever",
+        404: "airliner",
+        517: "crane",
+        698: "palace",
+        281: "tabby",
+        665: "moped",
+        872: "tripod",
+        967: "espresso",
+        999: "toilet tissue",
+    }
     assert {number: names[number] for number in some} == some
     names.clear()
     assert len(models.imagenet_classes()) == 1000
