@@ -4,8 +4,8 @@
 #   tests/sanitize.sh [TEST...]    AddressSanitizer and UndefinedBehaviorSanitizer, on the tests named
 #   tests/sanitize.sh valgrind     valgrind, on a tenth of the cases of test_guard_pages.py
 #
-# The package is built from a copy, in which scratch memory is as large as asked for and never used again, so that
-# an overrun of it is seen. PYTHON names the interpreter; it needs the package's build and test requirements.
+# The package is built from a copy, in which scratch memory, and that of arrays, is as large as asked for and never used
+# again, so that an overrun of it is seen. PYTHON names the interpreter; it needs the package's build and test requirements.
 set -eu
 
 root=$(cd "$(dirname "$0")/.." && pwd)
@@ -19,6 +19,8 @@ find . -name '*.so' -delete
 rm -f fastcnn/_core/_*.c
 sed -i -e 's/^    size = ((size + size \/\/ 8) | 4095) + 1$/    size = size or 1/' \
        -e 's/^cdef size_t KEPT_BYTES = 256 << 20$/cdef size_t KEPT_BYTES = 0/' fastcnn/_core/_runtime.pyx
+sed -i 's/^    LARGE = 16384$/    LARGE = 0x7fffffff/' fastcnn/_core/_memory.pyx
+grep -q 'LARGE = 0x7fffffff' fastcnn/_core/_memory.pyx || { echo "LARGE has changed: adapt $0" >&2; exit 2; }
 grep -q 'size = size or 1' fastcnn/_core/_runtime.pyx && grep -q 'KEPT_BYTES = 0' fastcnn/_core/_runtime.pyx ||
     { echo "acquire() has changed: adapt $0" >&2; exit 2; }
 
