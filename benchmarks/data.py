@@ -30,8 +30,9 @@ def arrays(case: Case) -> tuple[Array, ...]:
         return rng.standard_normal(shape, dtype=np.float32)
 
     if isinstance(case, Network):
-        labels: Array = rng.integers(0, 10, size=(case.batch,))
-        return normal(case.batch, 28, 28, 1), labels
+        size, channels = case.images.size, case.images.channels
+        labels: Array = rng.integers(0, case.images.classes, size=(case.batch,))
+        return normal(case.batch, size, size, channels), labels
     if isinstance(case, Dense):
         return (
             normal(case.rows, case.inputs),

@@ -6,20 +6,29 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from importlib import import_module
+from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from .data import Array
 from .layers import Case, Conv, Dense, Network, Norm, Pool
 
 NORM_EPSILON = 1e-3
+LEARNING_RATE = 1e-3  # of the training steps of networks: VGG-16 diverges with ten times as much
+
+# The files of a network that several engines read: PyTorch writes them.
+WEIGHTS = "weights.npz"
+ONNX = "network.onnx"
+NCNN = "network"  # and what its tool appends
 
 
 @dataclass(frozen=True)
 class Prepared:
     """A call to be timed.
 
-    array makes an array in NHWC or HWIO of its result; around opens the context that it runs in,
-    whose cost is not its own.
+    array makes an array of its result, in NHWC or HWIO, that tells whether engines computed the same thing; around
+    opens the context that it runs in, whose cost is not its own.
     """
 
     call: Callable[[], Any]
@@ -27,14 +36,36 @@ class Prepared:
     around: Callable[[], AbstractContextManager[Any]] = nullcontext
 
 
+def scores(probabilities: Array) -> Array:
+    """Return the logits of probabilities, but for what all of an image's have in common: small ones count as well.
+
+    Not the smallest, which libraries round to zero in ways of their own.
+    """
+    logarithms = np.log(np.maximum(probabilities, 1e-6))
+    centred: Array = logarithms - logarithms.mean(axis=1, keepdims=True)
+    return centred
+
+
+def trained(step: Callable[[], float]) -> Prepared:
+    """Return the call of a training step, which gives its loss.
+
+    The loss of the first step comes from the forward pass alone, that of the second from gradients and weights too.
+    """
+    return Prepared(step, lambda loss: np.array([loss, step()]))
+
+
 class Engine:
     """A library. Methods return None for what it doesn't have."""
 
     #: Ways to set the library up; the fastest of them counts, case by case.
     configurations: tuple[str, ...] = ("",)
+    #: The same for networks, each of which has a process of its own in each of the ways.
+    network_configurations: tuple[str, ...] = ("",)
 
-    def __init__(self, threads: int) -> None:
+    def __init__(self, threads: int, files: Path = Path()) -> None:
         self.threads = threads
+        #: The folder of the files of a network.
+        self.files = files
 
     def version(self) -> str:
         raise NotImplementedError
@@ -46,6 +77,10 @@ class Engine:
     def scratch(self) -> int | None:
         """Return the bytes of the largest scratch buffer since this was last asked."""
         return None
+
+    def export(self, network: str) -> list[str]:
+        """Write the files that engines read a network from; return a line for each that could not be written."""
+        return []
 
     def prepare(self, case: Case, what: str, configuration: str) -> Prepared | None:
         """Return the call that makes the pass named what of the case."""
@@ -76,7 +111,7 @@ class Engine:
         return None
 
 
-def load(name: str, threads: int) -> Engine:
+def load(name: str, threads: int, files: Path) -> Engine:
     """Return the engine of this name; ImportError where its library is not installed."""
     engine: type[Engine] = import_module(f".engine_{name}", __package__).ENGINE
-    return engine(threads)
+    return engine(threads, files)

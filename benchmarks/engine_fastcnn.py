@@ -2,25 +2,61 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
-from fastcnn import nn, runtime
+import numpy as np
+
+import fastcnn
+from fastcnn import layers, models, nn, optimizers, runtime
 from fastcnn._core import _runtime
 
 from .data import Array, arrays
-from .engine import NORM_EPSILON, Engine, Prepared
+from .engine import LEARNING_RATE, NORM_EPSILON, WEIGHTS, Engine, Prepared, scores, trained
 from .layers import Conv, Dense, Network, Norm, Pool
+
+MODEL = "network.safetensors"
 
 
 def _same(result: Array) -> Array:
     return result
 
 
-class FastcnnEngine(Engine):
-    """Calls of the functional layer, and a model for the network."""
+def _small(seed: int) -> fastcnn.Model:
+    """Return a network of two convolutions and two dense layers, for images of 32x32x3."""
+    return fastcnn.Sequential(
+        [
+            fastcnn.Input((32, 32, 3)),
+            layers.Conv2D(32, 3, padding=1, activation="relu", name="conv1"),
+            layers.MaxPool2D(2),
+            layers.Conv2D(64, 3, padding=1, activation="relu", name="conv2"),
+            layers.MaxPool2D(2),
+            layers.Flatten(),
+            layers.Dense(64, activation="relu", name="fc1"),
+            layers.Dense(10, activation="softmax", name="fc2"),
+        ],
+        seed=seed,
+    )
 
-    def __init__(self, threads: int) -> None:
-        super().__init__(threads)
+
+MODELS: dict[str, Callable[..., fastcnn.Model]] = {
+    "lenet5": models.lenet5,
+    "small": _small,
+    "cifar-vgg": models.cifar_vgg,
+    "cifar-resnet18": models.resnet18_cifar,
+    "resnet18": models.resnet18,
+    "resnet50": models.resnet50,
+    "vgg16": models.vgg16,
+    "mobilenet2": models.mobilenet_v2,
+}
+
+
+class FastcnnEngine(Engine):
+    """Calls of the functional layer, and models of the zoo from its own files."""
+
+    def __init__(self, threads: int, files: Path = Path()) -> None:
+        super().__init__(threads, files)
         runtime.set_num_threads(threads)
 
     def version(self) -> str:
@@ -75,32 +111,25 @@ class FastcnnEngine(Engine):
             return Prepared(lambda: nn.matmul(g, w, transpose_b=True), _same)
         return Prepared(lambda: nn.matmul(x, g, transpose_a=True), _same)
 
+    def export(self, network: str) -> list[str]:
+        model = MODELS[network](seed=0)
+        for layer in model.layers:
+            if isinstance(layer, layers.Dropout):  # of masks that PyTorch does not draw
+                layer.rate = 0.0
+        weights = self.files / WEIGHTS
+        if weights.exists():
+            with np.load(weights) as arrays_by_name:
+                model.load_torch_state_dict(dict(arrays_by_name))
+        model.save(self.files / MODEL)
+        return []
+
     def network(self, case: Network, what: str, configuration: str) -> Prepared:
         images, labels = arrays(case)
-        model = _lenet5()
-        if what == "train":
-            return Prepared(lambda: model.train_on_batch(images, labels))
-        return Prepared(lambda: model.predict(images))
-
-
-def _lenet5() -> Any:
-    from fastcnn import Sequential, layers, losses
-
-    model = Sequential(
-        [
-            layers.Conv2D(6, 5, padding="same", activation="relu"),
-            layers.MaxPool2D(2),
-            layers.Conv2D(16, 5, activation="relu"),
-            layers.MaxPool2D(2),
-            layers.Flatten(),
-            layers.Dense(120, activation="relu"),
-            layers.Dense(84, activation="relu"),
-            layers.Dense(10),
-        ],
-        seed=0,
-    )
-    model.compile("adam", loss=losses.SparseCategoricalCrossentropy(from_logits=True))
-    return model
+        model: Any = fastcnn.load(self.files / MODEL)
+        if what == "predict":
+            return Prepared(lambda: model.predict_on_batch(images), scores)
+        model.compile(optimizers.SGD(LEARNING_RATE), "sparse_categorical_crossentropy")
+        return trained(lambda: model.train_on_batch(images, labels))
 
 
 ENGINE = FastcnnEngine

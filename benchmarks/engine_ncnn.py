@@ -1,4 +1,6 @@
-"""ncnn as an engine: inference of single convolutions, with filters and images in the forms that it prepares itself."""
+"""ncnn as an engine: inference of single convolutions, with filters and images in the forms that it prepares itself,
+and of whole networks.
+"""
 
 from __future__ import annotations
 
@@ -8,8 +10,8 @@ import ncnn  # type: ignore[import-not-found,unused-ignore]
 import numpy as np
 
 from .data import Array, arrays
-from .engine import Engine, Prepared
-from .layers import Conv
+from .engine import NCNN, Engine, Prepared, scores
+from .layers import Conv, Network
 
 AS_IT_IS, UNPACKED = 1, 0  # how a result is extracted
 
@@ -39,16 +41,26 @@ class NcnnEngine(Engine):
 
         return Prepared(lambda: layer.run(images), array)
 
+    def network(self, case: Network, what: str, configuration: str) -> Prepared | None:
+        if what != "predict":
+            return None
+        images, _ = arrays(case)
+        # It knows no batches: the images of one follow each other.
+        each = [ncnn.Mat(np.ascontiguousarray(image.transpose(2, 0, 1))).clone() for image in images]
+        net = _net(self.threads)
+        net.load_param(str(self.files / f"{NCNN}.ncnn.param"))
+        net.load_model(str(self.files / f"{NCNN}.ncnn.bin"))
+        return Prepared(
+            lambda: [_run(net, "in0", image, "out0") for image in each],
+            lambda results: scores(np.array([np.array(result) for result in results])),
+        )
+
 
 class _Layer:
-    """A network of one layer in float32, its filters transformed."""
+    """A network of one layer, its filters transformed."""
 
     def __init__(self, case: Conv, layer: str, weights: Array, threads: int) -> None:
-        self._net = ncnn.Net()
-        self._net.opt.num_threads = threads
-        for name in dir(self._net.opt):
-            if name.startswith(("use_fp16", "use_bf16", "use_int8", "use_vulkan")):
-                setattr(self._net.opt, name, False)
+        self._net = _net(threads)
         size = f"0={case.size} 1={case.size} 2={case.channels}"
         self._net.load_param_mem(f"7767517\n2 2\nInput in 0 1 in {size}\n{layer}\n")
         # A zero, float32 follows. The network reads it where it is.
@@ -56,12 +68,26 @@ class _Layer:
         self._net.load_model_mem(self._model)
 
     def run(self, images: Any, form: int = AS_IT_IS) -> Any:
-        extractor = self._net.create_extractor()
-        extractor.input("in", images)
-        result = ncnn.Mat()
-        if extractor.extract("out", result, form) != 0:
-            raise RuntimeError("ncnn could not compute the layer")
-        return result
+        return _run(self._net, "in", images, "out", form)
+
+
+def _net(threads: int) -> Any:
+    """Return an empty network in float32."""
+    net = ncnn.Net()
+    net.opt.num_threads = threads
+    for name in dir(net.opt):
+        if name.startswith(("use_fp16", "use_bf16", "use_int8", "use_vulkan")):
+            setattr(net.opt, name, False)
+    return net
+
+
+def _run(net: Any, source: str, images: Any, target: str, form: int = UNPACKED) -> Any:
+    extractor = net.create_extractor()
+    extractor.input(source, images)
+    result = ncnn.Mat()
+    if extractor.extract(target, result, form) != 0:
+        raise RuntimeError(f"ncnn could not compute {target}")
+    return result
 
 
 ENGINE = NcnnEngine

@@ -1,25 +1,35 @@
-"""PyTorch as an engine, eager, in both of its layouts.
+"""PyTorch as an engine: eager in both of its layouts; networks also fused by oneDNN and compiled.
 
-Each pass calls the one operator that autograd would call for it, in inference mode, so that nothing
-is recorded and no gradient is computed that was not asked for.
+Each pass of a layer calls the one operator that autograd would call for it, in inference mode, so that
+nothing is recorded and no gradient is computed that was not asked for. Whole networks are trained as usual.
+It also writes the networks' files for the other engines.
 """
 
 from __future__ import annotations
 
+import logging
+import subprocess
+import warnings
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch  # type: ignore[import-not-found,unused-ignore]
 
+from . import torch_networks
 from .data import Array, arrays
-from .engine import NORM_EPSILON, Engine, Prepared
-from .layers import Case, Conv, Dense, Network, Norm, Pool
+from .engine import LEARNING_RATE, NCNN, NORM_EPSILON, ONNX, WEIGHTS, Engine, Prepared, scores, trained
+from .layers import NETWORKS, Case, Conv, Dense, Network, Norm, Pool
 
 LAYOUTS = {
     "contiguous": torch.contiguous_format,
     "channels_last": torch.channels_last,
     "channels_last, oneDNN": torch.channels_last,
 }
+EAGER = ("contiguous", "channels_last")
+FUSED, COMPILED = "oneDNN fusion", "compile"
+STATE = "weights.pt"
 
 
 class TorchEngine(Engine):
@@ -30,12 +40,16 @@ class TorchEngine(Engine):
     """
 
     configurations = tuple(LAYOUTS)
+    network_configurations = (*EAGER, FUSED, COMPILED)
 
-    def __init__(self, threads: int) -> None:
-        super().__init__(threads)
+    def __init__(self, threads: int, files: Path = Path()) -> None:
+        super().__init__(threads, files)
         torch.set_num_threads(threads)
         torch.set_flush_denormal(True)
         torch.manual_seed(0)
+        # Of forms that are to go, and of libraries that its exporter does not find.
+        warnings.filterwarnings("ignore", module=r"torch\.|copyreg")
+        logging.getLogger("torch.onnx").setLevel(logging.ERROR)
 
     def version(self) -> str:
         return str(torch.__version__)
@@ -118,15 +132,63 @@ class TorchEngine(Engine):
             return _prepared(lambda: g @ w.T, _matrix)
         return _prepared(lambda: x.T @ g, _matrix)
 
-    def network(self, case: Network, what: str, configuration: str) -> Prepared:
-        layout = LAYOUTS[configuration]
+    def export(self, network: str) -> list[str]:
+        model = torch_networks.NETWORKS[network]()
+        torch_networks.randomize(model)
+        model.eval()
+        torch.save(model.state_dict(), self.files / STATE)
+        np.savez(self.files / WEIGHTS, **{name: tensor.numpy() for name, tensor in model.state_dict().items()})
+        model = _with_softmax(model).eval()
+        images = NETWORKS[network]
+        problems = []
+        for write in (self._export_onnx, self._export_ncnn):
+            try:
+                write(model, torch.zeros(1, images.channels, images.size, images.size))
+            except Exception as error:
+                problems.append(f"{type(error).__name__}: {error}")
+        return problems
+
+    def _export_onnx(self, model: Any, image: Any) -> None:
+        batch = torch.export.Dim("batch")
+        # Of a batch of one it would take the size for a constant.
+        torch.onnx.export(
+            model,
+            (image.repeat(2, 1, 1, 1),),
+            self.files / ONNX,
+            input_names=["x"],
+            output_names=["y"],
+            dynamic_shapes=({0: batch},),
+            external_data=False,
+            verbose=False,
+        )
+
+    def _export_ncnn(self, model: Any, image: Any) -> None:
+        import pnnx  # type: ignore[import-not-found,unused-ignore]
+
+        traced = self.files / f"{NCNN}.pt"
+        torch.jit.trace(model, image).save(traced)
+        shape = ",".join(map(str, image.shape))
+        # The program alone: the package would also import what it has written in Python.
+        command = [str(Path(pnnx.__file__).parent / "pnnx"), traced.name, f"inputshape=[{shape}]", "fp16=0"]
+        subprocess.run(command, cwd=self.files, check=True, capture_output=True)
+
+    def network(self, case: Network, what: str, configuration: str) -> Prepared | None:
+        if what == "train" and configuration == FUSED:
+            return None
+        layout = torch.contiguous_format if configuration == "contiguous" else torch.channels_last
         images, labels = arrays(case)
         images, labels = _images(images, layout), torch.from_numpy(labels)
-        model = _lenet5().to(memory_format=layout)
+        with torch.device("meta"):
+            model = torch_networks.without_dropout(torch_networks.NETWORKS[case.network]())
+        model.load_state_dict(torch.load(self.files / STATE), assign=True)
+        model.to(memory_format=layout)
         if what == "predict":
-            return _prepared(lambda: model(images), None)
-        # Faster than Adam's two other forms, here and for both layouts.
-        optimizer = torch.optim.Adam(model.parameters(), fused=True)
+            model = _for_inference(_with_softmax(model).eval(), images, configuration)
+            return _prepared(lambda: model(images), lambda result: scores(result.numpy()))
+        if configuration == COMPILED:
+            model = torch.compile(model, dynamic=False)
+        # The fastest of SGD's forms.
+        optimizer = torch.optim.SGD(model.parameters(), LEARNING_RATE, fused=True)
         loss = torch.nn.CrossEntropyLoss()
 
         def step() -> float:
@@ -136,7 +198,29 @@ class TorchEngine(Engine):
             optimizer.step()
             return float(value.item())
 
-        return Prepared(step)
+        return trained(step)
+
+
+def _with_softmax(model: Any) -> Any:
+    """Return the network as it predicts: in training the loss takes its logits."""
+    return torch.nn.Sequential(model, torch.nn.Softmax(1))
+
+
+def _for_inference(model: Any, images: Any, configuration: str) -> Any:
+    """Return the network as it predicts fastest in this configuration."""
+    if configuration == FUSED:
+        torch.jit.enable_onednn_fusion(True)
+        with torch.inference_mode():
+            fused = torch.jit.freeze(torch.jit.trace(model, images))
+            for _ in range(2):  # it is compiled by the second call, which fails for some networks
+                fused(images)
+            return fused
+    if configuration == COMPILED:
+        from torch._inductor import config  # type: ignore[import-not-found,unused-ignore]
+
+        config.freezing = True  # the weights are constants, and brought into oneDNN's own order
+        return torch.compile(model, dynamic=False)
+    return model
 
 
 def _prepared(call: Callable[[], Any], array: Callable[[Any], Array] | None) -> Prepared:
@@ -160,25 +244,6 @@ def _hwio(result: Any) -> Array:
 def _matrix(result: Any) -> Array:
     array: Array = result.numpy()
     return array
-
-
-def _lenet5() -> Any:
-    from torch import nn
-
-    return nn.Sequential(
-        nn.Conv2d(1, 6, 5, padding=2),
-        nn.ReLU(),
-        nn.MaxPool2d(2),
-        nn.Conv2d(6, 16, 5),
-        nn.ReLU(),
-        nn.MaxPool2d(2),
-        nn.Flatten(),
-        nn.Linear(400, 120),
-        nn.ReLU(),
-        nn.Linear(120, 84),
-        nn.ReLU(),
-        nn.Linear(84, 10),
-    )
 
 
 ENGINE = TorchEngine

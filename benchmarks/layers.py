@@ -1,8 +1,8 @@
-"""The layers that are measured: real shapes from real networks, each with a name.
+"""What is measured, each with a name: layers of real shapes from real networks, and whole networks.
 
-A name reads ``network kernel/stride channels-filters rows x columns n batch``, as in
+A layer's name reads ``network kernel/stride channels-filters rows x columns n batch``, as in
 ``resnet50 3x3/2 128-128 56x56 n1``; it is how processes speak of a layer, and what ``--only``
-searches.
+searches. A network's name is that with its batch alone: ``resnet50 n16``.
 """
 
 from __future__ import annotations
@@ -180,20 +180,43 @@ class Dense(Case):
 
 
 @dataclass(frozen=True)
-class Network(Case):
-    """LeNet-5 on 28x28 images: a training step with Adam, or a prediction."""
+class Images:
+    """What a network takes, square images, and its number of classes; how many images its training steps have."""
 
+    size: int
+    channels: int
+    classes: int
+    training_batch: int
+
+
+NETWORKS = {
+    "lenet5": Images(28, 1, 10, training_batch=64),
+    "small": Images(32, 3, 10, training_batch=64),
+    "cifar-vgg": Images(32, 3, 10, training_batch=64),
+    "cifar-resnet18": Images(32, 3, 10, training_batch=64),
+    "resnet18": Images(224, 3, 1000, training_batch=16),
+    "resnet50": Images(224, 3, 1000, training_batch=8),
+    "vgg16": Images(224, 3, 1000, training_batch=4),
+    "mobilenet2": Images(224, 3, 1000, training_batch=16),
+}
+
+
+@dataclass(frozen=True)
+class Network(Case):
+    """A whole network: the prediction of a batch, or a training step with plain SGD and cross-entropy."""
+
+    network: str
     batch: int
-    kind: str
-    group = "LeNet-5"
+    passes = ("predict", "train")
+    group = "networks"
 
     @property
-    def passes(self) -> tuple[str, ...]:
-        return (self.kind,)
+    def images(self) -> Images:
+        return NETWORKS[self.network]
 
     @property
     def name(self) -> str:
-        return f"lenet5 network n{self.batch}"
+        return f"{self.network} n{self.batch}"
 
 
 def _window(size: int, stride: int) -> str:
@@ -310,16 +333,15 @@ DENSES = (
     *(Dense(rows, *pair) for rows in (1, 64) for pair in ((400, 120), (120, 84), (84, 10))),
 )
 
-NETWORKS = (Network(64, "train"), Network(1, "predict"))
-
-CASES: tuple[Case, ...] = (*CONVS, *POOLS, *NORMS, *DENSES, *NETWORKS)
+CASES: tuple[Case, ...] = (*CONVS, *POOLS, *NORMS, *DENSES)
 
 _BY_NAME = {case.name: case for case in CASES}
 
 
 def named(name: str) -> Case:
-    """Return the case of this full name."""
-    return _BY_NAME[name]
+    """Return the layer or the network of this full name."""
+    network, _, batch = name.rpartition(" n")
+    return Network(network, int(batch)) if network in NETWORKS else _BY_NAME[name]
 
 
 def passes(cases: Iterable[Case]) -> list[tuple[Case, str]]:
@@ -328,6 +350,6 @@ def passes(cases: Iterable[Case]) -> list[tuple[Case, str]]:
 
 
 def select(only: str) -> list[Case]:
-    """Return the cases in whose name every word of only begins a word."""
+    """Return the layers in whose name every word of only begins a word."""
     wanted = only.split()
     return [case for case in CASES if all(any(word.startswith(w) for word in case.name.split()) for w in wanted)]

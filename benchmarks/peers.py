@@ -8,6 +8,7 @@ is ever awake: this one waits for the answer meanwhile.
 from __future__ import annotations
 
 import json
+import math
 import os
 import statistics
 import subprocess
@@ -23,11 +24,13 @@ from .layers import Case
 
 OURS = "fastcnn"
 OTHERS = ("torch", "ncnn", "numpy")
+OTHERS_FOR_NETWORKS = ("torch", "onnxruntime", "openvino", "ncnn")
 PYTHON_VARIABLE = "FASTCNN_BENCH_PYTHON"
 CPU_INFO = Path("/proc/cpuinfo")
 
 # How far apart two engines' fingerprints may be: rounding stays far below, mistakes far above.
 SAME = 1e-2
+LEAST_CALLS = 3
 
 
 class Missing(Exception):
@@ -77,17 +80,27 @@ def _environment(name: str, threads: int) -> dict[str, str]:
         "MALLOC_MMAP_THRESHOLD_": str(32 << 20),  # the most that glibc takes
         "MALLOC_TRIM_THRESHOLD_": str(4 << 30),
         "THP_MEM_ALLOC_ENABLE": "1",
+        # What it compiled in another run would be found at once.
+        "TORCHINDUCTOR_FORCE_DISABLE_CACHES": "1",
+        "TORCHINDUCTOR_COMPILE_THREADS": str(threads),
     }
 
 
 class Peer:
-    """One library in its process, with an addition to its environment that has a name."""
+    """One library in its process, with an addition to its environment that has a name.
 
-    def __init__(self, name: str, threads: int, python: str | None = None, variant: str = "") -> None:
+    Where files are given, which is a network's folder, it is there for that network alone.
+    """
+
+    def __init__(
+        self, name: str, threads: int, python: str | None = None, variant: str = "", files: Path | None = None
+    ) -> None:
         self.name = name
         self.variant = variant
         interpreter = python_for(name, python)
         command = [interpreter, "-m", f"{__package__}.worker", name, "--threads", str(threads)]
+        if files:
+            command += ["--files", str(files)]
         environment = os.environ | _environment(name, threads) | variants(name)[variant]
         self._process = subprocess.Popen(
             command,
@@ -103,6 +116,7 @@ class Peer:
             raise Missing(f"{about['missing']} ({interpreter})")
         self.version: str = about["version"]
         self.configurations: list[str] = about["configurations"]
+        self.network_configurations: list[str] = about["network_configurations"]
 
     def ask(self, **request: Any) -> dict[str, Any]:
         """Send a request, wait for the answer; Failure with the traceback if there is none."""
@@ -140,10 +154,17 @@ class Peer:
 @dataclass
 class Timing:
     """How long a library in one configuration took for a pass, each time, in seconds; and the bytes of scratch memory
-    that it held meanwhile, if it tells."""
+    that it held meanwhile, if it tells.
+
+    Of a network also the seconds from its file to the first result, the peak of the process's resident bytes, and how
+    many of them there were before it was loaded.
+    """
 
     times: list[float]
     scratch: int | None = None
+    first: float | None = None
+    peak: int | None = None
+    imported: int | None = None
 
     @property
     def best(self) -> float:
@@ -154,8 +175,10 @@ class Timing:
         return statistics.median(self.times)
 
 
-def compare(peers: Sequence[Peer], case: Case, what: str, rounds: int, seconds: float) -> dict[str, dict[str, Timing]]:
-    """Measure one pass with every peer in turn, so many rounds of so many seconds each.
+def compare(
+    peers: Sequence[Peer], case: Case, what: str, rounds: int, seconds: float, least: int = LEAST_CALLS
+) -> dict[str, dict[str, Timing]]:
+    """Measure one pass with every peer in turn, so many rounds of so many seconds each, and at least so many calls.
 
     Returns
     -------
@@ -178,6 +201,7 @@ def compare(peers: Sequence[Peer], case: Case, what: str, rounds: int, seconds: 
                     what=what,
                     configuration=configuration,
                     seconds=seconds,
+                    least=least,
                 )
                 if not answer["times"]:
                     continue
@@ -187,15 +211,17 @@ def compare(peers: Sequence[Peer], case: Case, what: str, rounds: int, seconds: 
                 timing.scratch = answer["scratch"]
                 if answer["fingerprint"]:
                     fingerprints[f"{peer.name}, {title}"] = answer["fingerprint"]
-    _check(fingerprints)
+    check(fingerprints)
     return timings
 
 
-def _check(fingerprints: dict[str, Sequence[float]]) -> None:
+def check(fingerprints: dict[str, Sequence[float]]) -> None:
+    """Raise Failure unless all libraries computed the same numbers."""
     for component in zip(*fingerprints.values(), strict=True):
-        if max(component) - min(component) > SAME * max(1.0, abs(component[0])):
+        differ = max(component) - min(component) > SAME * max(1.0, abs(component[0]))
+        if differ or not all(map(math.isfinite, component)):
             found = "\n".join(f"  {key}: {value}" for key, value in fingerprints.items())
-            raise Failure(f"the results differ\n{found}")
+            raise Failure(f"the results differ, or are no numbers\n{found}")
 
 
 def start(names: Iterable[str], threads: int, python: str | None = None) -> tuple[list[Peer], list[str]]:

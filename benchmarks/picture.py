@@ -1,8 +1,7 @@
-"""Draws a report: for every layer and pass, how many times as fast as its peer fastcnn is."""
+"""Draws a report: for everything that was measured, how many times as fast as its peer fastcnn is."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +9,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
-from .layers import Case, Conv, Dense, Network, Norm, Pool
-from .results import Report, Row
+from .results import Panel, Row, Run
 
 COLOURS = {
     "forward": "#2a6fb0",
@@ -26,62 +24,24 @@ LABELS = {
     "data": "data gradient",
     "filter": "filter gradient",
     "train": "training step",
+    "predict": "prediction",
 }
 COLUMN_INCHES = 6.0
 BAR_INCHES = 0.13
 PANEL_INCHES = 0.7
 HEADER_INCHES = 0.9
 TICKS = (0.1, 0.2, 0.3, 0.5, 0.7, 1, 1.5, 2, 3, 5, 8, 12, 20, 50)
+PEER_TITLES = {"torch": "PyTorch", "numpy": "NumPy", "onnxruntime": "ONNX Runtime", "openvino": "OpenVINO"}
 GAP = 0.6  # between layers, in bars
 MARGIN = 1.25  # of the axes beyond the longest bars: room for their labels
 
 
-def _convs_of(*networks: str, batched: bool) -> Callable[[Case], bool]:
-    return lambda case: (
-        isinstance(case, Conv)
-        and case.network in networks
-        and (case.network != "resnet50" or (case.batch > 1) == batched)
-    )
-
-
-# Columns of panels: title, peer, cases.
-PANELS: tuple[tuple[tuple[str, str, Callable[[Case], bool]], ...], ...] = (
-    (
-        ("ResNet-50, batch 1", "torch", _convs_of("resnet50", batched=False)),
-        ("MobileNetV2", "torch", _convs_of("mobilenet2", batched=True)),
-    ),
-    (
-        (
-            "LeNet-5, CIFAR-VGG, VGG-16",
-            "torch",
-            _convs_of("lenet5", "cifar", "vgg16", batched=True),
-        ),
-        ("ResNet-50, batch 16", "torch", _convs_of("resnet50", batched=True)),
-    ),
-    (
-        ("Matrix products", "numpy", lambda case: isinstance(case, Dense)),
-        ("Pooling", "torch", lambda case: isinstance(case, Pool)),
-        ("Batch norm and ReLU", "torch", lambda case: isinstance(case, Norm)),
-        ("LeNet-5 as a whole", "torch", lambda case: isinstance(case, Network)),
-    ),
-)
-PEER_TITLES = {"torch": "PyTorch", "numpy": "NumPy"}
-
-
-def draw(report: Report, path: Path) -> bool:
-    """Write the picture as a PNG file, unless no layer has a ratio; return whether it did."""
-    columns = [
-        [
-            (f"{title} ({PEER_TITLES[peer]} = 1)", peer, rows)
-            for title, peer, wanted in panels
-            if (rows := [row for row in report.rows if wanted(row.case) and row.ratio(peer)])
-        ]
-        for panels in PANELS
-    ]
-    columns = [panels for panels in columns if panels]
+def draw(run: Run, path: Path) -> bool:
+    """Write the picture as a PNG file, unless nothing has a ratio; return whether it did."""
+    columns = [shown for panels in run.panels() if (shown := [panel for panel in panels if panel.rows])]
     if not columns:
         return False
-    heights = [[_inches(rows) for _, _, rows in panels] for panels in columns]
+    heights = [[_inches(panel.rows) for panel in panels] for panels in columns]
     height = max(map(sum, heights)) + HEADER_INCHES
     figure = Figure(figsize=(COLUMN_INCHES * len(columns), height), layout="constrained")
     FigureCanvasAgg(figure)
@@ -90,15 +50,15 @@ def draw(report: Report, path: Path) -> bool:
     ):
         filler = max(map(sum, heights)) - sum(inches)
         grid = part.add_gridspec(len(panels) + 1, 1, height_ratios=[*inches, filler + 1e-3])
-        for place, (title, peer, rows) in enumerate(panels):
-            _panel(part.add_subplot(grid[place]), title, peer, rows)
-    shown = dict.fromkeys(row.what for panels in columns for _, _, rows in panels for row in rows)
+        for place, panel in enumerate(panels):
+            _draw(part.add_subplot(grid[place]), panel)
+    passes = dict.fromkeys(row.what for panels in columns for panel in panels for row in panel.rows)
     figure.legend(
-        handles=[Patch(color=COLOURS[what], label=LABELS.get(what, what)) for what in shown],
+        handles=[Patch(color=COLOURS[what], label=LABELS.get(what, what)) for what in passes],
         loc="outside upper center",
-        ncols=len(shown),
+        ncols=len(passes),
         frameon=False,
-        title=f"Speed of fastcnn; 1: its peer's fastest configuration\n{report.title()}",
+        title=f"Speed of fastcnn; 1: its peer's fastest configuration\n{run.title()}",
     )
     figure.savefig(path, dpi=110)
     return True
@@ -109,11 +69,12 @@ def _inches(rows: list[Row]) -> float:
     return PANEL_INCHES + BAR_INCHES * (len(rows) + GAP * layers)
 
 
-def _panel(axes: Any, title: str, peer: str, rows: list[Row]) -> None:
+def _draw(axes: Any, panel: Panel) -> None:
     """Draw the bars of a layer's passes close together, with a gap before the next layer.
 
     They start at 1 on a logarithmic axis: twice and half as fast are equally long.
     """
+    peer, rows = panel.peer, panel.rows
     y = 0.0
     places: dict[str, list[float]] = {}
     for index, row in enumerate(rows):
@@ -147,4 +108,4 @@ def _panel(axes: Any, title: str, peer: str, rows: list[Row]) -> None:
     axes.spines[["top", "right", "left"]].set_visible(False)
     axes.grid(axis="x", alpha=0.3)
     axes.set_axisbelow(True)
-    axes.set_title(title, fontsize=10, loc="left")
+    axes.set_title(f"{panel.title} ({PEER_TITLES.get(peer, peer)} = 1)", fontsize=10, loc="left")

@@ -1,4 +1,4 @@
-"""Compares fastcnn with the peers that are installed: one table in Markdown, and its picture.
+"""Compares fastcnn with the peers that are installed, layer by layer: one table in Markdown, and its picture.
 
 Run it from the repository as ``python -m benchmarks.report``. Of a single layer, quickly::
 
@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
-import platform
 import sys
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -19,21 +18,11 @@ from tqdm import tqdm  # type: ignore[import-untyped,unused-ignore]
 
 from . import ROOT, layers, peers
 from .peers import OURS, Peer
-from .results import PASSES, Report, Row
+from .results import PASSES, Report, Row, Run, machine
 
 DEFAULT_OUT = ROOT / "build" / "benchmarks"
 ROUNDS, SECONDS = 3, 0.06
 QUICK_ROUNDS, QUICK_SECONDS = 3, 0.02
-
-
-def machine() -> str:
-    """Return the CPU's name."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        lines = []
-    models = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return models[0] if models else platform.processor() or platform.machine()
 
 
 def measure(options: argparse.Namespace) -> Report:
@@ -74,21 +63,26 @@ def main(argv: Sequence[str] | None = None) -> int:
     except peers.Missing as error:
         print(f"fastcnn must be installed first, as by `pip install .`: {error}", file=sys.stderr)
         return 1
-    text = report.markdown()
+    return publish(report, options.out / "report")
+
+
+def publish(found: Run, path: Path) -> int:
+    """Print what was found, and write it as path.md, .json and .png; return the exit status."""
+    text = found.markdown()
     print(text)
-    for failure in report.failures:
+    for failure in found.failures:
         print(f"\n{failure}", file=sys.stderr)
-    options.out.mkdir(parents=True, exist_ok=True)
-    (options.out / "report.md").write_text(text + "\n")
-    (options.out / "report.json").write_text(report.json() + "\n")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.with_suffix(".md").write_text(text + "\n")
+    path.with_suffix(".json").write_text(found.json() + "\n")
     if importlib.util.find_spec("matplotlib") is None:
         print("\nno picture: matplotlib is not installed", file=sys.stderr)
     else:
         from . import picture
 
-        picture.draw(report, options.out / "report.png")
-    print(f"\nwritten to {options.out}", file=sys.stderr)
-    return 1 if report.failures else 0
+        picture.draw(found, path.with_suffix(".png"))
+    print(f"\nwritten to {path.parent}", file=sys.stderr)
+    return 1 if found.failures else 0
 
 
 def _options(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -97,6 +91,22 @@ def _options(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--only", default="", metavar="WORDS", help="layers whose names have words that begin so")
     parser.add_argument("--pass", dest="passes", nargs="+", choices=PASSES, default=PASSES, help="all by default")
     parser.add_argument("--peers", nargs="*", choices=peers.OTHERS, default=peers.OTHERS, help="all by default")
+    options = parse(parser, argv, "report", (QUICK_ROUNDS, QUICK_SECONDS), (ROUNDS, SECONDS))
+    if options.threads < 1:
+        parser.error(f"--threads: must be at least 1, got {options.threads}")
+    if not layers.select(options.only):
+        parser.error(f"--only: no layer's name fits {options.only!r}")
+    return options
+
+
+def parse(
+    parser: argparse.ArgumentParser,
+    argv: Sequence[str] | None,
+    name: str,
+    quick: tuple[int, float],
+    whole: tuple[int, float],
+) -> argparse.Namespace:
+    """Parse the arguments, among them those that all comparisons have: rounds and seconds are quick or whole ones."""
     parser.add_argument(
         "--python-for-peers",
         metavar="PATH",
@@ -105,14 +115,10 @@ def _options(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help="fewer and shorter rounds")
     parser.add_argument("--rounds", type=int, help="how often each library gets its turn")
     parser.add_argument("--seconds", type=float, help="of each turn")
-    parser.add_argument("--out", type=Path, default=DEFAULT_OUT, help="folder for report.md, .json, .png")
+    parser.add_argument("--out", type=Path, default=DEFAULT_OUT, help=f"folder for {name}.md, .json, .png")
     options = parser.parse_args(argv)
-    options.rounds = options.rounds or (QUICK_ROUNDS if options.quick else ROUNDS)
-    options.seconds = options.seconds or (QUICK_SECONDS if options.quick else SECONDS)
-    if options.threads < 1:
-        parser.error(f"--threads: must be at least 1, got {options.threads}")
-    if not layers.select(options.only):
-        parser.error(f"--only: no layer's name fits {options.only!r}")
+    rounds, seconds = quick if options.quick else whole
+    options.rounds, options.seconds = options.rounds or rounds, options.seconds or seconds
     return options
 
 

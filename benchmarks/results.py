@@ -1,16 +1,19 @@
-"""What a run found out, and how it reads: a table in Markdown, geometric means, JSON."""
+"""What a run found out about layers, and how it reads: a table in Markdown, geometric means, JSON."""
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Sequence
+import platform
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any, Protocol
 
-from .layers import Case, Conv
-from .peers import OTHERS, OURS, Timing
+from .layers import Case, Conv, Dense, Norm, Pool
+from .peers import CPU_INFO, OTHERS, OURS, Timing
 
-PASSES = ("forward", "inference", "data", "filter", "train", "predict")
+PASSES = ("forward", "inference", "data", "filter")
+TEXTS = ("layer", "pass", "group", "network", "engine", "fastest peer")
 
 
 @dataclass
@@ -30,10 +33,84 @@ class Row:
         ours, theirs = self.fastest(OURS), self.fastest(peer)
         return theirs.best / ours.best if ours and theirs else None
 
+    def figures(self, *others: str) -> dict[str, dict[str, dict[str, Any]]]:
+        """Return what JSON gets of each library and configuration: least and median time, repeats, these others."""
+        return {
+            name: {
+                configuration: {
+                    "least": timing.best,
+                    "median": timing.median,
+                    "repeats": len(timing.times),
+                    **{other: getattr(timing, other) for other in others},
+                }
+                for configuration, timing in timings.items()
+            }
+            for name, timings in self.timings.items()
+        }
+
+
+class Run(Protocol):
+    """All that was measured in one run, as it is published."""
+
+    @property
+    def failures(self) -> list[str]:
+        """What failed, with tracebacks."""
+
+    def title(self) -> str:
+        """Return what was measured, and on what, in two lines."""
+
+    def markdown(self) -> str:
+        """Return the whole report."""
+
+    def json(self) -> str:
+        """Return everything with the single times left out."""
+
+    def panels(self) -> list[list[Panel]]:
+        """Return what is drawn, column by column."""
+
+
+@dataclass
+class Panel:
+    """Rows that are drawn beside the same peer, which all of them have."""
+
+    title: str
+    peer: str
+    rows: list[Row]
+
+
+def _convs_of(*networks: str, batched: bool) -> Callable[[Case], bool]:
+    return lambda case: (
+        isinstance(case, Conv)
+        and case.network in networks
+        and (case.network != "resnet50" or (case.batch > 1) == batched)
+    )
+
+
+# Columns of panels of layers: title, peer, cases.
+PANELS: tuple[tuple[tuple[str, str, Callable[[Case], bool]], ...], ...] = (
+    (
+        ("ResNet-50, batch 1", "torch", _convs_of("resnet50", batched=False)),
+        ("MobileNetV2", "torch", _convs_of("mobilenet2", batched=True)),
+    ),
+    (
+        (
+            "LeNet-5, CIFAR-VGG, VGG-16",
+            "torch",
+            _convs_of("lenet5", "cifar", "vgg16", batched=True),
+        ),
+        ("ResNet-50, batch 16", "torch", _convs_of("resnet50", batched=True)),
+    ),
+    (
+        ("Matrix products", "numpy", lambda case: isinstance(case, Dense)),
+        ("Pooling", "torch", lambda case: isinstance(case, Pool)),
+        ("Batch norm and ReLU", "torch", lambda case: isinstance(case, Norm)),
+    ),
+)
+
 
 @dataclass
 class Report:
-    """All that was measured in one run."""
+    """All that was measured of layers in one run."""
 
     machine: str
     threads: int
@@ -50,29 +127,38 @@ class Report:
 
     def title(self) -> str:
         """Return what was measured, and on what, in two lines."""
-        versions = "; ".join(f"{name} {version}" for name, version in self.versions.items())
-        threads = "1 thread" if self.threads == 1 else f"{self.threads} threads"
-        return f"{self.machine}, {threads}, float32, peak of multiply-adds {self.peak:.0f} GFLOP/s\n{versions}"
+        peak = f"peak of multiply-adds {self.peak:.0f} GFLOP/s"
+        return f"{self.machine}, {threads_of(self.threads)}, float32, {peak}\n{versions_of(self.versions)}"
 
     def markdown(self) -> str:
         """Return the whole report: what was measured on, the table, the geometric means."""
         parts = [
             self.title(),
             *self.notes,
-            *(f"FAILED: {failure.splitlines()[0]}" for failure in self.failures),
+            *failed(self.failures),
             "",
             "ms: the least of the interleaved repeats, and how far their median lies above it.",
             "scratch: the memory that fastcnn took besides operands and result.",
             "ratio: how many times as fast as the peer in its fastest configuration fastcnn is.",
             *self._configurations(),
             "",
-            _table(*self._layers()),
+            table(*self._layers()),
             "",
             "Geometric means of the ratios:",
             "",
-            _table(*self._means()),
+            table(*self._means()),
         ]
         return "\n".join(parts)
+
+    def panels(self) -> list[list[Panel]]:
+        """Return what is drawn, column by column."""
+        return [
+            [
+                Panel(title, peer, [row for row in self.rows if wanted(row.case) and row.ratio(peer)])
+                for title, peer, wanted in panels
+            ]
+            for panels in PANELS
+        ]
 
     def _configurations(self) -> list[str]:
         lines = []
@@ -90,11 +176,11 @@ class Report:
         cells = []
         for row in self.rows:
             cells.append(
-                [row.case.name, row.what, _ms(row.fastest(OURS)), self._rate(row), _scratch(row.fastest(OURS))]
+                [row.case.name, row.what, milliseconds(row.fastest(OURS)), self._rate(row), _scratch(row.fastest(OURS))]
             )
             for peer in self.peers:
                 ratio = row.ratio(peer)
-                cells[-1] += [_ms(row.fastest(peer)), f"{ratio:.2f}" if ratio else ""]
+                cells[-1] += [milliseconds(row.fastest(peer)), f"{ratio:.2f}" if ratio else ""]
         return head, cells
 
     def _rate(self, row: Row) -> str:
@@ -126,18 +212,7 @@ class Report:
                 "layer": row.case.name,
                 "group": row.case.group,
                 "pass": row.what,
-                "seconds": {
-                    name: {
-                        configuration: {
-                            "least": timing.best,
-                            "median": timing.median,
-                            "repeats": len(timing.times),
-                            "scratch": timing.scratch,
-                        }
-                        for configuration, timing in timings.items()
-                    }
-                    for name, timings in row.timings.items()
-                },
+                "seconds": row.figures("scratch"),
             }
             for row in self.rows
         ]
@@ -161,20 +236,50 @@ def _geometric_mean(rows: Iterable[Row], peer: str) -> str:
     return f"{math.exp(sum(map(math.log, ratios)) / len(ratios)):.2f}"
 
 
-def _ms(timing: Timing | None) -> str:
+def machine() -> str:
+    """Return the CPU's name."""
+    try:
+        lines = CPU_INFO.read_text().splitlines()
+    except OSError:
+        lines = []
+    models = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return models[0] if models else platform.processor() or platform.machine()
+
+
+def threads_of(number: int) -> str:
+    """Return the number of threads in words."""
+    return "1 thread" if number == 1 else f"{number} threads"
+
+
+def versions_of(versions: Mapping[str, str]) -> str:
+    """Return the libraries that were measured, in a line."""
+    return "; ".join(f"{name} {version}" for name, version in versions.items())
+
+
+def failed(failures: Iterable[str]) -> list[str]:
+    """Return a line for each failure."""
+    return [f"FAILED: {failure.splitlines()[0]}" for failure in failures]
+
+
+def milliseconds(timing: Timing | None) -> str:
     if timing is None:
         return ""
-    return f"{timing.best * 1e3:#.3g}".rstrip(".") + f" +{timing.median / timing.best - 1:.0%}"
+    return f"{significant(timing.best * 1e3)} +{timing.median / timing.best - 1:.0%}"
+
+
+def significant(number: float) -> str:
+    """Return a number with three digits that mean something."""
+    return f"{number:#.3g}".rstrip(".") if number < 1000 else f"{number:.0f}"
 
 
 def _scratch(timing: Timing | None) -> str:
     return f"{timing.scratch / 1e6:.2f} MB" if timing and timing.scratch else ""
 
 
-def _table(head: list[str], rows: list[list[str]]) -> str:
+def table(head: list[str], rows: list[list[str]]) -> str:
     """Lay out a Markdown table whose source is aligned too: text left, numbers right."""
     widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
-    texts = [name in ("layer", "pass", "group") for name in head]
+    texts = [name in TEXTS for name in head]
 
     def line(cells: Sequence[str]) -> str:
         padded = [

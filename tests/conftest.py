@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,6 +13,9 @@ import pytest
 import fastcnn
 from fastcnn import datasets
 from fastcnn._core import _runtime
+
+# The benchmarks are no part of the package. At the end: the sources beside them would hide what is installed.
+sys.path.append(str(Path(__file__).parents[1]))
 
 DEBIAN_FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")
 

@@ -8,7 +8,7 @@ import pytest
 from fastcnn import models
 
 torch = pytest.importorskip("torch", reason="PyTorch is not installed")
-import torch_networks as theirs  # noqa: E402  # it needs PyTorch
+from benchmarks import torch_networks as theirs  # noqa: E402  # it needs PyTorch
 
 KERAS = {"use_bias": True, "epsilon": 1e-3, "stride_in_1x1": True}
 # Ours, theirs, and the pixels of an image. Odd sizes, which poolings and strides cut off somewhere, where there is no

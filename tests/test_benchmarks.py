@@ -1,0 +1,206 @@
+"""The comparison of whole networks: what is measured, what a library costs, how the report reads. Without peers."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+if not (ROOT / "benchmarks").is_dir():
+    pytest.skip("this is no checkout", allow_module_level=True)
+
+from benchmarks import footprint, layers, networks, peers, worker  # noqa: E402
+from benchmarks.layers import Network  # noqa: E402
+from benchmarks.network_results import Footprint, NetworkReport, NetworkRow  # noqa: E402
+from benchmarks.peers import Timing  # noqa: E402
+
+MEGABYTE = 10**6
+
+
+def run(*arguments, **options):
+    return subprocess.run(
+        [sys.executable, "-m", *arguments],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+        **options,
+    )
+
+
+def report(rows):
+    footprints = {
+        name: Footprint(0.25, 60 * MEGABYTE) for name in ("fastcnn", "torch", "onnxruntime", "openvino", "ncnn")
+    }
+    return NetworkReport("a CPU", {"fastcnn": "1", "torch": "2"}, footprints, ["ncnn is left out"], [], rows)
+
+
+def row(what="predict", **timings):
+    return NetworkRow(Network("mobilenet2", 16), what, timings, threads=2)
+
+
+ROW = row(
+    fastcnn={"": Timing([0.002, 0.003, 0.004], first=0.5, peak=90 * MEGABYTE, imported=40 * MEGABYTE)},
+    torch={"contiguous": Timing([1.5, 1.5]), "oneDNN fusion": Timing([0.006])},
+    openvino={"": Timing([0.001])},
+)
+
+
+@pytest.mark.parametrize("name", ["lenet5 n64", "resnet50 n1", "resnet50 1x1 64-256 56x56 n1", "dense 400-120 n64"])
+def test_processes_speak_of_networks_and_layers_by_name(name):
+    assert str(layers.named(name)) == name
+    assert isinstance(layers.named(name), Network) == (len(name.split()) == 2)
+
+
+def test_batches_are_the_usual_ones_unless_others_are_asked_for():
+    options = argparse.Namespace(passes=("predict", "train"), batch=None)
+    found = [(case.batch, what) for case, what in networks.cases("resnet50", options)]
+    assert found == [(1, "predict"), (16, "predict"), (8, "train")]
+    options.batch = [3]
+    assert [(case.batch, what) for case, what in networks.cases("lenet5", options)] == [(3, "predict"), (3, "train")]
+
+
+def test_a_report_has_a_table_for_each_pass_and_one_beside_the_fastest_peer():
+    lines = report([ROW]).markdown().splitlines()
+    assert max(map(len, lines)) <= 100
+    assert "ncnn is left out" in lines
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if line.startswith("| ")]
+    assert cells[2] == ["mobilenet2 n16", "predict", "2", "2.00 +50%", "openvino", "1.00 +0%", "0.50"]
+    assert "## mobilenet2 n16, predict, 2 threads" in lines
+    assert cells[5:] == [
+        ["fastcnn", "2.00 +50%", "", "0.500", "90", "50", "0.250", "60"],
+        ["torch, contiguous", "1500 +0%", "750.00", "", "", "", "0.250", "60"],
+        ["torch, oneDNN fusion", "6.00 +0%", "3.00", "", "", "", "0.250", "60"],
+        ["openvino", "1.00 +0%", "0.50", "", "", "", "0.250", "60"],
+    ]
+
+
+def test_a_report_of_fastcnn_alone_names_no_peer():
+    text = report([row(fastcnn={"": Timing([0.002])})]).markdown()
+    assert "| mobilenet2 n16 | predict |       2 |   2.00 +0% |              |    |       |" in text
+
+
+def test_a_report_as_json_has_every_figure():
+    found = json.loads(report([ROW]).json())
+    assert found["footprints"]["torch"] == {"import_seconds": 0.25, "installed_bytes": 60 * MEGABYTE}
+    (only,) = found["rows"]
+    assert (only["network"], only["pass"], only["threads"]) == ("mobilenet2 n16", "predict", 2)
+    assert only["seconds"]["fastcnn"][""] == {
+        "least": 0.002,
+        "median": 0.003,
+        "repeats": 3,
+        "first": 0.5,
+        "peak": 90 * MEGABYTE,
+        "imported": 40 * MEGABYTE,
+    }
+
+
+def test_a_picture_has_a_column_for_each_peer():
+    torch, _, openvino, _ = report([ROW, row("train", fastcnn={"": Timing([1.0])}, torch={"": Timing([2.0])})]).panels()
+    assert [(panel.title, panel.peer, len(panel.rows)) for panel in torch] == [("2 threads", "torch", 2)]
+    assert [(panel.title, panel.peer, len(panel.rows)) for panel in openvino] == [("2 threads", "openvino", 1)]
+
+
+@pytest.mark.parametrize("wrong", [(1.0, 0.98), (1.0, math.nan), (math.inf, 1.0)])
+def test_results_that_differ_or_are_no_numbers_are_told(wrong):
+    right = (1.0, 1.0)
+    peers.check({"a": right, "b": (1.0, 0.995)})
+    for both in ({"a": right, "b": wrong}, {"b": wrong, "a": right}):
+        with pytest.raises(peers.Failure, match="the results differ"):
+            peers.check(both)
+
+
+@pytest.mark.parametrize("least", [1, 3])
+def test_a_turn_has_its_least_number_of_calls_after_one_less_that_are_not_counted(least):
+    calls = []
+    assert len(worker.times(lambda: calls.append(1), 0.0, least)) == least
+    assert len(calls) == 2 * least - 1
+
+
+def distribution(folder, name, requires, files):
+    """Write what an installer would: a package's files, and their list."""
+    information = f"{name}-1.0.dist-info"
+    metadata = f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n" + "".join(
+        f"Requires-Dist: {r}\n" for r in requires
+    )
+    written = {f"{information}/METADATA": metadata, **files}
+    for path, text in written.items():
+        (folder / path).parent.mkdir(parents=True, exist_ok=True)
+        (folder / path).write_text(text)
+    (folder / information / "RECORD").write_text("".join(f"{path},,\n" for path in written if path != "hidden/a.py"))
+    return len(metadata) + (folder / information / "RECORD").stat().st_size - len(metadata)
+
+
+def test_an_installed_size_has_the_files_of_all_that_a_package_needs(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    distribution(tmp_path, "mine", ["its-part>=2", "absent", 'unwanted; extra == "more"'], {"mine/a.py": "a" * 1000})
+    distribution(tmp_path, "its_part", ["mine"], {"part.py": "b" * 200, "__pycache__/part.pyc": "c" * 5000})
+    distribution(tmp_path, "unwanted", [], {"unwanted.py": "d" * 7000})
+    listed = sum((tmp_path / f"{name}-1.0.dist-info/METADATA").stat().st_size for name in ("mine", "its_part"))
+    assert footprint.installed_bytes("mine", tmp_path / "mine") == 1200 + listed
+
+
+def test_an_installed_size_of_what_is_installed_in_place_has_what_a_wheel_would_have(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    distribution(tmp_path, "mine", [], {"finder.py": "a"})
+    source = tmp_path / "elsewhere" / "mine"
+    source.mkdir(parents=True)
+    (source / "b.py").write_text("b" * 30)
+    (source / "c.pyx").write_text("c" * 500)
+    listed = (tmp_path / "mine-1.0.dist-info/METADATA").stat().st_size
+    assert footprint.installed_bytes("mine", source) == 1 + 30 + listed
+
+
+def test_what_a_library_costs_is_told_by_a_process_of_its_own():
+    result = run("benchmarks.footprint", "tqdm")
+    assert result.returncode == 0, result.stderr
+    found = Footprint(**json.loads(result.stdout))
+    assert found.import_seconds > 0
+    assert 50_000 < found.installed_bytes < 5 * MEGABYTE
+
+
+@pytest.mark.skipif(os.name != "posix", reason="the peer is a shell script")
+def test_a_network_is_measured_where_peers_are_missing(tmp_path):
+    peer = tmp_path / "python"
+    peer.write_text('#!/bin/sh\necho \'{"missing": "no such library"}\'\n')
+    peer.chmod(0o755)
+    out = tmp_path / "out"
+    arguments = ["--network", "lenet5", "--batch", "2", "--threads", "1", "--rounds", "1", "--seconds", "0.001"]
+    result = run("benchmarks.networks", *arguments, "--python-for-peers", str(peer), "--out", str(out))
+    assert result.returncode == 0, result.stderr
+    found = json.loads((out / "networks.json").read_text())
+    assert [note.split(" (")[0] for note in found["notes"]] == [
+        f"{name} is left out: no such library" for name in ("torch", "onnxruntime", "openvino", "ncnn")
+    ]
+    assert [(row["network"], row["pass"]) for row in found["rows"]] == [
+        ("lenet5 n2", "predict"),
+        ("lenet5 n2", "train"),
+    ]
+    for row in found["rows"]:
+        figures = row["seconds"]["fastcnn"][""]
+        assert 0 < figures["least"] <= figures["median"] < figures["first"]
+        if sys.platform == "linux":
+            assert figures["peak"] > figures["imported"] > MEGABYTE
+    assert (out / "networks.md").read_text().strip() == result.stdout.strip()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (["--threads", "1", "0"], "--threads: must be at least 1, got 0"),
+        (["--batch", "-1"], "--batch: must be at least 1, got -1"),
+        (["--network", "alexnet"], "invalid choice: 'alexnet'"),
+    ],
+)
+def test_mistakes_in_the_arguments_are_named(arguments, complaint, capsys):
+    with pytest.raises(SystemExit):
+        networks.main(arguments)
+    assert complaint in capsys.readouterr().err
