@@ -17,11 +17,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from . import ops
 from .arguments import plain, real_array
-from .layers.activation import Activation, ReLU
+from .layers.activation import Activation, ReLU, ReLU6
 from .layers.base import Activated, Layer, returned_pair
 from .layers.normalization import BatchNormalization
 from .layers.symbolic import Input, Shape, Tensor
+from .nn.activations import FUSED
 from .shapes import elements
 
 Array = NDArray[Any]
@@ -227,9 +229,9 @@ class Graph:
             given: Any
             if index == done:
                 given = x, _APPLIED
-            elif self._takes_relu(index, last):
+            elif (relu := self._relu_after(index, last)) is not None:
                 done = self._followers[index]
-                given = layer.activated(x, tape.training, "relu")  # type: ignore[attr-defined]  # it normalises
+                given = layer.activated(x, tape.training, relu)  # type: ignore[attr-defined]  # it normalises
             elif call.target in tape.logits:
                 given = layer.logits(x)  # type: ignore[attr-defined]  # last_activation has seen to it
             elif tape.training and layer.uses_seed:
@@ -242,15 +244,17 @@ class Graph:
             for value in self._freed[index]:
                 values[value] = None
 
-    def _takes_relu(self, index: int, last: int) -> bool:
-        """Whether a call is a normalisation without an activation, and the next one nothing but a relu of it."""
+    def _relu_after(self, index: int, last: int) -> str | None:
+        """Name the relu that the next call is, where this one is a normalisation, for it alone, without activation."""
         follower = self._followers.get(index)
         if follower != index + 1 or follower >= last or self.calls[index].layer.activation is not None:  # type: ignore[attr-defined]
-            return False
+            return None
         relu = self.calls[follower].layer
-        return (type(relu) is ReLU and relu.max_value is None) or (
-            type(relu) is Activation and relu.activation == "relu"
-        )
+        if type(relu) not in (Activation, ReLU, ReLU6):
+            return None
+        (op,) = relu.lowered(())
+        name = op.named() if isinstance(op, ops.Activation) else None
+        return name if name in FUSED else None
 
     def _cut(self) -> list[tuple[int, int]]:
         """Return the calls in as many parts as the root of their number, whose results are about equally large."""

@@ -12,6 +12,7 @@ import pytest
 
 import fastcnn
 from fastcnn import io
+from fastcnn.initializers import Constant
 from fastcnn.layers import (
     Activation,
     Add,
@@ -28,6 +29,7 @@ from fastcnn.layers import (
     MaxPool2D,
     Multiply,
     ReLU,
+    ReLU6,
     Reshape,
 )
 
@@ -439,9 +441,10 @@ def test_a_merging_layer_of_ones_own_that_returns_other_gradients_is_told_so(ret
 # Batch normalisation, and a relu after it
 
 
-def normalized(relu, extra=None):
+def normalized(relu, extra=None, activation=None):
     x = Input((5, 5, 3))
-    y = BatchNormalization(activation="relu" if relu is None else None, name="norm")(Conv2D(4, 3, name="conv")(x))
+    norm = BatchNormalization(activation=activation, gamma_initializer=Constant(8), name="norm")
+    y = norm(Conv2D(4, 3, name="conv")(x))
     z = y if relu is None else relu(y)
     outputs = Flatten()(z) if extra is None else Flatten()(Add()([z, extra(y)]))
     model = fastcnn.Model(x, Dense(2, name="dense")(outputs), seed=0)
@@ -454,12 +457,21 @@ def loss_and_gradients(model):
     return model.loss_and_gradients(x, np.ones((6, 2)))
 
 
-@pytest.mark.parametrize("relu", [ReLU, lambda: Activation("relu")])
-def test_a_relu_after_a_normalization_is_worked_into_it(relu, monkeypatch):
-    one, two = normalized(None), normalized(relu())
+@pytest.mark.parametrize(
+    ("relu", "name"),
+    [
+        (ReLU(), "relu"),
+        (Activation("relu"), "relu"),
+        (ReLU(6), "relu6"),
+        (ReLU6(), "relu6"),
+        (Activation("relu6"), "relu6"),
+    ],
+)
+def test_a_relu_after_a_normalization_is_worked_into_it(relu, name, monkeypatch):
+    one, two = normalized(None, activation=name), normalized(relu)
     two.set_weights(one.get_weights())
     expected = loss_and_gradients(one)
-    for cls in (ReLU, Activation):
+    for cls in (ReLU, ReLU6, Activation):
         monkeypatch.setattr(cls, "forward", None)  # is not called
     found = loss_and_gradients(two)
     assert found[0] == expected[0]

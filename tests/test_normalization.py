@@ -103,15 +103,27 @@ def test_moments_of_one_value_and_of_equal_values(dtype):
         assert_equal(variance, [0, 0, 0], dtype)
 
 
-def check_relu(x, grad, mean, variance, offset, scale, training):
+def check_relu(x, grad, mean, variance, offset, scale, training, max_value=None):
     """A fused ReLU, whose result is not kept but made again in the backward pass, is one behind the operation."""
-    y = nn.relu(nn.batch_normalization(x, mean, variance, offset, scale, 0.01))
-    assert_equal(nn.batch_normalization(x, mean, variance, offset, scale, 0.01, "relu"), y, x.dtype)
-    apart = nn.batch_normalization_backward(nn.relu_backward(grad, y), x, mean, variance, scale, 0.01, training)
-    fused = nn.batch_normalization_backward(grad, x, mean, variance, scale, 0.01, training, offset, "relu")
+    name = "relu6" if max_value else "relu"
+    y = nn.relu(nn.batch_normalization(x, mean, variance, offset, scale, 0.01), max_value)
+    assert_equal(nn.batch_normalization(x, mean, variance, offset, scale, 0.01, name), y, x.dtype)
+    g = nn.relu_backward(grad, y, max_value)
+    apart = nn.batch_normalization_backward(g, x, mean, variance, scale, 0.01, training)
+    fused = nn.batch_normalization_backward(grad, x, mean, variance, scale, 0.01, training, offset, name)
     for a, b in zip(fused, apart, strict=True):
         # Where compilers fuse other multiplications with additions, all but roundings are equal.
         np.testing.assert_allclose(a, b, rtol=0, atol=16 * np.finfo(x.dtype).eps * np.abs(b).max(initial=0))
+
+
+def test_where_a_relu6_is_cut_off_no_gradient_passes(dtype):
+    x = np.array([[-1.0], [1.0], [5.0], [7.0]], dtype)
+    one, zero = np.ones(1, dtype), np.zeros(1, dtype)
+    assert nn.batch_normalization(x, zero, one, zero, one, 0.0, "relu6").ravel().tolist() == [0, 1, 5, 6]
+    grad = np.array([[10.0], [20.0], [30.0], [40.0]], dtype)
+    dx, dscale, doffset = nn.batch_normalization_backward(grad, x, zero, one, one, 0.0, False, zero, "relu6")
+    assert dx.ravel().tolist() == [0, 20, 30, 0]
+    assert (dscale.tolist(), doffset.tolist()) == ([170], [50])
 
 
 def check_batch_normalization(shape, dtype):
@@ -124,6 +136,7 @@ def check_batch_normalization(shape, dtype):
         if training:
             mean, variance = nn.moments(x)
         check_relu(x, grad, mean, variance, offset, scale, training)
+        check_relu(x, grad, mean, variance, offset, scale * 8, training, max_value=6)
         inverse = 1 / np.sqrt(variance.astype(np.float64) + 0.01)
         operands = grad, x, mean, variance, scale, 0.01, training
         dx, dscale, doffset = nn.batch_normalization_backward(*operands)

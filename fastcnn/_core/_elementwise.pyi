@@ -39,7 +39,7 @@ def column_sum(x: NDArray[Any], out: NDArray[Any]) -> None: ...
 def moments(x: NDArray[Any], mean: NDArray[Any], variance: NDArray[Any]) -> None: ...
 def bias_add(x: NDArray[Any], bias: NDArray[Any], relu: bool, y: NDArray[Any]) -> None: ...
 def normalize(
-    x: NDArray[Any], mean: NDArray[Any], scale: NDArray[Any], offset: NDArray[Any], relu: bool, y: NDArray[Any]
+    x: NDArray[Any], mean: NDArray[Any], scale: NDArray[Any], offset: NDArray[Any], relu: int, y: NDArray[Any]
 ) -> None: ...
 def normalize_sums(
     dy: NDArray[Any],
@@ -47,7 +47,7 @@ def normalize_sums(
     mean: NDArray[Any],
     scale: NDArray[Any],
     offset: NDArray[Any],
-    relu: bool,
+    relu: int,
     total: NDArray[Any],
     dot: NDArray[Any],
 ) -> None: ...
@@ -57,7 +57,7 @@ def normalize_backward(
     mean: NDArray[Any],
     scale: NDArray[Any],
     offset: NDArray[Any],
-    relu: bool,
+    relu: int,
     g_mean: NDArray[Any],
     slope: NDArray[Any],
     dx: NDArray[Any],

@@ -249,7 +249,7 @@ def bias_add(cnp.ndarray x, cnp.ndarray bias, bint relu, cnp.ndarray y):
 
 # ---- normalisation: y = act((x - mean) * scale + offset), mean, scale and offset per column ----
 
-cdef fc_norm normalization(cnp.ndarray x, cnp.ndarray mean, cnp.ndarray scale, cnp.ndarray offset, bint relu):
+cdef fc_norm normalization(cnp.ndarray x, cnp.ndarray mean, cnp.ndarray scale, cnp.ndarray offset, int relu):
     cdef fc_norm t
     memset(&t, 0, sizeof(t))
     t.columns = cnp.PyArray_SIZE(mean)
@@ -273,7 +273,7 @@ cdef fc_norm of_run(const fc_norm *all_rows, const Rows *r, Py_ssize_t run) noex
     return t
 
 
-def normalize(cnp.ndarray x, cnp.ndarray mean, cnp.ndarray scale, cnp.ndarray offset, bint relu, cnp.ndarray y):
+def normalize(cnp.ndarray x, cnp.ndarray mean, cnp.ndarray scale, cnp.ndarray offset, int relu, cnp.ndarray y):
     """Write the result to y."""
     cdef const fc_kernels *table = kernels(x)
     cdef fc_norm t = normalization(x, mean, scale, offset, relu), part
@@ -286,7 +286,7 @@ def normalize(cnp.ndarray x, cnp.ndarray mean, cnp.ndarray scale, cnp.ndarray of
             table.normalize(&part)
 
 
-def normalize_sums(cnp.ndarray dy, cnp.ndarray x, cnp.ndarray mean, cnp.ndarray scale, cnp.ndarray offset, bint relu,
+def normalize_sums(cnp.ndarray dy, cnp.ndarray x, cnp.ndarray mean, cnp.ndarray scale, cnp.ndarray offset, int relu,
                    cnp.ndarray total, cnp.ndarray dot):
     """Write the sums of g and of g * (x - mean), where g is dy before the activation."""
     cdef const fc_kernels *table = kernels(x)
@@ -311,7 +311,7 @@ def normalize_sums(cnp.ndarray dy, cnp.ndarray x, cnp.ndarray mean, cnp.ndarray 
 
 
 def normalize_backward(cnp.ndarray dy, cnp.ndarray x, cnp.ndarray mean, cnp.ndarray scale, cnp.ndarray offset,
-                       bint relu, cnp.ndarray g_mean, cnp.ndarray slope, cnp.ndarray dx):
+                       int relu, cnp.ndarray g_mean, cnp.ndarray slope, cnp.ndarray dx):
     """Write scale * (g - g_mean - (x - mean) * slope) to dx, where g is dy before the activation."""
     cdef const fc_kernels *table = kernels(x)
     cdef fc_norm t = normalization(x, mean, scale, offset, relu), part

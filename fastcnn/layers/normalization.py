@@ -8,7 +8,7 @@ import numpy as np
 
 from .. import initializers, nn, ops
 from ..arguments import flag, integer, number
-from ..nn.activations import checked_activation
+from ..nn.activations import FUSED, checked_activation
 from ..nn.normalization import checked_epsilon
 from ..registry import register
 from ..shapes import elements
@@ -87,8 +87,8 @@ class BatchNormalization(_Normalization):
     beta_initializer, gamma_initializer, moving_mean_initializer, moving_variance_initializer
         Keras strings or initialisers.
     activation
-        One of :data:`fastcnn.nn.ACTIVATIONS`, or None. A ReLU costs nothing here, forward and backward, where a layer
-        of its own would go over memory again.
+        One of :data:`fastcnn.nn.ACTIVATIONS`, or None. A ReLU or ReLU6 costs nothing here, forward and backward, where
+        a layer of its own would go over memory again.
     name, dtype
         As in :class:`Layer`.
 
@@ -157,13 +157,13 @@ class BatchNormalization(_Normalization):
         training = training and self.trainable and x.size > 0
         mean, variance = nn.moments(x) if training else (self.moving_mean, self.moving_variance)
         y = nn.batch_normalization(x, mean, variance, self._beta(x), self._gamma(x), self.epsilon, activation)
-        from_result = activation not in (None, "relu", *nn.BACK_FROM_ARGUMENT)
+        from_result = activation not in (None, *FUSED, *nn.BACK_FROM_ARGUMENT)
         return y, (x, mean, variance, training, y if from_result else None, activation)
 
     def backward(self, grad: Array, cache: Any) -> tuple[Array, Gradients]:
         """Return the gradients of the input, gamma and beta."""
         x, mean, variance, training, y, activation = cache
-        fused = activation if activation == "relu" else None
+        fused = activation if activation in FUSED else None
         if activation in nn.BACK_FROM_ARGUMENT:
             # Less to do, and to keep, than to have forward write argument and result.
             y = nn.batch_normalization(x, mean, variance, self._beta(x), self._gamma(x), self.epsilon)

@@ -32,7 +32,7 @@ ACTIVATIONS = (
 #: not tell it. That of all others is worked out from the result.
 BACK_FROM_ARGUMENT = ("silu", "hard_swish", "gelu")
 
-#: Activations that matrix products and convolutions apply on the way, with the number that their kernels know them by.
+#: Activations that products, convolutions and normalisations apply on the way, with the number that kernels know.
 FUSED: dict[str | None, int] = {"relu": 1, "relu6": 2}
 
 _SECOND_NAMES = {"swish": "silu"}

@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike
 from .._core import _elementwise as _kernels
 from ..arguments import choice
 from ._arrays import FloatArray, flag, floats, like, number
-from .activations import apply_in_place, bound_activation, checked_activation
+from .activations import FUSED, apply_in_place, bound_activation, checked_activation
 
 
 def _channels(x: FloatArray, name: str) -> tuple[int]:
@@ -170,9 +170,9 @@ def batch_normalization(
     for name, value in (("mean", mean), ("variance", variance), ("offset", offset), ("scale", scale)):
         like(value, channels, name)
     y = np.empty_like(x)
-    relu = activation == "relu"
-    _kernels.normalize(x, mean, scale * inverse_deviation(variance, variance_epsilon), offset, relu, y)
-    return y if relu else apply_in_place(y, activation)
+    fused = FUSED.get(activation, 0)
+    _kernels.normalize(x, mean, scale * inverse_deviation(variance, variance_epsilon), offset, fused, y)
+    return y if fused else apply_in_place(y, activation)
 
 
 def bound_batch_normalization(
@@ -189,9 +189,9 @@ def bound_batch_normalization(
     activation
         One of :data:`fastcnn.nn.ACTIVATIONS`, or None.
     """
-    relu = activation == "relu"
-    normalize = partial(_kernels.normalize, x, mean, scale, offset, relu, out)
-    if relu or activation is None:
+    fused = FUSED.get(activation, 0)
+    normalize = partial(_kernels.normalize, x, mean, scale, offset, fused, out)
+    if fused or activation is None:
         return normalize
     activate = bound_activation(activation, out, out)
 
@@ -244,7 +244,7 @@ def batch_normalization_backward(
     training
         Whether mean and variance are x's own :func:`moments`, whose dependence on x then counts, or constants.
     offset, activation
-        As given to :func:`batch_normalization`, where activation is "relu", which is worked into the same passes.
+        As given to :func:`batch_normalization`: "relu" or "relu6", which are worked into the same passes, or None.
         With others grad is what :func:`activate_backward` gives, and activation None.
 
     Returns
@@ -271,9 +271,9 @@ def batch_normalization_backward(
     ([[0.0], [0.0]], [2.0], [4.0])
     """
     names = ("grad", "x", "mean", "variance", "scale", "offset")
-    relu = activation is not None and choice(activation, "activation", ("relu",)) == "relu"
-    if relu and offset is None:
-        raise ValueError("offset must be given where activation is 'relu', got None")
+    fused = 0 if activation is None else FUSED[choice(activation, "activation", tuple(FUSED))]  # type: ignore[arg-type]
+    if fused and offset is None:
+        raise ValueError(f"offset must be given where activation is {activation!r}, got None")
     grad, x, mean, variance, scale, offset = floats(names, grad, x, mean, variance, scale, offset, optional=1)
     like(grad, x.shape)
     channels = _channels(x, "x")
@@ -283,14 +283,14 @@ def batch_normalization_backward(
     inverse = inverse_deviation(variance, variance_epsilon)
     slopes = scale * inverse
     doffset, dot = np.empty(channels, x.dtype), np.empty(channels, x.dtype)
-    _kernels.normalize_sums(grad, x, mean, slopes, offset, relu, doffset, dot)
+    _kernels.normalize_sums(grad, x, mean, slopes, offset, fused, doffset, dot)
     dx = np.empty_like(x)
     if flag(training, "training") and x.size:
         count = x.dtype.type(x.size // x.shape[-1])
         grad_mean, slope = doffset / count, dot * inverse * inverse / count
     else:
         grad_mean = slope = np.zeros_like(mean)
-    _kernels.normalize_backward(grad, x, mean, slopes, offset, relu, grad_mean, slope, dx)
+    _kernels.normalize_backward(grad, x, mean, slopes, offset, fused, grad_mean, slope, dx)
     return dx, dot * inverse, doffset
 
 

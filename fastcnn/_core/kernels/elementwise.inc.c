@@ -367,14 +367,16 @@ static void FC_NAME(bias_add)(ptrdiff_t rows, ptrdiff_t columns, const void *x_,
         FC_UNROLL for (int j = 0; j < count; j++)
 
 FC_INLINE vec norm_gradient(vec g, vec centred, vec scale, vec offset, const int relu) {
-    return relu ? (vec)((mask)g & (centred * scale + offset > (FC_T)0)) : g;
+    const vec y = centred * scale + offset;
+    if (relu) g = (vec)((mask)g & (y > (FC_T)0));
+    return relu == 2 ? (vec)((mask)g & (y < (FC_T)6)) : g;
 }
 
 FC_INLINE void norm_forward(const fc_norm *t, ptrdiff_t c, ptrdiff_t left, const int count, const int relu) {
     NORM_COLUMNS
     NORM_ELEMENTS {
         const vec y = (load_left(AT(x, i + j * VL), left) - mean[j]) * scale[j] + offset[j];
-        store_left(AT(y, i + j * VL), relu ? vrelu(y) : y, left);
+        store_left(AT(y, i + j * VL), clamp(y, relu), left);
     }
 }
 
@@ -415,7 +417,8 @@ FC_INLINE void norm_backward(const fc_norm *t, ptrdiff_t c, ptrdiff_t left, cons
         if (c < t->columns) PART(t, c, t->columns - c, 1, relu);                                      \
     }                                                                                                 \
     static void FC_NAME(NAME)(const fc_norm *t) {                                                     \
-        if (t->relu) FC_NAME(NAME##_columns)(t, 1);                                                   \
+        if (t->relu == 2) FC_NAME(NAME##_columns)(t, 2);                                              \
+        else if (t->relu) FC_NAME(NAME##_columns)(t, 1);                                              \
         else FC_NAME(NAME##_columns)(t, 0);                                                           \
     }
 
