@@ -271,9 +271,10 @@ class Model(Configurable):
                 layer.unbuild()
             raise
         self.weights = {f"{layer.name}/{n}": a for layer in self.layers for n, a in layer.weights.items()}
-        self._sizes = [shape[1:] for shape in shapes]
         self._has_one_dtype = all(layer.dtype == self.dtype for layer in self.layers)
         self._graph, self._shapes = graph, built
+        # At last: where another thread finds these it takes all else for granted.
+        self._sizes = [shape[1:] for shape in shapes]
 
     def _draw(self, index: int, layer: Layer) -> WeightSource:
         rng = np.random.default_rng([self.seed, index])
