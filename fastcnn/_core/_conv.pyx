@@ -25,7 +25,7 @@ cimport numpy as cnp
 
 from ._gemm cimport Product, fc_prefetch, goes_by_blocks, multiply_tiles, pack_panels, pad_bias, panel_shape, product
 from ._runtime cimport (
-    FC_SUM, acquire, aligned, ceil_div, distance, fc_kernels, fc_tile, kernels, l1_bytes, l2_bytes, line,
+    acquire, aligned, ceil_div, distance, fc_kernels, fc_tile, kernels, l1_bytes, l2_bytes, line,
     pixel_pitch, release, threads_for,
 )
 
@@ -732,7 +732,7 @@ cdef void add_parts(const FilterGradient *f, Py_ssize_t first, Py_ssize_t column
     memset(to, 0, columns * f.table.itemsize)
     for part in range(f.parts):
         x = f.sums + part * f.sum_bytes + first * f.table.itemsize
-        f.table.column_sum[FC_SUM](1, columns, x, x, to)
+        f.table.column_sum(1, columns, x, to)
 
 
 cdef void cut_filters(FilterGradient *f, int threads) noexcept nogil:

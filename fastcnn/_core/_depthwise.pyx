@@ -17,7 +17,7 @@ cimport numpy as cnp
 
 from ._conv cimport Geometry
 from ._runtime cimport (
-    FC_SUM, acquire, ceil_div, distance, fc_depthwise, fc_kernels, kernels, l2_bytes, line, release, threads_for,
+    acquire, ceil_div, distance, fc_depthwise, fc_kernels, kernels, l2_bytes, line, release, threads_for,
 )
 
 cnp.import_array()
@@ -221,7 +221,7 @@ cdef int run(Depthwise *d, int threads) except -1:
                     run_row(d, i, <Py_ssize_t *> (lists + threadid() * list_bytes), NULL)
         if d.parts:
             memset(d.dw, 0, d.part_bytes)
-            d.table.column_sum[FC_SUM](d.parts, d.part_bytes // d.table.itemsize, d.sums, d.sums, d.dw)
+            d.table.column_sum(d.parts, d.part_bytes // d.table.itemsize, d.sums, d.dw)
     release(scratch)
     return 0
 

@@ -6,13 +6,11 @@ in order, so that they have the same bits for every number of threads.
 
 from cython.parallel cimport prange
 from libc.stdint cimport uint32_t, uint64_t
-from libc.string cimport memset
+from libc.string cimport memcpy, memset
 
 cimport numpy as cnp
 
 from ._runtime cimport (
-    FC_CENTRED,
-    FC_CENTRED_SQUARE,
     FC_CLIPPED_RELU,
     FC_CLIPPED_RELU_BACKWARD,
     FC_GELU,
@@ -35,7 +33,6 @@ from ._runtime cimport (
     FC_SILU_BACKWARD,
     FC_SOFTMAX,
     FC_SOFTMAX_BACKWARD,
-    FC_SUM,
     FC_TANH,
     FC_TANH_BACKWARD,
     acquire,
@@ -43,6 +40,8 @@ from ._runtime cimport (
     fc_kernels,
     fc_norm,
     kernels,
+    l3_bytes,
+    line,
     release,
     threads_for,
 )
@@ -64,8 +63,12 @@ LOG_SOFTMAX, LOG_SOFTMAX_BACKWARD = FC_LOG_SOFTMAX, FC_LOG_SOFTMAX_BACKWARD
 
 cdef enum:
     RUN = 8192  # elements of a run: 32 KB of float32, so that a run's operands stay in L2
+    # What the sums of all runs may take.
     SUM_BYTES = 1 << 22
+    # Rows from which the centre of moments is found.
     SAMPLES = 64
+    # Rows of less than so many vectors are taken side by side where they make no whole ones.
+    NARROW = 4
     # What an element costs, in multiply-adds' time: memory traffic for the light ones, an exponential else.
     LIGHT = 8
     HEAVY = 40
@@ -128,22 +131,22 @@ cdef struct Rows:
     Py_ssize_t columns, line, rows, run, runs  # line: bytes of a row; run: rows that are worked on at once
 
 
-cdef Rows rows_of(cnp.ndarray x, cnp.ndarray channels):
+cdef Rows rows_in_runs(Py_ssize_t rows, Py_ssize_t columns, Py_ssize_t itemsize, Py_ssize_t sum_bytes) noexcept:
+    """Cut rows into runs; where runs are summed, into no more than have room for a line each in so many bytes."""
     cdef Rows r
-    r.columns = cnp.PyArray_SIZE(channels)
-    r.line = r.columns * cnp.PyArray_ITEMSIZE(channels)
-    r.rows = cnp.PyArray_SIZE(x) // r.columns if r.columns else 0
-    r.run = max(1, RUN // r.columns) if r.columns else 1
-    r.runs = ceil_div(r.rows, r.run)
+    r.columns = columns
+    r.line = columns * itemsize
+    r.rows = rows
+    r.run = max(1, RUN // columns) if columns else 1
+    if sum_bytes:
+        r.run = max(r.run, ceil_div(rows * r.line, sum_bytes))
+    r.runs = ceil_div(rows, r.run)
     return r
 
 
-cdef Rows summed_rows_of(cnp.ndarray x, cnp.ndarray channels):
-    """Rows with enough of them to a run that the sums of all runs stay small."""
-    cdef Rows r = rows_of(x, channels)
-    r.run = max(r.run, ceil_div(r.rows * r.line, SUM_BYTES))
-    r.runs = ceil_div(r.rows, r.run)
-    return r
+cdef Rows rows_of(cnp.ndarray x, cnp.ndarray channels, Py_ssize_t sum_bytes=0) noexcept:
+    cdef Py_ssize_t columns = cnp.PyArray_SIZE(channels)
+    return rows_in_runs(cnp.PyArray_SIZE(x) // columns if columns else 0, columns, cnp.PyArray_ITEMSIZE(x), sum_bytes)
 
 
 cdef inline Py_ssize_t rows_in(const Rows *r, Py_ssize_t run) noexcept nogil:
@@ -157,7 +160,7 @@ cdef inline int threads_of(const Rows *r) noexcept nogil:
 def column_sum(cnp.ndarray x, cnp.ndarray out):
     """Write the sum over all but the last axis to out."""
     cdef const fc_kernels *table = kernels(out)
-    cdef Rows r = summed_rows_of(x, out)
+    cdef Rows r = rows_of(x, out, SUM_BYTES)
     cdef Py_ssize_t i, step = r.run * r.line
     cdef const char *px = cnp.PyArray_BYTES(x)
     cdef char *po = cnp.PyArray_BYTES(out)
@@ -166,71 +169,8 @@ def column_sum(cnp.ndarray x, cnp.ndarray out):
         memset(sums, 0, r.runs * r.line)
         memset(po, 0, r.line)
         for i in prange(r.runs, num_threads=threads_of(&r), schedule="static"):
-            table.column_sum[FC_SUM](rows_in(&r, i), r.columns, px + i * step, px, sums + i * r.line)
-        table.column_sum[FC_SUM](r.runs, r.columns, sums, sums, po)
-    release(sums)
-
-
-cdef inline double read(const fc_kernels *table, const char *x, Py_ssize_t i) noexcept nogil:
-    return (<const float *> x)[i] if table.itemsize == 4 else (<const double *> x)[i]
-
-
-cdef inline void write(const fc_kernels *table, char *x, Py_ssize_t i, double value) noexcept nogil:
-    if table.itemsize == 4:
-        (<float *> x)[i] = <float> value
-    else:
-        (<double *> x)[i] = value
-
-
-cdef void choose_centre(const fc_kernels *table, const Rows *r, const char *x, char *centre) noexcept nogil:
-    """The mean of some rows that lie evenly apart."""
-    cdef Py_ssize_t samples = min(r.rows, SAMPLES), i
-    memset(centre, 0, r.line)
-    for i in range(samples):
-        table.column_sum[FC_SUM](1, r.columns, x + i * (r.rows // samples) * r.line, x, centre)
-    for i in range(r.columns):
-        write(table, centre, i, read(table, centre, i) / samples)
-
-
-cdef inline double join_moments(Py_ssize_t rows, double sum, double squares, double *mean) noexcept nogil:
-    """Return the variance from sums about a centre, to which the mean's distance is added."""
-    cdef double distance = sum / rows, variance = squares / rows - distance * distance
-    mean[0] += distance
-    return 0 if variance < 0 else variance
-
-
-def moments(cnp.ndarray x, cnp.ndarray mean, cnp.ndarray variance):
-    """Write mean and variance over all but the last axis; there is at least one row.
-
-    The sums of values and of squares are about a centre near the mean, so that they don't cancel: the shifted data of
-    Chan, Golub and LeVeque, "Algorithms for computing the sample variance", 1983.
-    """
-    cdef const fc_kernels *table = kernels(x)
-    cdef Rows r = summed_rows_of(x, mean)
-    cdef Py_ssize_t i, rows, step = r.run * r.line, nbytes = r.runs * r.line
-    cdef double m
-    cdef const char *px = cnp.PyArray_BYTES(x)
-    cdef char *pm = cnp.PyArray_BYTES(mean)
-    cdef char *pv = cnp.PyArray_BYTES(variance)
-    cdef char *sums = acquire(2 * nbytes + 3 * r.line)
-    cdef char *squares = sums + nbytes
-    cdef char *centre = squares + nbytes
-    cdef char *sum = centre + r.line
-    cdef char *square = sum + r.line
-    with nogil:
-        choose_centre(table, &r, px, centre)
-        memset(sums, 0, 2 * nbytes)
-        memset(sum, 0, 2 * r.line)
-        for i in prange(r.runs, num_threads=threads_of(&r), schedule="static"):
-            rows = rows_in(&r, i)
-            table.column_sum[FC_CENTRED](rows, r.columns, px + i * step, centre, sums + i * r.line)
-            table.column_sum[FC_CENTRED_SQUARE](rows, r.columns, px + i * step, centre, squares + i * r.line)
-        table.column_sum[FC_SUM](r.runs, r.columns, sums, sums, sum)
-        table.column_sum[FC_SUM](r.runs, r.columns, squares, squares, square)
-        for i in range(r.columns):
-            m = read(table, centre, i)
-            write(table, pv, i, join_moments(r.rows, read(table, sum, i), read(table, square, i), &m))
-            write(table, pm, i, m)
+            table.column_sum(rows_in(&r, i), r.columns, px + i * step, sums + i * r.line)
+        table.column_sum(r.runs, r.columns, sums, po)
     release(sums)
 
 
@@ -249,82 +189,203 @@ def bias_add(cnp.ndarray x, cnp.ndarray bias, bint relu, cnp.ndarray y):
 
 # ---- normalisation: y = act((x - mean) * scale + offset), mean, scale and offset per column ----
 
-cdef fc_norm normalization(cnp.ndarray x, cnp.ndarray mean, cnp.ndarray scale, cnp.ndarray offset, int relu):
-    cdef fc_norm t
-    memset(&t, 0, sizeof(t))
-    t.columns = cnp.PyArray_SIZE(mean)
-    t.x = cnp.PyArray_BYTES(x)
-    t.mean = cnp.PyArray_BYTES(mean)
-    t.scale = cnp.PyArray_BYTES(scale)
-    t.offset = cnp.PyArray_BYTES(offset)
-    t.relu = relu
-    return t
+ctypedef void norm_leaf(const fc_norm *) noexcept nogil
 
 
-cdef fc_norm of_run(const fc_norm *all_rows, const Rows *r, Py_ssize_t run) noexcept nogil:
-    cdef fc_norm t = all_rows[0]
-    cdef Py_ssize_t step = run * r.run * r.line
-    t.rows = rows_in(r, run)
+cdef struct Norm:
+    # The array's rows, `copies` of them side by side where one makes no whole vectors, and as many copies of what there
+    # is of each column; what is then left, `rest` rows of the array, is a run of its own.
+    fc_norm t
+    Rows r
+    Py_ssize_t columns, copies, rest
+    char *scratch
+
+
+cdef Py_ssize_t copies_of(Py_ssize_t rows, Py_ssize_t columns, Py_ssize_t lanes) noexcept:
+    cdef Py_ssize_t copies = 1
+    if columns < NARROW * lanes:
+        while copies * columns % lanes:
+            copies += 1
+    return copies if copies <= rows else 1
+
+
+cdef Norm norm_of(cnp.ndarray x, cnp.ndarray channels, Py_ssize_t lines, bint summed) except *:
+    """Return the rows of x, with scratch for so many lines of columns and, if they are summed, two lines for each run.
+    """
+    cdef Py_ssize_t size = cnp.PyArray_ITEMSIZE(x), rows
+    cdef Norm n
+    memset(&n, 0, sizeof(n))
+    n.columns = cnp.PyArray_SIZE(channels)
+    rows = cnp.PyArray_SIZE(x) // n.columns if n.columns else 0
+    n.copies = copies_of(rows, n.columns, kernels(x).lanes)
+    n.rest = rows % n.copies
+    n.r = rows_in_runs(rows // n.copies, n.copies * n.columns, size, SUM_BYTES if summed else 0)
+    n.t.columns = n.r.columns
+    n.t.x = cnp.PyArray_BYTES(x)
+    lines *= line(n.r.line)
+    rows = n.r.runs * n.r.line + n.columns * size if summed else 0
+    n.scratch = acquire(lines + 2 * rows + 1)
+    if summed:
+        n.t.total = n.scratch + lines
+        n.t.dot = n.t.total + rows
+    return n
+
+
+cdef const char *side_by_side(const Norm *n, Py_ssize_t index, cnp.ndarray values) noexcept:
+    """Copy a value for each column to a line of scratch, as often as there are columns side by side."""
+    cdef Py_ssize_t nbytes = cnp.PyArray_NBYTES(values), i
+    cdef char *to = n.scratch + index * line(n.r.line)
+    for i in range(n.copies):
+        memcpy(to + i * nbytes, cnp.PyArray_DATA(values), nbytes)
+    return to
+
+
+cdef Norm normalization(cnp.ndarray x, cnp.ndarray mean, cnp.ndarray scale, cnp.ndarray offset, int relu,
+                        bint summed=False) except *:
+    cdef Norm n = norm_of(x, mean, 5, summed)
+    n.t.mean = side_by_side(&n, 0, mean)
+    n.t.scale = side_by_side(&n, 1, scale)
+    n.t.offset = side_by_side(&n, 2, offset)
+    n.t.relu = relu
+    return n
+
+
+cdef bint goes_past(const Norm *n, const fc_kernels *table, const char *y) noexcept:
+    """Whether the result is written past the caches: they can't hold it beside what it is made of."""
+    cdef Py_ssize_t vector = table.lanes * table.itemsize
+    return 2 * n.r.rows * n.r.line > l3_bytes and n.r.line % vector == 0 and <size_t> y % vector == 0
+
+
+cdef inline Py_ssize_t runs_of(const Norm *n) noexcept nogil:
+    return n.r.runs + (n.rest > 0)
+
+
+cdef fc_norm run_of(const Norm *n, Py_ssize_t run) noexcept nogil:
+    """A run of the rows, or, behind the last one, what is left."""
+    cdef fc_norm t = n.t
+    cdef Py_ssize_t step = min(run * n.r.run, n.r.rows) * n.r.line
+    t.rows = rows_in(&n.r, run)
+    if run == n.r.runs:
+        t.rows = n.rest
+        t.columns = n.columns
+        t.past = False
     t.x += step
     t.g = after(t.g, step)
     t.y = after(t.y, step)
-    t.total = after(t.total, run * r.line)
-    t.dot = after(t.dot, run * r.line)
+    t.total = after(t.total, run * n.r.line)
+    t.dot = after(t.dot, run * n.r.line)
     return t
+
+
+cdef void map_runs(const Norm *n, norm_leaf *leaf) noexcept:
+    cdef Py_ssize_t i
+    cdef fc_norm t
+    with nogil:
+        for i in prange(runs_of(n), num_threads=threads_of(&n.r), schedule="static"):
+            t = run_of(n, i)
+            leaf(&t)
+
+
+cdef void sum_runs(const Norm *n, norm_leaf *leaf, const fc_kernels *table, char *total, char *dot) noexcept:
+    """Write the sums over all rows of the array."""
+    cdef Py_ssize_t size = table.itemsize, lines = n.r.runs * n.copies + (n.rest > 0), i
+    cdef fc_norm t
+    with nogil:
+        for i in prange(runs_of(n), num_threads=threads_of(&n.r), schedule="static"):
+            t = run_of(n, i)
+            memset(t.total, 0, t.columns * size)
+            memset(t.dot, 0, t.columns * size)
+            leaf(&t)
+        memset(total, 0, n.columns * size)
+        memset(dot, 0, n.columns * size)
+        table.column_sum(lines, n.columns, n.t.total, total)
+        table.column_sum(lines, n.columns, n.t.dot, dot)
+
+
+cdef inline double read(const fc_kernels *table, const char *x, Py_ssize_t i) noexcept nogil:
+    return (<const float *> x)[i] if table.itemsize == 4 else (<const double *> x)[i]
+
+
+cdef inline void write(const fc_kernels *table, char *x, Py_ssize_t i, double value) noexcept nogil:
+    if table.itemsize == 4:
+        (<float *> x)[i] = <float> value
+    else:
+        (<double *> x)[i] = value
+
+
+cdef void choose_centre(const fc_kernels *table, Py_ssize_t rows, Py_ssize_t columns, const char *x,
+                        char *centre) noexcept nogil:
+    """The mean of some rows that lie evenly apart."""
+    cdef Py_ssize_t samples = min(rows, SAMPLES), row = columns * table.itemsize, i
+    memset(centre, 0, row)
+    for i in range(samples):
+        table.column_sum(1, columns, x + i * (rows // samples) * row, centre)
+    for i in range(columns):
+        write(table, centre, i, read(table, centre, i) / samples)
+
+
+cdef inline double join_moments(Py_ssize_t rows, double sum, double squares, double *mean) noexcept nogil:
+    """Return the variance from sums about a centre, to which the mean's distance is added."""
+    cdef double distance = sum / rows, variance = squares / rows - distance * distance
+    mean[0] += distance
+    return 0 if variance < 0 else variance
+
+
+def moments(cnp.ndarray x, cnp.ndarray mean, cnp.ndarray variance):
+    """Write mean and variance over all but the last axis; there is at least one row.
+
+    The sums of values and of squares are about a centre near the mean, so that they don't cancel: the shifted data of
+    Chan, Golub and LeVeque, "Algorithms for computing the sample variance", 1983.
+    """
+    cdef const fc_kernels *table = kernels(x)
+    cdef Norm n = norm_of(x, mean, 2, True)
+    cdef Py_ssize_t rows = n.r.rows * n.copies + n.rest, i
+    cdef double m
+    cdef char *pm = cnp.PyArray_BYTES(mean)
+    cdef char *pv = cnp.PyArray_BYTES(variance)
+    cdef char *sum = n.scratch + line(n.r.line)
+    choose_centre(table, rows, n.columns, n.t.x, pm)
+    n.t.mean = side_by_side(&n, 0, mean)
+    sum_runs(&n, table.normalize_moments, table, sum, pv)
+    for i in range(n.columns):
+        m = read(table, pm, i)
+        write(table, pv, i, join_moments(rows, read(table, sum, i), read(table, pv, i), &m))
+        write(table, pm, i, m)
+    release(n.scratch)
 
 
 def normalize(cnp.ndarray x, cnp.ndarray mean, cnp.ndarray scale, cnp.ndarray offset, int relu, cnp.ndarray y):
     """Write the result to y."""
     cdef const fc_kernels *table = kernels(x)
-    cdef fc_norm t = normalization(x, mean, scale, offset, relu), part
-    cdef Rows r = rows_of(x, mean)
-    cdef Py_ssize_t i
-    t.y = cnp.PyArray_BYTES(y)
-    with nogil:
-        for i in prange(r.runs, num_threads=threads_of(&r), schedule="static"):
-            part = of_run(&t, &r, i)
-            table.normalize(&part)
+    cdef Norm n = normalization(x, mean, scale, offset, relu)
+    n.t.y = cnp.PyArray_BYTES(y)
+    n.t.past = goes_past(&n, table, n.t.y)
+    map_runs(&n, table.normalize)
+    release(n.scratch)
 
 
 def normalize_sums(cnp.ndarray dy, cnp.ndarray x, cnp.ndarray mean, cnp.ndarray scale, cnp.ndarray offset, int relu,
                    cnp.ndarray total, cnp.ndarray dot):
     """Write the sums of g and of g * (x - mean), where g is dy before the activation."""
     cdef const fc_kernels *table = kernels(x)
-    cdef fc_norm t = normalization(x, mean, scale, offset, relu), part
-    cdef Rows r = summed_rows_of(x, mean)
-    cdef Py_ssize_t i
-    cdef char *pt = cnp.PyArray_BYTES(total)
-    cdef char *pd = cnp.PyArray_BYTES(dot)
-    cdef char *sums = acquire(2 * r.runs * r.line + 1)
-    t.g = cnp.PyArray_BYTES(dy)
-    t.total = sums
-    t.dot = sums + r.runs * r.line
-    with nogil:
-        memset(pt, 0, r.line)
-        memset(pd, 0, r.line)
-        for i in prange(r.runs, num_threads=threads_of(&r), schedule="static"):
-            part = of_run(&t, &r, i)
-            table.normalize_sums(&part)
-        table.column_sum[FC_SUM](r.runs, r.columns, t.total, t.total, pt)
-        table.column_sum[FC_SUM](r.runs, r.columns, t.dot, t.dot, pd)
-    release(sums)
+    cdef Norm n = normalization(x, mean, scale, offset, relu, True)
+    n.t.g = cnp.PyArray_BYTES(dy)
+    sum_runs(&n, table.normalize_sums, table, cnp.PyArray_BYTES(total), cnp.PyArray_BYTES(dot))
+    release(n.scratch)
 
 
 def normalize_backward(cnp.ndarray dy, cnp.ndarray x, cnp.ndarray mean, cnp.ndarray scale, cnp.ndarray offset,
                        int relu, cnp.ndarray g_mean, cnp.ndarray slope, cnp.ndarray dx):
     """Write scale * (g - g_mean - (x - mean) * slope) to dx, where g is dy before the activation."""
     cdef const fc_kernels *table = kernels(x)
-    cdef fc_norm t = normalization(x, mean, scale, offset, relu), part
-    cdef Rows r = rows_of(x, mean)
-    cdef Py_ssize_t i
-    t.g = cnp.PyArray_BYTES(dy)
-    t.g_mean = cnp.PyArray_BYTES(g_mean)
-    t.slope = cnp.PyArray_BYTES(slope)
-    t.y = cnp.PyArray_BYTES(dx)
-    with nogil:
-        for i in prange(r.runs, num_threads=threads_of(&r), schedule="static"):
-            part = of_run(&t, &r, i)
-            table.normalize_backward(&part)
+    cdef Norm n = normalization(x, mean, scale, offset, relu)
+    n.t.g = cnp.PyArray_BYTES(dy)
+    n.t.g_mean = side_by_side(&n, 3, g_mean)
+    n.t.slope = side_by_side(&n, 4, slope)
+    n.t.y = cnp.PyArray_BYTES(dx)
+    n.t.past = goes_past(&n, table, n.t.y)
+    map_runs(&n, table.normalize_backward)
+    release(n.scratch)
 
 
 def layer_normalize(cnp.ndarray x, cnp.ndarray scale, cnp.ndarray offset, double epsilon, cnp.ndarray y):
@@ -345,7 +406,7 @@ def layer_normalize_backward(cnp.ndarray dy, cnp.ndarray x, cnp.ndarray scale, d
                              cnp.ndarray dscale):
     """Write the gradients of rows that were normalised and of scale."""
     cdef const fc_kernels *table = kernels(x)
-    cdef Rows r = summed_rows_of(x, scale)
+    cdef Rows r = rows_of(x, scale, SUM_BYTES)
     cdef Py_ssize_t i, step = r.run * r.line
     cdef const char *pg = cnp.PyArray_BYTES(dy)
     cdef const char *px = cnp.PyArray_BYTES(x)
@@ -359,7 +420,7 @@ def layer_normalize_backward(cnp.ndarray dy, cnp.ndarray x, cnp.ndarray scale, d
         for i in prange(r.runs, num_threads=threads_of(&r), schedule="static"):
             table.layer_normalize_backward(rows_in(&r, i), r.columns, pg + i * step, px + i * step, ps, epsilon,
                                            pdx + i * step, sums + i * r.line)
-        table.column_sum[FC_SUM](r.runs, r.columns, sums, sums, pds)
+        table.column_sum(r.runs, r.columns, sums, pds)
     release(sums)
 
 

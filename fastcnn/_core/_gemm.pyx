@@ -22,7 +22,7 @@ from libc.string cimport memset
 cimport numpy as cnp
 
 from ._runtime cimport (
-    FC_CLIPPED_RELU, FC_RELU, FC_SUM, acquire, ceil_div, fc_dot, fc_kernels, fc_tile, is_plain, kernels, l1_bytes,
+    FC_CLIPPED_RELU, FC_RELU, acquire, ceil_div, fc_dot, fc_kernels, fc_tile, is_plain, kernels, l1_bytes,
     l2_bytes, line, release, threads_for,
 )
 
@@ -314,7 +314,7 @@ cdef int multiply_stream(const Product *p, int threads) except -1:
             memset(p.c + m * p.c_row, 0, p.n * size)
             for i in range(parts):
                 row = apart_from(p.b + i * length * p.b_row, scratch + i * nbytes) + m * stream_row(p)
-                p.table.column_sum[FC_SUM](1, p.n, row, row, p.c + m * p.c_row)
+                p.table.column_sum(1, p.n, row, p.c + m * p.c_row)
             if p.relu:
                 row = p.c + m * p.c_row
                 p.table.map[FC_CLIPPED_RELU if p.relu == 2 else FC_RELU](p.n, row, row, row, 6)

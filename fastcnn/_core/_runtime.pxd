@@ -13,7 +13,6 @@ cdef extern from "kernels.h" nogil:
         FC_SIGMOID, FC_SIGMOID_BACKWARD, FC_TANH, FC_TANH_BACKWARD
         FC_HARD_SIGMOID, FC_HARD_SIGMOID_BACKWARD, FC_HARD_SWISH, FC_HARD_SWISH_BACKWARD
         FC_SILU, FC_SILU_BACKWARD, FC_GELU, FC_GELU_BACKWARD, FC_GELU_TANH, FC_GELU_TANH_BACKWARD
-        FC_SUM, FC_CENTRED, FC_CENTRED_SQUARE
         FC_SOFTMAX, FC_LOG_SOFTMAX, FC_SOFTMAX_BACKWARD, FC_LOG_SOFTMAX_BACKWARD
 
     ctypedef struct fc_tile:
@@ -80,8 +79,6 @@ cdef extern from "kernels.h" nogil:
 
     ctypedef void fc_map(Py_ssize_t n, const void *a, const void *b, void *out, double alpha) noexcept nogil
     ctypedef void fc_row_map(Py_ssize_t n, const void *a, const void *b, void *out) noexcept nogil
-    ctypedef void fc_column_sum(Py_ssize_t rows, Py_ssize_t columns, const void *x, const void *centre,
-                                void *out) noexcept nogil
 
     ctypedef struct fc_norm:
         Py_ssize_t rows, columns
@@ -96,6 +93,7 @@ cdef extern from "kernels.h" nogil:
         char *total
         char *dot
         int relu
+        int past
 
     ctypedef struct fc_kernels:
         Py_ssize_t itemsize, lanes
@@ -118,9 +116,10 @@ cdef extern from "kernels.h" nogil:
         void (*avg_pool_backward)(const fc_pool *) noexcept nogil
         fc_map *map[20]
         fc_row_map *row_map[4]
-        fc_column_sum *column_sum[3]
+        void (*column_sum)(Py_ssize_t rows, Py_ssize_t columns, const void *x, void *out) noexcept nogil
         void (*bias_add)(Py_ssize_t rows, Py_ssize_t columns, const void *x, const void *bias, int relu,
                          void *y) noexcept nogil
+        void (*normalize_moments)(const fc_norm *) noexcept nogil
         void (*normalize)(const fc_norm *) noexcept nogil
         void (*normalize_sums)(const fc_norm *) noexcept nogil
         void (*normalize_backward)(const fc_norm *) noexcept nogil

@@ -143,26 +143,19 @@ enum {
 };
 typedef void fc_map(ptrdiff_t n, const void *a, const void *b, void *out, double alpha);
 
-/* out[c] += sum over rows of f(x[row, c], centre[c]), rows dense. */
-enum {
-    FC_SUM,            /* x */
-    FC_CENTRED,        /* x - centre */
-    FC_CENTRED_SQUARE, /* (x - centre)^2 */
-    FC_COLUMN_SUMS
-};
-typedef void fc_column_sum(ptrdiff_t rows, ptrdiff_t columns, const void *x, const void *centre, void *out);
-
 /* Dense rows, and values per column c.
  * normalize: y = act((x - mean) * scale + offset).
  * With g, the gradient of the result before the activation: what comes in, or zero where relu cut the result off:
- * normalize_sums: total[c] = sum g and dot[c] = sum g (x - mean) over the rows.
+ * normalize_moments: total[c] += sum (x - mean) and dot[c] += sum (x - mean)^2 over the rows.
+ * normalize_sums: total[c] += sum g and dot[c] += sum g (x - mean) over the rows.
  * normalize_backward: y = scale * (g - g_mean - (x - mean) * slope).
  * Tail rule: reads and writes these rows and columns only. */
 typedef struct {
     ptrdiff_t rows, columns;
     const char *x, *g, *mean, *scale, *offset, *g_mean, *slope;
     char *y, *total, *dot;
-    int relu;
+    int relu; /* 0: no activation, 1: relu, 2: relu cut off at 6 */
+    int past; /* whether y is written past the caches; its rows then begin at multiples of a vector's size */
 } fc_norm;
 
 /* One row: y = softmax(x), and so on. a, b as in fc_map. */
@@ -198,10 +191,12 @@ typedef struct {
 
     fc_map *map[FC_MAPS];
     fc_row_map *row_map[FC_ROW_MAPS];
-    fc_column_sum *column_sum[FC_COLUMN_SUMS];
+    /* out[c] += sum over rows of x[row, c], rows dense. */
+    void (*column_sum)(ptrdiff_t rows, ptrdiff_t columns, const void *x, void *out);
 
     /* y = act(x + bias), row by row. */
     void (*bias_add)(ptrdiff_t rows, ptrdiff_t columns, const void *x, const void *bias, int relu, void *y);
+    void (*normalize_moments)(const fc_norm *);
     void (*normalize)(const fc_norm *);
     void (*normalize_sums)(const fc_norm *);
     void (*normalize_backward)(const fc_norm *);

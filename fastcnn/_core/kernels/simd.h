@@ -3,7 +3,8 @@
  * A stub (isa_*.c) sets FC_VECTOR_BYTES, and FC_MASKED_MOVES to the same where the ISA has them; table.inc.c sets the
  * element type FC_T, its integer twin FC_INT and its suffix, then includes this file and the bodies once for float and
  * once for double.
- * Everything is GCC/Clang vector extensions; the one intrinsic is the masked move, which they have no word for.
+ * Everything is GCC/Clang vector extensions; intrinsics are the moves that they have no word for: masked ones, and
+ * those past the caches.
  */
 #ifndef FC_SIMD_H
 #define FC_SIMD_H
@@ -44,6 +45,8 @@
 #define load FC_NAME(load)
 #define store FC_NAME(store)
 #define splat FC_NAME(splat)
+#define store_past FC_NAME(store_past)
+#define stores_past_done FC_NAME(stores_past_done)
 #define blend FC_NAME(blend)
 #define copy_part FC_NAME(copy_part)
 #define first_lanes FC_NAME(first_lanes)
@@ -73,6 +76,20 @@ FC_INLINE vec blend(mask m, vec yes, vec no) { return (vec)(((mask)yes & m) | ((
 FC_INLINE vec vrelu(vec x) { return blend(x < (FC_T)0, (vec){0}, x); } /* NaN stays */
 FC_INLINE vec vrelu6(vec x) { return blend(x > (FC_T)6, splat((FC_T)6), vrelu(x)); }
 FC_INLINE vec clamp(vec x, int relu) { return relu == 1 ? vrelu(x) : relu ? vrelu6(x) : x; }
+
+/* Stores past the caches, to multiples of a vector's size: for results that are larger than the caches, which would be
+ * read from memory before they are written, and push out what is of use.  After the last one they are made to be seen
+ * before any later store. */
+#if FC_MASKED_MOVES == 64
+FC_INLINE void store_past(FC_T *p, vec v) { _mm512_stream_ps((float *)p, (__m512)v); }
+FC_INLINE void stores_past_done(void) { _mm_sfence(); }
+#elif FC_MASKED_MOVES == 32
+FC_INLINE void store_past(FC_T *p, vec v) { _mm256_stream_ps((float *)p, (__m256)v); }
+FC_INLINE void stores_past_done(void) { _mm_sfence(); }
+#else
+FC_INLINE void store_past(FC_T *p, vec v) { store(p, v); }
+FC_INLINE void stores_past_done(void) {}
+#endif
 
 /* The first n < VL lanes; the others are read as zero and not written. */
 #if FC_MASKED_MOVES == 64

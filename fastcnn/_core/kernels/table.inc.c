@@ -39,9 +39,8 @@
         .row_map = {[FC_SOFTMAX] = FC_NAME(softmax), [FC_LOG_SOFTMAX] = FC_NAME(log_softmax),        \
                     [FC_SOFTMAX_BACKWARD] = FC_NAME(softmax_backward),                               \
                     [FC_LOG_SOFTMAX_BACKWARD] = FC_NAME(log_softmax_backward)},                      \
-        .column_sum = {[FC_SUM] = FC_NAME(sum), [FC_CENTRED] = FC_NAME(centred),                     \
-                       [FC_CENTRED_SQUARE] = FC_NAME(centred_square)},                               \
-        .bias_add = FC_NAME(bias_add), .normalize = FC_NAME(normalize),                              \
+        .column_sum = FC_NAME(column_sum), .bias_add = FC_NAME(bias_add),                            \
+        .normalize_moments = FC_NAME(normalize_moments), .normalize = FC_NAME(normalize),            \
         .normalize_sums = FC_NAME(normalize_sums), .normalize_backward = FC_NAME(normalize_backward), \
         .layer_normalize = FC_NAME(layer_normalize),                                                 \
         .layer_normalize_backward = FC_NAME(layer_normalize_backward),                               \
