@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 import reference
 from checks import assert_close, assert_equal, integers, normals
 
-from fastcnn import nn
+from fastcnn import nn, runtime
+from fastcnn._core import _elementwise
 
 pytestmark = pytest.mark.usefixtures("isa", "threads")
 
@@ -153,6 +156,34 @@ def check_batch_normalization(shape, dtype):
 @pytest.mark.parametrize("shape", SHAPES)
 def test_batch_normalization_and_its_gradients(shape, dtype):
     check_batch_normalization(shape, dtype)
+
+
+def aligned_like(x):
+    """An array that begins at a multiple of every vector's size."""
+    memory = np.empty(x.nbytes + 64, np.uint8)
+    first = -memory.ctypes.data % 64
+    return memory[first : first + x.nbytes].view(x.dtype).reshape(x.shape)
+
+
+def test_results_larger_than_the_caches_are_those_of_their_parts(dtype):
+    nbytes = runtime.info().l3_bytes // 2 + 1
+    if nbytes > 1 << 26:
+        pytest.skip("the caches are too large to fill them here")
+    channels = 24  # narrower than some vectors
+    rows = nbytes // (channels * np.dtype(dtype).itemsize) + 3
+    x, grad, mean, slope, offset, scale = batch((rows, channels), dtype)
+
+    def operations(x, grad):
+        y, dx = aligned_like(x), aligned_like(x)
+        _elementwise.normalize(x, mean, scale, offset, 2, y)
+        _elementwise.normalize_backward(grad, x, mean, scale, offset, 2, mean, slope, dx)
+        return y, dx
+
+    edges = np.linspace(0, rows, 4).astype(int)
+    parts = [operations(x[a:b], grad[a:b]) for a, b in itertools.pairwise(edges)]
+    for whole, pieces in zip(operations(x, grad), zip(*parts, strict=True), strict=True):
+        assert whole.any()
+        assert_equal(whole, np.concatenate(pieces), dtype)
 
 
 def test_batch_normalization_of_a_batch_by_its_moments_has_mean_0_and_variance_1(dtype):

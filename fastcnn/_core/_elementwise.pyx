@@ -212,7 +212,7 @@ cdef Py_ssize_t copies_of(Py_ssize_t rows, Py_ssize_t columns, Py_ssize_t lanes)
 cdef Norm norm_of(cnp.ndarray x, cnp.ndarray channels, Py_ssize_t lines, bint summed) except *:
     """Return the rows of x, with scratch for so many lines of columns and, if they are summed, two lines for each run.
     """
-    cdef Py_ssize_t size = cnp.PyArray_ITEMSIZE(x), rows
+    cdef Py_ssize_t size = cnp.PyArray_ITEMSIZE(x), rows, line_bytes, sum_bytes
     cdef Norm n
     memset(&n, 0, sizeof(n))
     n.columns = cnp.PyArray_SIZE(channels)
@@ -222,12 +222,12 @@ cdef Norm norm_of(cnp.ndarray x, cnp.ndarray channels, Py_ssize_t lines, bint su
     n.r = rows_in_runs(rows // n.copies, n.copies * n.columns, size, SUM_BYTES if summed else 0)
     n.t.columns = n.r.columns
     n.t.x = cnp.PyArray_BYTES(x)
-    lines *= line(n.r.line)
-    rows = n.r.runs * n.r.line + n.columns * size if summed else 0
-    n.scratch = acquire(lines + 2 * rows + 1)
+    line_bytes = lines * line(n.r.line)
+    sum_bytes = n.r.runs * n.r.line + n.columns * size if summed else 0
+    n.scratch = acquire(line_bytes + 2 * sum_bytes + 1)
     if summed:
-        n.t.total = n.scratch + lines
-        n.t.dot = n.t.total + rows
+        n.t.total = n.scratch + line_bytes
+        n.t.dot = n.t.total + sum_bytes
     return n
 
 

@@ -332,6 +332,7 @@ static void FC_NAME(bias_add)(ptrdiff_t rows, ptrdiff_t columns, const void *x_,
 #define norm_gradient FC_NAME(norm_gradient)
 #define norm_ahead FC_NAME(norm_ahead)
 #define norm_store FC_NAME(norm_store)
+#define norm_add FC_NAME(norm_add)
 #define norm_moments FC_NAME(norm_moments)
 #define norm_forward FC_NAME(norm_forward)
 #define norm_sums FC_NAME(norm_sums)
@@ -354,21 +355,6 @@ FC_INLINE vec norm_gradient(vec g, vec centred, vec scale, vec offset, const int
 }
 
 /* Each of these takes one vector of columns, from c on, of `rows` rows, the first of which begins at element i. */
-FC_INLINE void norm_moments(const fc_norm *t, ptrdiff_t i, ptrdiff_t c, ptrdiff_t left, const int rows, const int relu,
-                            const int past) {
-    const vec mean = LOAD(mean, c);
-    vec total = LOAD(total, c), dot = LOAD(dot, c);
-    (void)relu, (void)past;
-    FC_UNROLL for (int j = 0; j < rows; j++, i += t->columns) {
-        const vec centred = LOAD(x, i + c) - mean;
-        norm_ahead(AT(x, i + c));
-        total += centred;
-        dot += centred * centred;
-    }
-    store_left(AT(total, c), total, left);
-    store_left(AT(dot, c), dot, left);
-}
-
 FC_INLINE void norm_forward(const fc_norm *t, ptrdiff_t i, ptrdiff_t c, ptrdiff_t left, const int rows, const int relu,
                             const int past) {
     (void)rows;
@@ -377,21 +363,36 @@ FC_INLINE void norm_forward(const fc_norm *t, ptrdiff_t i, ptrdiff_t c, ptrdiff_
     norm_store(AT(y, i + c), clamp(y, relu), left, past);
 }
 
-FC_INLINE void norm_sums(const fc_norm *t, ptrdiff_t i, ptrdiff_t c, ptrdiff_t left, const int rows, const int relu,
-                         const int past) {
-    const vec mean = LOAD(mean, c), scale = LOAD(scale, c), offset = LOAD(offset, c);
+FC_INLINE void norm_add(const fc_norm *t, ptrdiff_t i, ptrdiff_t c, ptrdiff_t left, const int rows, const int relu,
+                        const int moments) {
+    const vec mean = LOAD(mean, c);
+    const vec scale = moments ? (vec){0} : LOAD(scale, c), offset = moments ? (vec){0} : LOAD(offset, c);
     vec total = LOAD(total, c), dot = LOAD(dot, c);
-    (void)past;
     FC_UNROLL for (int j = 0; j < rows; j++, i += t->columns) {
         const vec centred = LOAD(x, i + c) - mean;
-        const vec g = norm_gradient(LOAD(g, i + c), centred, scale, offset, relu);
+        vec g = centred;
         norm_ahead(AT(x, i + c));
-        norm_ahead(AT(g, i + c));
+        if (!moments) {
+            g = norm_gradient(LOAD(g, i + c), centred, scale, offset, relu);
+            norm_ahead(AT(g, i + c));
+        }
         total += g;
         dot += g * centred;
     }
     store_left(AT(total, c), total, left);
     store_left(AT(dot, c), dot, left);
+}
+
+FC_INLINE void norm_moments(const fc_norm *t, ptrdiff_t i, ptrdiff_t c, ptrdiff_t left, const int rows, const int relu,
+                            const int past) {
+    (void)past;
+    norm_add(t, i, c, left, rows, relu, 1);
+}
+
+FC_INLINE void norm_sums(const fc_norm *t, ptrdiff_t i, ptrdiff_t c, ptrdiff_t left, const int rows, const int relu,
+                         const int past) {
+    (void)past;
+    norm_add(t, i, c, left, rows, relu, 0);
 }
 
 FC_INLINE void norm_backward(const fc_norm *t, ptrdiff_t i, ptrdiff_t c, ptrdiff_t left, const int rows, const int relu,
