@@ -49,9 +49,9 @@ def integer(value: Any, name: str, minimum: int = 1, got: Any = None) -> int:
             raise TypeError
         number = index(value)
     except TypeError:
-        raise TypeError(f"{name} must be made of integers, got {got!r}") from None
+        raise TypeError(f"{name} must be made of integers, got {brief(got)}") from None
     if not minimum <= number <= MAX_ELEMENTS:
-        raise ValueError(f"{name} must be made of integers from {minimum} to 2**47, got {got!r}")
+        raise ValueError(f"{name} must be made of integers from {minimum} to 2**47, got {brief(got)}")
     return number
 
 
@@ -73,9 +73,9 @@ def seed(value: Any, name: str = "seed") -> int:
             raise TypeError
         number = index(value)
     except TypeError:
-        raise TypeError(f"{name} must be an integer, got {value!r}") from None
+        raise TypeError(f"{name} must be an integer, got {brief(value)}") from None
     if not 0 <= number < 2**64:
-        raise ValueError(f"{name} must be in [0, 2**64), got {value!r}")
+        raise ValueError(f"{name} must be in [0, 2**64), got {brief(value)}")
     return number
 
 
@@ -101,13 +101,13 @@ def number(value: Any, name: str, low: float, high: float, open_end: bool = Fals
         If it is outside, or NaN.
     """
     if _is_bool(value) or isinstance(value, (str, bytes)):
-        raise TypeError(f"{name} must be a number, got {value!r}")
+        raise TypeError(f"{name} must be a number, got {brief(value)}")
     try:
         x = float(value)
     except (TypeError, ValueError, OverflowError):
-        raise TypeError(f"{name} must be a number, got {value!r}") from None
+        raise TypeError(f"{name} must be a number, got {brief(value)}") from None
     if not low <= x <= high or (open_end and x == high) or abs(x) == float("inf"):
-        raise ValueError(f"{name} must be {_interval(low, high, open_end)}, got {value!r}")
+        raise ValueError(f"{name} must be {_interval(low, high, open_end)}, got {brief(value)}")
     return x
 
 
@@ -169,13 +169,15 @@ def file_path(value: Any, name: str = "path") -> Path:
     try:
         found = Path(value)
     except TypeError:
-        raise TypeError(f"{name} must be a path, got {value!r}") from None
+        raise TypeError(f"{name} must be a path, got {brief(value)}") from None
     if "\0" in str(found):
-        raise ValueError(f"{name} must be without null characters, got {value!r}")
+        raise ValueError(f"{name} must be without null characters, got {brief(value)}")
     try:
         return found.expanduser()
     except RuntimeError as error:
-        raise ValueError(f"{name} must begin with the name of a user where it begins with ~, got {value!r}") from error
+        raise ValueError(
+            f"{name} must begin with the name of a user where it begins with ~, got {brief(value)}"
+        ) from error
 
 
 def flag(value: Any, name: str) -> bool:
@@ -279,11 +281,20 @@ def brief(value: Any) -> str:
     --------
     >>> brief("word"), brief([1, 2, 3, 4, 5, 6, 7, 8])
     ("'word'", '[1, 2, 3, 4, 5, 6, ...]')
+    >>> brief(np.zeros((8, 32, 32, 3)))
+    'an array of float64 of shape (8, 32, 32, 3)'
     """
     return " ".join(_brief.repr(value).split())
 
 
-_brief = Repr()
+class _Brief(Repr):
+    """Knows what to show of arrays, by the name of their class."""
+
+    def repr_ndarray(self, array: NDArray[Any], _level: int) -> str:
+        return repr(array) if array.size <= 6 else f"an array of {array.dtype} of shape {array.shape}"
+
+
+_brief = _Brief()
 _brief.maxother = _brief.maxstring = 60
 
 

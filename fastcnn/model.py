@@ -229,7 +229,7 @@ class Model(Configurable):
         shapes = [input_shape] if self._single_input else in_order(input_shape, self._input_names, "input_shape")
         for shape in shapes:
             if not isinstance(shape, (list, tuple)) or not shape:
-                raise TypeError(f"input_shape must be a tuple that begins with the batch, got {shape!r}")
+                raise TypeError(f"input_shape must be a tuple that begins with the batch, got {brief(shape)}")
         self._build([(None, *(integer(n, "input_shape", 1, s) for n in s[1:])) for s in shapes], self._draw)
 
     def _traced(self) -> Graph:
@@ -1102,7 +1102,7 @@ def _restored(arrays: dict[str, Array], texts: dict[str, str]) -> Model:
     if not shapes:
         sizes = about.get("input_shape")
         if not isinstance(sizes, list) or not sizes:
-            raise ValueError(f"its input_shape must be a list, got {sizes!r}")
+            raise ValueError(f"its input_shape must be a list, got {brief(sizes)}")
         shapes = [(None, *(integer(n, "input_shape", 1, sizes) for n in sizes[1:]))]
     left = dict(arrays)
 
@@ -1137,7 +1137,7 @@ def _taken(arrays: dict[str, Array], name: str, shape: tuple[int, ...], dtype: A
 
 def _compile_as(model: Model, data: Any) -> None:
     if not isinstance(data, dict) or not isinstance(data.get("metrics"), list):
-        raise ValueError(f"what it was compiled with must be an object, got {data!r}")
+        raise ValueError(f"what it was compiled with must be an object, got {brief(data)}")
 
     def each(kind: Any, value: Any) -> Any:
         return [each(kind, v) for v in value] if isinstance(value, list) else restore(value, kind)

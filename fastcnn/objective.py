@@ -128,7 +128,7 @@ def _metrics(chosen: Any) -> list[Metric]:
     if isinstance(chosen, (str, Metric)):
         chosen = [chosen]
     if not isinstance(chosen, (list, tuple)):
-        raise TypeError(f"metrics must be a list, got {chosen!r}")
+        raise TypeError(f"metrics must be a list, got {brief(chosen)}")
     return [metrics.get(metric) for metric in chosen]
 
 

@@ -13,6 +13,8 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from .arguments import brief
+
 _CLASSES: dict[str, type[Configurable]] = {}
 
 T = TypeVar("T", bound="type[Configurable]")
@@ -199,7 +201,7 @@ def lookup(value: Any, name: str, kind: type[Kind], named: Mapping[str, Callable
     if isinstance(value, kind):
         return value
     if not isinstance(value, str):
-        raise TypeError(f"{name} must be a string or a {kind.__name__}, got {value!r}")
+        raise TypeError(f"{name} must be a string or a {kind.__name__}, got {brief(value)}")
     if value.lower() not in named:
-        raise ValueError(f"{name} must be one of {', '.join(named)} or a {kind.__name__}, got {value!r}")
+        raise ValueError(f"{name} must be one of {', '.join(named)} or a {kind.__name__}, got {brief(value)}")
     return named[value.lower()]()

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from ._core import _memory, _runtime
-from .arguments import integer, number
+from .arguments import brief, integer, number
 
 MAX_THREADS = 1024
 
@@ -273,7 +273,7 @@ def fma_peak(dtype: Any = "float32", threads: int = 1, seconds: float = 0.2) -> 
     except (TypeError, ValueError):
         kind = None
     if kind not in (np.float32, np.float64):
-        raise TypeError(f"dtype must be float32 or float64, got {dtype!r}")
+        raise TypeError(f"dtype must be float32 or float64, got {brief(dtype)}")
     return _runtime.fma_rate(kind, _checked(threads, "threads"), number(seconds, "seconds", 0.001, 60.0)) / 1e9
 
 

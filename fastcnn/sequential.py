@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
+from .arguments import brief
 from .graph import Graph
 from .layers.base import Layer
 from .layers.symbolic import Input
@@ -45,7 +46,7 @@ class Sequential(Model):
     def __init__(self, layers: Iterable[Layer | Input] = (), seed: int | None = None, dtype: str = "float32") -> None:
         self._begin(seed, dtype)
         if isinstance(layers, (str, bytes)) or not isinstance(layers, Iterable):
-            raise TypeError(f"layers must be a list of layers, got {layers!r}")
+            raise TypeError(f"layers must be a list of layers, got {brief(layers)}")
         for layer in layers:
             self._append(layer)
         if self._sample_shapes and self.layers:

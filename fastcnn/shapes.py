@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, TypeAlias
 
-from .arguments import MAX_ELEMENTS, integer
+from .arguments import MAX_ELEMENTS, brief, integer
 
 Pair: TypeAlias = tuple[int, int]
 Pads: TypeAlias = tuple[Pair, Pair]
@@ -48,7 +48,9 @@ def pair(value: Any, name: str, minimum: int = 1) -> Pair:
         if len(numbers) == 1:
             numbers *= 2
         if len(numbers) != 2:
-            raise ValueError(f"{name} must be an int, a pair (height, width) or [1, height, width, 1], got {value!r}")
+            raise ValueError(
+                f"{name} must be an int, a pair (height, width) or [1, height, width, 1], got {brief(value)}"
+            )
         return numbers[0], numbers[1]
     number = integer(value, name, minimum)
     return number, number
@@ -93,17 +95,19 @@ def pads(padding: Any, size: tuple[int, int], window: Pair, strides: Pair, name:
             return (0, 0), (0, 0)
         if kind == "same":
             return _same(size[0], window[0], strides[0]), _same(size[1], window[1], strides[1])
-        raise ValueError(f'{name} must be "valid", "same" or numbers of pixels, got {padding!r}')
+        raise ValueError(f'{name} must be "valid", "same" or numbers of pixels, got {brief(padding)}')
     if not isinstance(padding, (list, tuple)):
         number = integer(padding, name, 0)
         return (number, number), (number, number)
     entries = list(padding)
     if len(entries) == 4 and all(isinstance(e, (list, tuple)) for e in entries):
         if any(any(_sides(e, name, padding)) for e in (entries[0], entries[3])):
-            raise ValueError(f"{name} of batch and channels must be zero, got {padding!r}")
+            raise ValueError(f"{name} of batch and channels must be zero, got {brief(padding)}")
         entries = entries[1:3]
     if len(entries) != 2:
-        raise ValueError(f"{name} must be an int, (height, width) or ((top, bottom), (left, right)), got {padding!r}")
+        raise ValueError(
+            f"{name} must be an int, (height, width) or ((top, bottom), (left, right)), got {brief(padding)}"
+        )
     sides = [_sides(e, name, padding) for e in entries]
     return sides[0], sides[1]
 
@@ -132,7 +136,7 @@ def checked_padding(padding: Any) -> Any:
 def _sides(entry: Any, name: str, got: Any) -> Pair:
     if isinstance(entry, (list, tuple)):
         if len(entry) != 2:
-            raise ValueError(f"{name} must have two numbers a side, got {got!r}")
+            raise ValueError(f"{name} must have two numbers a side, got {brief(got)}")
         return integer(entry[0], name, 0, got), integer(entry[1], name, 0, got)
     number = integer(entry, name, 0, got)
     return number, number
@@ -189,7 +193,7 @@ def known_shape(value: Any, name: str) -> tuple[int, ...]:
     (1, 4, 4, 2)
     """
     if not isinstance(value, (list, tuple)) or len(value) != 4:
-        raise ValueError(f"{name} must be a shape of four sizes, got {value!r}")
+        raise ValueError(f"{name} must be a shape of four sizes, got {brief(value)}")
     return tuple([integer(v, name, 0, value) for v in value])
 
 
@@ -342,7 +346,7 @@ def pool_pads(padding: Any, size: tuple[int, int], window: Pair, strides: Pair, 
     around = pads(padding, size, window, strides)
     if max(around[0]) >= window[0] or max(around[1]) >= window[1]:
         raise ValueError(
-            f"padding must be smaller than {name}={window!r}, or windows would hold nothing, got {padding!r}"
+            f"padding must be smaller than {name}={window!r}, or windows would hold nothing, got {brief(padding)}"
         )
     return around
 
@@ -431,7 +435,7 @@ def conv2d_transpose_output_shape(
         output.append((size[axis] - 1) * step[axis] + last - sum(around[axis]))
     shape = batch, output[0], output[1], filters_shape[2]
     if min(output) < 1:
-        raise ValueError(f"padding must leave at least one pixel, got {padding!r} for a result of shape {shape}")
+        raise ValueError(f"padding must leave at least one pixel, got {brief(padding)} for a result of shape {shape}")
     elements(shape, "output")
     return shape
 

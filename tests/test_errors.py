@@ -569,6 +569,12 @@ def test_shapes_are_four_sizes(op, name, bad, error):
     refused(op, name, bad, error, shown(bad))
 
 
+@pytest.mark.parametrize(("op", "name"), SHAPES)
+def test_an_array_in_place_of_a_shape_is_shown_by_its_type_and_shape(op, name):
+    text = refused(op, name, np.zeros((3, 3, 2, 4)), ValueError)
+    assert text.endswith(", got an array of float64 of shape (3, 3, 2, 4)"), text
+
+
 def test_a_list_that_holds_itself_is_refused():
     loop: list = []
     loop.append(loop)
@@ -610,7 +616,7 @@ def test_none_is_no_algorithm():
 def test_numbers_are_finite_real_numbers(op, name, bad, error):
     if name == "max_value" and bad is None:
         pytest.skip("no maximum")
-    refused(op, name, bad, error, repr(bad)[:20])
+    refused(op, name, bad, error, repr(bad)[:15])
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import numpy as np
 import pytest
 import reference
@@ -112,6 +114,27 @@ def test_gradients_of_a_product(m, n, k, transpose_a, transpose_b, dtype):
     )  # fmt: skip
     assert_equal(da, stored(grad @ b.T, transpose_a), dtype)
     assert_equal(db, stored(a.T @ grad, transpose_b), dtype)
+
+
+@pytest.mark.parametrize(("transpose_a", "transpose_b"), TRANSPOSES)
+@pytest.mark.parametrize("m", [1, 5, 40])
+def test_the_transpose_of_an_array_is_the_array_transposed(m, transpose_a, transpose_b, dtype):
+    a, b = stored(normals(m, 300, dtype=dtype), transpose_a), stored(normals(300, 50, dtype=dtype), transpose_b)
+    wanted = nn.matmul(a, b, transpose_a, transpose_b).tobytes()
+    assert nn.matmul(a.T, b, not transpose_a, transpose_b).tobytes() == wanted
+    assert nn.matmul(a, b.T, transpose_a, not transpose_b).tobytes() == wanted
+    assert nn.matmul(a.T, b.T, not transpose_a, not transpose_b).tobytes() == wanted
+
+
+def test_the_transpose_of_an_array_is_not_copied(dtype):
+    x, weights = normals(2, 600, dtype=dtype), normals(500, 600, dtype=dtype)
+    tracemalloc.start()
+    nn.matmul(x, weights.T)
+    nn.dense(x, weights.T)
+    nn.matmul(weights.T, x.T[:500].copy())
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < weights.nbytes / 4
 
 
 # Dense layers

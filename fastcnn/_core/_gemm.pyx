@@ -374,6 +374,16 @@ cdef int product(const Product *p) except -1:
     return multiply_blocks(p, threads)
 
 
+cdef object by_rows(x, bint *transposed):
+    """Return x, or where x is in Fortran order what it is the transpose of, *transposed flipped to say so."""
+    if not cnp.PyArray_CheckExact(x) or cnp.PyArray_NDIM(x) != 2 or cnp.PyArray_IS_C_CONTIGUOUS(x):
+        return x
+    if not cnp.PyArray_IS_F_CONTIGUOUS(x):
+        return x
+    transposed[0] = not transposed[0]
+    return cnp.PyArray_Transpose(x, NULL)
+
+
 def matmul(a, b, bint transpose_a, bint transpose_b, bias, int relu):
     """Return act(op(a) op(b) + bias), where bias may be None.
 
@@ -384,6 +394,7 @@ def matmul(a, b, bint transpose_a, bint transpose_b, bias, int relu):
     cdef cnp.npy_intp shape[2]
     cdef int kind
     cdef cnp.ndarray y
+    a, b = by_rows(a, &transpose_a), by_rows(b, &transpose_b)
     if not (is_plain(a) and is_plain(b)) or cnp.PyArray_NDIM(a) != 2 or cnp.PyArray_NDIM(b) != 2:
         return None
     kind = cnp.PyArray_TYPE(a)

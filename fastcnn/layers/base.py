@@ -193,7 +193,7 @@ class Layer(Configurable):
         if name in self.weights or hasattr(self, name):
             raise ValueError(f"name of a weight must be new to the layer, got {name!r}")
         if not isinstance(shape, (list, tuple)):
-            raise TypeError(f"shape of {name} must be a tuple of sizes, got {shape!r}")
+            raise TypeError(f"shape of {name} must be a tuple of sizes, got {brief(shape)}")
         trainable = flag(trainable, "trainable")
         sizes = tuple([integer(n, f"shape of {name}", 1, shape) for n in shape])
         elements(sizes, name)

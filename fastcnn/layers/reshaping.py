@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from .. import ops, shapes
-from ..arguments import integer
+from ..arguments import brief, integer
 from ..registry import register
 from .base import Array, Gradients, Layer, Shape
 
@@ -72,10 +72,10 @@ class Reshape(Layer):
     def __init__(self, target_shape: tuple[int, ...], **kwargs: Any) -> None:
         super().__init__(**kwargs)
         if not isinstance(target_shape, (list, tuple)):
-            raise TypeError(f"target_shape must be a tuple of sizes, got {target_shape!r}")
+            raise TypeError(f"target_shape must be a tuple of sizes, got {brief(target_shape)}")
         sizes = [n if n == -1 else integer(n, "target_shape", 1, target_shape) for n in target_shape]
         if sizes.count(-1) > 1:
-            raise ValueError(f"target_shape can leave one size open with -1, got {target_shape!r}")
+            raise ValueError(f"target_shape can leave one size open with -1, got {brief(target_shape)}")
         self.target_shape = tuple(sizes)
 
     def compute_output_shape(self, input_shape: Shape) -> Shape:
@@ -131,7 +131,7 @@ class ZeroPadding2D(Layer):
     def __init__(self, padding: Any = 1, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         if isinstance(padding, str):
-            raise TypeError(f"padding must be numbers of pixels, got {padding!r}")
+            raise TypeError(f"padding must be numbers of pixels, got {brief(padding)}")
         self.padding = shapes.pads(padding, (1, 1), (1, 1), (1, 1))
 
     def compute_output_shape(self, input_shape: Shape) -> Shape:

@@ -78,7 +78,7 @@ class Input(Tensor):
 
     def __init__(self, shape: tuple[int, ...], name: str | None = None) -> None:
         if not isinstance(shape, (list, tuple)):
-            raise TypeError(f"shape must be a tuple of sizes, got {shape!r}")
+            raise TypeError(f"shape must be a tuple of sizes, got {brief(shape)}")
         super().__init__((None, *(integer(n, "shape", 1, shape) for n in shape)))
         self.name = checked_name(name)
 

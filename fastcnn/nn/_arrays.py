@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from .. import arguments
 from .._core import _runtime
-from ..arguments import flag, number, plain
+from ..arguments import brief, flag, number, plain
 from ..shapes import elements
 
 __all__ = ["FloatArray", "flag", "floats", "frozen", "like", "no_memory", "number", "real_array"]
@@ -79,10 +79,10 @@ def frozen(value: Any, name: str, depth: int = 0) -> Any:
         return value
     if kind is tuple or kind is list:
         if depth > 3:
-            raise TypeError(f"{name} must not be nested so deeply, got {value!r}")
+            raise TypeError(f"{name} must not be nested so deeply, got {brief(value)}")
         return tuple([frozen(v, name, depth + 1) for v in value])
     if isinstance(value, np.ndarray) and value.size <= 16:
         return frozen(value.tolist(), name)
     if isinstance(value, np.integer):
         return int(value)
-    raise TypeError(f"{name} must be made of integers, got {value!r}")
+    raise TypeError(f"{name} must be made of integers, got {brief(value)}")

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from .._core import _elementwise as _kernels
+from ..arguments import brief
 from ._arrays import FloatArray, flag, floats, like, number
 
 #: Names that `activation=` arguments accept; None means "linear".
@@ -86,7 +87,7 @@ def checked_activation(activation: Any) -> str | None:
     if isinstance(activation, str):
         activation = _SECOND_NAMES.get(activation, activation)
     if not isinstance(activation, str) or activation not in ACTIVATIONS:
-        raise ValueError(f"activation must be None or one of {', '.join(ACTIVATIONS)}, got {activation!r}")
+        raise ValueError(f"activation must be None or one of {', '.join(ACTIVATIONS)}, got {brief(activation)}")
     return None if activation == "linear" else activation
 
 
@@ -216,9 +217,9 @@ def _slope_times(op: int, grad: ArrayLike, at: ArrayLike, name: str, alpha: floa
 
 def _rowwise(op: int, a: FloatArray, b: FloatArray, axis: Any) -> FloatArray:
     if isinstance(axis, bool) or not isinstance(axis, (int, np.integer)):
-        raise TypeError(f"axis must be an integer, got {axis!r}")
+        raise TypeError(f"axis must be an integer, got {brief(axis)}")
     if not -a.ndim <= axis < a.ndim:
-        raise ValueError(f"axis must be in [{-a.ndim}, {a.ndim}), got {axis!r}")
+        raise ValueError(f"axis must be in [{-a.ndim}, {a.ndim}), got {brief(axis)}")
     if axis in (-1, a.ndim - 1):
         out = np.empty_like(a)
         _kernels.rowwise(op, a, b, out)

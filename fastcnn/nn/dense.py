@@ -22,7 +22,7 @@ def matmul(a: ArrayLike, b: ArrayLike, transpose_a: bool = False, transpose_b: b
     b
         (K, N), or (N, K) where transpose_b is set.
     transpose_a, transpose_b
-        Whether the operand is stored transposed; nothing is copied for it.
+        Whether the operand is stored transposed; nothing is copied for it, nor for ``w.T`` as an operand.
 
     Returns
     -------

@@ -8,7 +8,7 @@ import numpy as np
 
 from .._core import _elementwise as _kernels
 from .._core import _runtime
-from ..arguments import integer
+from ..arguments import brief, integer
 from ._arrays import FloatArray, flag, number
 
 
@@ -16,7 +16,7 @@ def _checked(**lists: Sequence[FloatArray]) -> list[list[FloatArray]]:
     """Return lists of equally shaped, plain arrays of one element type; all but grads must be writable."""
     for name, arrays in lists.items():
         if not isinstance(arrays, (list, tuple)):
-            raise TypeError(f"{name} must be a list of arrays, got {arrays!r}")
+            raise TypeError(f"{name} must be a list of arrays, got {brief(arrays)}")
     params = list(lists["params"])
     result = []
     for name in lists:
