@@ -115,42 +115,41 @@ cdef inline void prefetch_taps(const Convolution *g, const char *x, Py_ssize_t n
             fc_prefetch(x + r * g.tap_row + s * g.tap_col, nbytes)
 
 
-cdef void transform_panel(const Convolution *g, Py_ssize_t panel, Py_ssize_t channel, Py_ssize_t channels, char *to,
-                          Py_ssize_t point, char *slice) noexcept nogil:
-    """Transform some channels of one panel of filters, to points so many bytes apart."""
-    cdef Py_ssize_t size = g.table.itemsize, first = panel * g.width, width, columns, k, i, j, length
+cdef void transpose_taps(const Convolution *g, Py_ssize_t panel, Py_ssize_t channel, Py_ssize_t channels, char *taps,
+                         Py_ssize_t tap_bytes) noexcept nogil:
+    """Transpose some channels of one panel of filters: tap after tap, so many bytes apart, channels x width each."""
+    cdef Py_ssize_t size = g.table.itemsize, first = panel * g.width, width, columns, tap
+    cdef const char *w
     cdef int kind
-    cdef fc_winograd t
     columns = min(g.width, g.columns - first)
     panel_shape(g.table, columns, &width, &kind)
-    t.x_row = g.tap_row
-    t.x_col = g.tap_col
-    if not g.transposed:
-        t.channels = columns
-        t.point = point
-        for k in range(channels):
+    for tap in range(9):
+        w = g.w + tap // 3 * g.tap_row + tap % 3 * g.tap_col + first * g.w_row + channel * size
+        g.table.pack_transposed(channels, columns, width, w, g.w_row, taps + tap * tap_bytes)
+
+
+cdef void transform_panel(const Convolution *g, Py_ssize_t panel, Py_ssize_t channel, Py_ssize_t channels, char *to,
+                          Py_ssize_t point, char *taps) noexcept nogil:
+    """Transform some channels of one panel of filters, to points so many bytes apart."""
+    cdef Py_ssize_t size = g.table.itemsize, first = panel * g.width, tap_bytes = g.width * SLICE * size, width, k
+    cdef int kind
+    cdef fc_winograd t
+    t.channels = min(g.width, g.columns - first)
+    panel_shape(g.table, t.channels, &width, &kind)
+    t.point = point
+    t.x_row = 3 * tap_bytes if g.transposed else g.tap_row
+    t.x_col = tap_bytes if g.transposed else g.tap_col
+    for k in range(channels):
+        if g.transposed:
+            if k % SLICE == 0:
+                transpose_taps(g, panel, channel + k, min(SLICE, channels - k), taps, tap_bytes)
+            t.x = taps + k % SLICE * width * size
+        else:
             t.x = g.w + (channel + k) * g.w_row + first * size
             if k + AHEAD < channels:
-                prefetch_taps(g, t.x + AHEAD * g.w_row, columns * size)
-            t.y = to + k * width * size
-            g.leaves.filter(&t)
-        return
-    # Points of a column of the panel follow each other in memory: SLICE of them are put aside, then transposed.
-    t.point = odd_lines(width * SLICE * size)
-    k = 0
-    while k < channels:
-        length = min(SLICE, channels - k)
-        t.channels = length
-        for j in range(columns):
-            t.x = g.w + (first + j) * g.w_row + (channel + k) * size
-            if j + AHEAD < columns:
-                prefetch_taps(g, t.x + AHEAD * g.w_row, length * size)
-            t.y = slice + j * SLICE * size
-            g.leaves.filter(&t)
-        for i in range(g.points):
-            g.table.pack_transposed(length, columns, width, slice + i * t.point, SLICE * size,
-                                    to + i * point + k * width * size)
-        k += length
+                prefetch_taps(g, t.x + AHEAD * g.w_row, t.channels * size)
+        t.y = to + k * width * size
+        g.leaves.filter(&t)
 
 
 cdef void multiply_panel(const Convolution *g, Py_ssize_t panel, Py_ssize_t channel, Py_ssize_t channels,
@@ -260,15 +259,15 @@ cdef bint pays_panels(const Convolution *g, int threads) noexcept nogil:
     cdef Py_ssize_t products = g.tiles * g.points * g.width * g.table.itemsize
     if g.panels < threads or products > l2_bytes * 3 // 4:
         return False
-    return g.panels * g.points * g.filter_point > 4 * l2_bytes and g.tiles * g.row < g.filter_point
+    return g.panels * g.points * g.filter_point > 4 * l2_bytes and g.tiles * g.row <= g.filter_point
 
 
 cdef void cut(Convolution *g, int threads) noexcept nogil:
     """Choose the blocks and groups: a block's points stay in L2, and there are tasks enough to even out."""
     cdef Py_ssize_t size = g.table.itemsize, wanted = 4 * threads if threads > 1 else 1
     g.tiles = g.images * g.source.tiles_h * g.source.tiles_w
-    g.by_panels = pays_panels(g, threads)
     g.row = ceil_div(g.channels, g.table.lanes) * g.table.lanes * size
+    g.by_panels = pays_panels(g, threads)
     # Not so few tiles that the filters' points, which come from beyond L2, are read for little.
     g.block = max(32, l2_bytes * 3 // 4 // (g.points * (g.row + g.width * size)))
     g.slab = g.slab_point = 0
@@ -292,14 +291,14 @@ cdef void cut(Convolution *g, int threads) noexcept nogil:
 
 
 cdef void transform_part(const Convolution *g, Py_ssize_t panel, Py_ssize_t channel, Py_ssize_t channels,
-                         char *slice) noexcept nogil:
+                         char *taps) noexcept nogil:
     """Transform at most so many channels of one panel of filters to their place among all points."""
     cdef Py_ssize_t width
     cdef int kind
     panel_shape(g.table, g.columns - panel * g.width, &width, &kind)
     transform_panel(g, panel, channel, min(channels, g.channels - channel),
                     g.filters + panel * g.points * g.filter_point + channel * width * g.table.itemsize, g.filter_point,
-                    slice)
+                    taps)
 
 
 cdef void transform_filters(const Convolution *g, char *scratch, Py_ssize_t thread_bytes, int threads) noexcept nogil:
@@ -330,7 +329,7 @@ cdef void convolve_panels(Convolution *g, char *scratch, Py_ssize_t thread_bytes
 
 cdef int convolve(Convolution *g, const char *bias, int threads) except -1:
     """Run a convolution; where its filters are not transformed yet, transform them."""
-    cdef Py_ssize_t size = g.table.itemsize, filter_bytes = 0, slice_bytes = 0, shared_bytes = 0
+    cdef Py_ssize_t size = g.table.itemsize, filter_bytes = 0, taps_bytes = 0, shared_bytes = 0
     cdef Py_ssize_t bias_bytes, thread_bytes
     cdef char *scratch
     cdef char *buffer
@@ -338,12 +337,12 @@ cdef int convolve(Convolution *g, const char *bias, int threads) except -1:
     cut(g, threads)
     bias_bytes = line(g.panels * g.width * size)
     if g.filters == NULL:
-        slice_bytes = g.points * odd_lines(g.width * SLICE * size) if g.transposed else 0
+        taps_bytes = 9 * g.width * SLICE * size if g.transposed else 0
     if g.by_panels:
-        thread_bytes = max(g.patch_bytes, g.product_bytes + g.points * g.slab_point + slice_bytes)
+        thread_bytes = max(g.patch_bytes, g.product_bytes + g.points * g.slab_point + taps_bytes)
         shared_bytes = g.input_bytes
     else:
-        thread_bytes = max(slice_bytes, g.input_bytes + g.product_bytes + g.patch_bytes)
+        thread_bytes = max(taps_bytes, g.input_bytes + g.product_bytes + g.patch_bytes)
         filter_bytes = g.panels * g.points * g.filter_point if g.filters == NULL else 0
     buffer = scratch = acquire(filter_bytes + bias_bytes + threads * thread_bytes + shared_bytes)
     scratch += filter_bytes
