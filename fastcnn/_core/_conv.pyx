@@ -611,11 +611,14 @@ cdef struct Block:
 
 
 cdef void part_rows(const FilterGradient *f, Py_ssize_t part, Py_ssize_t *first, Py_ssize_t *last) noexcept nogil:
-    """Return the output rows of a part, counted through all images: whole images, or rows of one."""
+    """Return the output rows of a part, counted through all images: whole images, or rows of one.
+
+    Parts of an image more than others come first, so that threads can even out in the end.
+    """
     cdef Py_ssize_t pieces = f.parts // f.images, height = f.source.out_h
     if pieces <= 1:
-        first[0] = f.images * part // f.parts * height
-        last[0] = f.images * (part + 1) // f.parts * height
+        first[0] = (f.images // f.parts * part + min(part, f.images % f.parts)) * height
+        last[0] = (f.images // f.parts * (part + 1) + min(part + 1, f.images % f.parts)) * height
     else:
         first[0] = part // pieces * height + height * (part % pieces) // pieces
         last[0] = part // pieces * height + height * (part % pieces + 1) // pieces
