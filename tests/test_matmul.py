@@ -11,7 +11,7 @@ from checks import assert_close, assert_equal, integers, normals
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from fastcnn import nn
+from fastcnn import nn, runtime
 from fastcnn._core import _runtime
 
 pytestmark = pytest.mark.usefixtures("isa", "threads")
@@ -72,6 +72,23 @@ def test_a_few_rows_with_a_b_beyond_l2_are_reduced_in_parts(m, k, n, dtype):
         y = nn.dense(x.astype(dtype), kernel.astype(dtype), bias.astype(dtype), activation)
         assert_equal(y, reference.ACTIVATIONS[activation](x @ kernel + bias), dtype)
     assert_equal(nn.matmul(x.T.astype(dtype), kernel.astype(dtype), transpose_a=True), x @ kernel, dtype)
+
+
+@pytest.mark.parametrize("transpose_b", [False, True])
+@pytest.mark.parametrize("columns", [256, 272, 250])
+def test_a_result_written_past_the_caches_is_that_of_its_rows(columns, transpose_b, dtype):
+    info = runtime.info()
+    nbytes = max(4 * info.l2_bytes, info.l3_bytes // 8)
+    if nbytes > 1 << 26:
+        pytest.skip("the caches are too large to fill them here")
+    rows = nbytes // (columns * np.dtype(dtype).itemsize) + 8
+    a, b = normals(rows, 64, dtype=dtype), stored(normals(64, columns, dtype=dtype, seed=1), transpose_b)
+    with runtime.ReusingMemory():  # its arrays begin at multiples of a vector
+        whole = nn.matmul(a, b, transpose_b=transpose_b)
+    for first in range(0, rows, 1000):
+        assert nn.matmul(a[first : first + 1000], b, transpose_b=transpose_b).tobytes() == (
+            whole[first : first + 1000].tobytes()
+        )
 
 
 @pytest.mark.parametrize(("transpose_a", "transpose_b"), TRANSPOSES)

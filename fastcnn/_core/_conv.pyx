@@ -185,6 +185,7 @@ cdef void correlate_task(const Correlation *c, Py_ssize_t task, char *copy) noex
     t.a_step = size
     t.c_row = c.y_col
     t.residual = c.residual
+    t.past = False
     for panel in range(first_panel, min(first_panel + c.group, c.panels)):
         t.columns = min(c.width, c.columns - panel * c.width)
         panel_shape(c.table, t.columns, &width, &kind)
@@ -444,6 +445,7 @@ cdef void scatter_row(const Scatter *s, const char *dy, Py_ssize_t r, char *sums
     t.bias = NULL
     t.c_row = s.apart * s.stride_w * s.pixel
     t.residual = 0
+    t.past = False
     t.accumulate = True
     t.relu = 0
     for panel in range(s.panels):
@@ -675,6 +677,7 @@ cdef void accumulate_tiles(const FilterGradient *f, const Block *block, Py_ssize
     t.bias = NULL
     t.c_row = dw_row
     t.residual = 0
+    t.past = False
     t.relu = 0
     tiles = ceil_div(f.length, f.table.max_rows[kind])
     first = f.length * (tiles * slice // f.slices) // tiles

@@ -23,7 +23,7 @@ cimport numpy as cnp
 
 from ._runtime cimport (
     FC_CLIPPED_RELU, FC_RELU, acquire, ceil_div, fc_dot, fc_kernels, fc_tile, is_plain, kernels, l1_bytes,
-    l2_bytes, line, release, threads_for,
+    l2_bytes, l3_bytes, line, release, threads_for,
 )
 
 cnp.import_array()
@@ -44,6 +44,8 @@ cdef enum:
     PAGE = 4096
     # Columns of a block: enough of them that packing is little work beside multiplying.
     BLOCK_COLUMNS = 512
+    # Products of an element of C from which it may be written past the caches (1x1 layers of benchmarks/layers.py).
+    PAST_DEPTH = 64
     # What it costs to bring an element of A near, and to pack one of B, in multiply-adds.
     A_COST = 1
     B_COST = 8
@@ -78,6 +80,7 @@ cdef char *pack_panels(const fc_kernels *table, const char *b, Py_ssize_t b_row,
 cdef struct Blocks:
     Py_ssize_t width, depth, rows, columns, across, group
     const char *bias
+    bint past
     Py_ssize_t b_bytes, scratch_bytes
 
 
@@ -104,6 +107,7 @@ cdef void multiply_rows(const Product *p, const Blocks *s, Py_ssize_t k, Py_ssiz
     t.residual = p.residual
     t.accumulate = k > 0
     t.relu = p.relu if k + length == p.k else 0
+    t.past = s.past
     part = line(ceil_div(length * size, ceil_div(end - n, s.width)))
     while n < end:
         for i in range(ahead):
@@ -149,7 +153,9 @@ cdef void multiply_block(const Product *p, const Blocks *s, Py_ssize_t task, cha
             m += rows
         k += length
         if k >= p.k:
-            return
+            break
+    if s.past:
+        p.table.past_done()
 
 
 cdef void cut_blocks(const Product *p, Blocks *s, int threads) noexcept nogil:
@@ -173,6 +179,14 @@ cdef void cut_blocks(const Product *p, Blocks *s, int threads) noexcept nogil:
             s.rows, s.columns, s.across = rows, columns, across
 
 
+cdef bint goes_past(const Product *p) noexcept nogil:
+    """Whether C is written past the caches, which have better use than to hold it: it is then not read from memory
+    before. That takes arithmetic enough beside it."""
+    cdef Py_ssize_t vector = p.table.lanes * p.table.itemsize
+    return (p.k >= PAST_DEPTH and p.m * p.c_row > max(4 * l2_bytes, l3_bytes // 8)
+            and p.c_row % vector == 0 and <size_t> p.c % vector == 0)
+
+
 cdef int multiply_blocks(const Product *p, int threads) except -1:
     cdef Blocks s
     cdef Py_ssize_t size = p.table.itemsize, lanes = p.table.lanes, tasks, i, bias_bytes
@@ -185,6 +199,7 @@ cdef int multiply_blocks(const Product *p, int threads) except -1:
     # The packed slab takes half of L2, slabs of equal depth.
     s.depth = max(64, l2_bytes // 2 // (s.columns * size))
     s.depth = max(1, ceil_div(p.k, max(1, ceil_div(p.k, s.depth))))
+    s.past = s.depth == p.k and goes_past(p)
     s.b_bytes = 0 if p.packed else line(s.columns * s.depth * size)
     s.scratch_bytes = s.b_bytes + (0 if p.a_step == size else line(s.group * s.depth * size))
     bias_bytes = line(ceil_div(p.n, s.width) * s.width * size)
@@ -229,6 +244,7 @@ cdef void panel_in_place(const Product *p, Py_ssize_t n, Py_ssize_t vectors) noe
     t.residual = p.residual
     t.accumulate = False
     t.relu = 0 if packed_rows else p.relu
+    t.past = False
     t.run_length = whole
     t.b = p.b + n * size
     t.b_step = p.b_row

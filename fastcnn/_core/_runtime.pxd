@@ -24,7 +24,7 @@ cdef extern from "kernels.h" nogil:
         const char *bias
         char *c
         Py_ssize_t c_row, columns, residual
-        int accumulate, relu
+        int accumulate, relu, past
 
     ctypedef struct fc_dot:
         const char *a
@@ -102,6 +102,7 @@ cdef extern from "kernels.h" nogil:
         Py_ssize_t row_vectors
         void (*tile[8][14])(const fc_tile *) noexcept nogil
         void (*stream[4])(const fc_tile *) noexcept nogil
+        void (*past_done)() noexcept nogil
         void (*dot[4][4])(const fc_dot *) noexcept nogil
         void (*pack_rows)(Py_ssize_t depth, Py_ssize_t columns, Py_ssize_t width, const void *src,
                           Py_ssize_t stride, void *dst) noexcept nogil

@@ -170,6 +170,7 @@ cdef void multiply_panel(const Convolution *g, Py_ssize_t panel, Py_ssize_t chan
     t.c_row = width * size
     t.columns = width
     t.residual = 0
+    t.past = False
     t.accumulate = channel > 0
     t.relu = 0
     for i in range(g.points):
@@ -432,6 +433,7 @@ cdef void add_products(const FilterGradient *g, Py_ssize_t pair, Py_ssize_t poin
     t.c_row = g.dy.width * size
     t.columns = width
     t.residual = 0
+    t.past = False
     t.relu = 0
     t.a = g.x.at + (row * g.points + point) * g.x.point
     t.b = g.dy.at + (panel * g.points + point) * g.dy.point

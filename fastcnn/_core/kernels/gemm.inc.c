@@ -22,7 +22,8 @@ FC_INLINE vec tile_residual(const fc_tile *t, ptrdiff_t m, ptrdiff_t j) {
 FC_INLINE void tile_finish(const fc_tile *t, ptrdiff_t m, ptrdiff_t j, vec v) {
     FC_T *c = (FC_T *)(t->c + m * t->c_row) + j * VL;
     ptrdiff_t left = t->columns - j * VL;
-    if (left > 0) store_left(c, clamp(v, t->relu), left);
+    if (t->past && left >= VL) store_past(c, clamp(v, t->relu));
+    else if (left > 0) store_left(c, clamp(v, t->relu), left);
 }
 
 /* Rows are addressed from every third one, at +0, +1 and +2 row strides: x86 forms these in the load itself,

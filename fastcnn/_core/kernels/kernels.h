@@ -24,6 +24,7 @@
  * a + runs[r] + m * a_row + k * a_step, and the matching row of B follows at every b_step, over all runs.
  * start is the bias (NULL: zero) plus, where residual is not 0, what lies so many bytes from C, laid out as C; or C
  * itself where accumulate is set.  relu clamps below at zero, where it is 2 also above at six; NaN stays.
+ * past: C is written past the caches, its rows begin at multiples of a vector's size; see past_done.
  * Tail rule: B and bias are read in whole vectors; C and residual only in their first `columns` columns.
  * Overwrites C; every element is one chain of fused multiply-adds in the order of k, in every tile shape,
  * so that results do not depend on how the drivers cut the work. */
@@ -36,7 +37,7 @@ typedef struct {
     const char *bias;
     char *c;
     ptrdiff_t c_row, columns, residual;
-    int accumulate, relu;
+    int accumulate, relu, past;
 } fc_tile;
 
 /* C[m, n] = act(start[n] + sum_k A[m, k] B[n, k]), k contiguous in both, for up to 4 x 4 elements.
@@ -171,6 +172,7 @@ typedef struct {
     /* A few rows of C of any width, reduced over one run, by streaming through rows of B; as fc_tile, but the tail rule:
      * reads and writes the first `columns` columns only.  [rows - 1] */
     void (*stream[FC_STREAM_ROWS])(const fc_tile *);
+    void (*past_done)(void); /* for a thread whose tiles were written past the caches to call */
     void (*dot[FC_DOT_ROWS][FC_DOT_ROWS])(const fc_dot *); /* [rows of A - 1][rows of B - 1] */
 
     /* dst[k][j] = src[k][j] (pack_rows) or src[j][k] (pack_transposed) for j < columns, zero up to width. */

@@ -14,7 +14,7 @@
         .panel_vectors = FC_PANEL_VECTORS, .row_vectors = FC_ROW_VECTORS,                            \
         .tile = FC_TILES(FC_TILE_ENTRY),                                                             \
         .stream = {FC_NAME(stream_1), FC_NAME(stream_2), FC_NAME(stream_3), FC_NAME(stream_4)},      \
-        .dot = FC_DOTS(FC_DOT_ENTRY), .pack_rows = FC_NAME(pack_rows),                               \
+        .dot = FC_DOTS(FC_DOT_ENTRY), .pack_rows = FC_NAME(pack_rows), .past_done = stores_past_done,                               \
         .pack_transposed = FC_NAME(pack_transposed), .max_pool = FC_NAME(max_pool),                  \
         .max_pool_backward = FC_NAME(max_pool_backward), .avg_pool = FC_NAME(avg_pool),              \
         .avg_pool_backward = FC_NAME(avg_pool_backward),                                             \
