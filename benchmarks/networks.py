@@ -27,7 +27,7 @@ from tqdm import tqdm  # type: ignore[import-untyped,unused-ignore]
 from . import ROOT, peers
 from .layers import NETWORKS, Network
 from .network_results import Footprint, NetworkReport, NetworkRow
-from .peers import OTHERS_FOR_NETWORKS, OURS, Failure, Missing, Peer, Timing
+from .peers import OTHERS_FOR_NETWORKS, OURS, Failure, Missing, Peer
 from .report import parse, publish
 from .results import machine, threads_of
 
@@ -148,13 +148,17 @@ def _row(
                 peer.configurations = [configuration]
                 running.append(peer)
                 firsts.append(first)
+        wrong: list[str] = []
         try:
-            timings = peers.compare(running, case, what, options.rounds, options.seconds, LEAST_CALLS)
+            timings = peers.compare(running, case, what, options.rounds, options.seconds, LEAST_CALLS, wrong)
         except (Failure, RuntimeError) as error:
             report.failures.append(f"{title}: {error}")
             return
+        report.notes += [f"{title}: {note}" for note in wrong]
         for peer, first in zip(running, firsts, strict=True):
-            timing: Timing = timings[peer.name][peer.configurations[0]]
+            timing = timings.get(peer.name, {}).get(peer.configurations[0])
+            if timing is None:
+                continue
             memory = peer.ask(do="memory")
             timing.first, timing.peak, timing.imported = first, memory["peak"], memory["imported"]
         report.rows.append(NetworkRow(case, what, timings, threads))

@@ -176,14 +176,21 @@ class Timing:
 
 
 def compare(
-    peers: Sequence[Peer], case: Case, what: str, rounds: int, seconds: float, least: int = LEAST_CALLS
+    peers: Sequence[Peer],
+    case: Case,
+    what: str,
+    rounds: int,
+    seconds: float,
+    least: int = LEAST_CALLS,
+    notes: list[str] | None = None,
 ) -> dict[str, dict[str, Timing]]:
     """Measure one pass with every peer in turn, so many rounds of so many seconds each, and at least so many calls.
 
     Returns
     -------
     dict
-        By the peer's name, then by configuration; a peer that has no such pass is not in it.
+        By the peer's name, then by configuration; a peer that has no such pass is not in it, nor, where notes can tell
+        of it, one that alone computed something else.
 
     Raises
     ------
@@ -191,7 +198,7 @@ def compare(
         A peer failed, or two of them computed different things.
     """
     timings: dict[str, dict[str, Timing]] = {}
-    fingerprints: dict[str, Sequence[float]] = {}
+    fingerprints: dict[tuple[str, str], Sequence[float]] = {}
     for _ in range(rounds):
         for peer in peers:
             for configuration in peer.configurations:
@@ -210,18 +217,39 @@ def compare(
                 timing.times.extend(answer["times"])
                 timing.scratch = answer["scratch"]
                 if answer["fingerprint"]:
-                    fingerprints[f"{peer.name}, {title}"] = answer["fingerprint"]
+                    fingerprints[peer.name, title] = answer["fingerprint"]
+    if notes is not None:
+        for name, title in outvoted(fingerprints):
+            del timings[name][title], fingerprints[name, title]
+            if not timings[name]:
+                del timings[name]
+            notes.append(
+                f"{', '.join(filter(None, (name, title)))} is left out: it computes something else than others"
+            )
     check(fingerprints)
     return timings
 
 
-def check(fingerprints: dict[str, Sequence[float]]) -> None:
+def outvoted(fingerprints: dict[tuple[str, str], Sequence[float]]) -> list[tuple[str, str]]:
+    """Return who computed something else than fastcnn, where another library computed the same as fastcnn."""
+    ours = [found for (name, _), found in fingerprints.items() if name == OURS]
+    same = {key for key, found in fingerprints.items() if ours and agree([ours[0], found])}
+    return [key for key in fingerprints if key not in same] if any(name != OURS for name, _ in same) else []
+
+
+def check(fingerprints: dict[tuple[str, str], Sequence[float]]) -> None:
     """Raise Failure unless all libraries computed the same numbers."""
-    for component in zip(*fingerprints.values(), strict=True):
-        differ = max(component) - min(component) > SAME * max(1.0, abs(component[0]))
-        if differ or not all(map(math.isfinite, component)):
-            found = "\n".join(f"  {key}: {value}" for key, value in fingerprints.items())
-            raise Failure(f"the results differ, or are no numbers\n{found}")
+    if not agree(fingerprints.values()):
+        found = "\n".join(f"  {', '.join(filter(None, key))}: {value}" for key, value in fingerprints.items())
+        raise Failure(f"the results differ, or are no numbers\n{found}")
+
+
+def agree(results: Iterable[Sequence[float]]) -> bool:
+    """Whether all results are the same numbers."""
+    return all(
+        all(map(math.isfinite, component)) and max(component) - min(component) <= SAME * max(1.0, abs(component[0]))
+        for component in zip(*results, strict=True)
+    )
 
 
 def start(names: Iterable[str], threads: int, python: str | None = None) -> tuple[list[Peer], list[str]]:

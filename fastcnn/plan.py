@@ -33,6 +33,8 @@ Array = NDArray[Any]
 
 # Bytes to which places in the arena are rounded: a cache line.
 LINE = 64
+# Runs of a plan in which its steps are timed: after them it runs without a clock.
+TIMED_RUNS = 3
 # Of layers' names in a summary, which then fits into 80 columns.
 NAME_COLUMNS = 18
 
@@ -160,13 +162,28 @@ class StepProfile(NamedTuple):
     flops: int
     #: Of what it reads, weights as they are packed included, and of what it writes.
     bytes: int
-    #: Of its fastest run in the last ``profile``, or None.
+    #: Of its fastest run in the last ``profile``, else in the plan's first three runs; None before any.
     seconds: float | None
 
     @property
     def title(self) -> str:
         """The op, and with what it is computed where that says more."""
         return self.op if not self.algorithm or self.op.startswith(self.algorithm) else f"{self.op} {self.algorithm}"
+
+
+def timed(runs: Sequence[Run]) -> list[float]:
+    """Run the steps, and return the seconds that each took."""
+    seconds = []
+    for run in runs:
+        start = time.perf_counter()
+        run()
+        seconds.append(time.perf_counter() - start)
+    return seconds
+
+
+def fastest(known: list[float] | None, seconds: list[float]) -> list[float]:
+    """Return step by step the least of what is known, if anything is, and of new times."""
+    return seconds if known is None else [min(pair) for pair in zip(known, seconds, strict=True)]
 
 
 class _Context:
@@ -237,6 +254,7 @@ class Plan:
         #: The most bytes of values that are needed at one time: no arena can be smaller.
         self.least_bytes = places.least_bytes
         self._waiting: list[_Context] = []
+        self._timed_runs = 0
         self._seconds: list[float] | None = None
 
     def shape(self, value: int) -> tuple[int, ...]:
@@ -252,8 +270,12 @@ class Plan:
         try:
             for place, x in zip(context.inputs, inputs, strict=True):
                 place[...] = x
-            for run in context.runs:
-                run()
+            if self._timed_runs < TIMED_RUNS:
+                self._timed_runs += 1
+                self._seconds = fastest(self._seconds, timed(context.runs))
+            else:
+                for run in context.runs:
+                    run()
             return [output.copy() for output in context.outputs]
         finally:
             self._waiting.append(context)
@@ -261,15 +283,13 @@ class Plan:
     def profile(self, inputs: Sequence[Array], repeats: int) -> list[StepProfile]:
         """Run a few times, and return the steps with the time that each took when it was fastest."""
         context = _Context(self)
-        best = [math.inf] * len(context.runs)
+        seconds: list[float] | None = None
         for _ in range(repeats):
             for place, x in zip(context.inputs, inputs, strict=True):
                 place[...] = x
-            for index, run in enumerate(context.runs):
-                start = time.perf_counter()
-                run()
-                best[index] = min(best[index], time.perf_counter() - start)
-        self._seconds = best
+            seconds = fastest(seconds, timed(context.runs))
+        self._timed_runs = TIMED_RUNS
+        self._seconds = seconds
         return self.steps
 
     @property
@@ -295,7 +315,7 @@ class Plan:
         return rows
 
     def summary(self, print_fn: Callable[[str], Any] = print) -> None:
-        """Print a table of the steps; after ``model.profile`` with the time of each and its share.
+        """Print a table of the steps; once the plan has run, with the time of each and its share.
 
         Parameters
         ----------

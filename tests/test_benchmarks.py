@@ -112,10 +112,20 @@ def test_a_picture_has_a_column_for_each_peer():
 @pytest.mark.parametrize("wrong", [(1.0, 0.98), (1.0, math.nan), (math.inf, 1.0)])
 def test_results_that_differ_or_are_no_numbers_are_told(wrong):
     right = (1.0, 1.0)
-    peers.check({"a": right, "b": (1.0, 0.995)})
-    for both in ({"a": right, "b": wrong}, {"b": wrong, "a": right}):
-        with pytest.raises(peers.Failure, match="the results differ"):
+    a, b = ("fastcnn", ""), ("torch", "eager")
+    peers.check({a: right, b: (1.0, 0.995)})
+    for both in ({a: right, b: wrong}, {b: wrong, a: right}):
+        assert peers.outvoted(both) == []
+        with pytest.raises(peers.Failure, match=r"the results differ, or are no numbers\n  (fastcnn|torch, eager): "):
             peers.check(both)
+
+
+def test_who_computes_something_else_than_fastcnn_and_another_is_outvoted():
+    ours, theirs, wrong, nan = ("fastcnn", ""), ("torch", "eager"), ("ncnn", ""), ("openvino", "")
+    results = {wrong: (1.0, 2.0), ours: (1.0, 1.0), theirs: (1.0, 1.001), nan: (1.0, math.nan)}
+    assert peers.outvoted(results) == [wrong, nan]
+    assert peers.outvoted({**results, theirs: (1.0, 2.0)}) == []
+    assert peers.outvoted({key: results[key] for key in (wrong, theirs)}) == []
 
 
 @pytest.mark.parametrize("least", [1, 3])

@@ -584,6 +584,23 @@ def test_summary_and_profile_tell_where_the_time_goes():
     assert 99 < sum(shares) < 101
 
 
+def test_a_plan_that_has_predicted_tells_the_times_of_its_first_runs():
+    model = lenet()
+    x = np.zeros((4, 28, 28, 1), np.float32)
+    plan = model.plan(x.shape)
+    assert all(step.seconds is None for step in plan.steps)
+    seconds = []
+    for _ in range(5):
+        model.predict(x, verbose=0)
+        seconds.append([step.seconds for step in plan.steps])
+    assert all(s > 0 for s, step in zip(seconds[0], plan.steps, strict=True) if step.op != "view")
+    assert all(a >= b >= c for a, b, c in zip(*seconds[:3], strict=True))
+    assert seconds[2] == seconds[3] == seconds[4]
+    lines: list[str] = []
+    plan.summary(lines.append)
+    assert lines[0].split()[-2:] == ["us", "%"]
+
+
 def test_a_summary_of_long_names_fits_80_columns():
     x = Input((64, 64, 3))
     y = block(Conv2D(256, 3, padding="same", name="backbone.layer1.block0.conv1")(x), 256)
