@@ -160,6 +160,7 @@ class Convolution(Op):
     groups: int = 1
     activation: str | None = None
     residual: bool = False
+    scale: Array | None = None  # float64, (K,): what the kernel is multiplied by when it is prepared
     ready: nn.PreparedConv2D | None = field(default=None, compare=False)
 
     @property
@@ -186,10 +187,11 @@ class Convolution(Op):
             # In double precision: what is folded is then rounded once.
             scale = after.scale.astype(np.float64)
             bias = (0.0 if self.bias is None else self.bias.astype(np.float64)) - after.mean
-            kernel = (self.kernel * scale).astype(self.kernel.dtype)
             offset = (bias * scale + after.offset).astype(self.kernel.dtype)
-            kernel.flags.writeable = offset.flags.writeable = False
-            return replace(self, kernel=kernel, bias=offset, activation=after.activation)
+            offset.flags.writeable = False
+            if self.scale is not None:
+                scale *= self.scale
+            return replace(self, scale=scale, bias=offset, activation=after.activation)
         return None
 
     def plus(self) -> Op | None:
@@ -204,7 +206,8 @@ class Convolution(Op):
         """Pack or transform the filters."""
         options = self.strides, self.pads, self.dilations, self.groups, self.bias, self.activation
         made = [other.ready for other in others if isinstance(other, Convolution) and other.ready is not None]
-        return replace(self, ready=nn.PreparedConv2D(self.kernel, _images(shapes[0]), *options, share_with=made))
+        ready = nn.PreparedConv2D(self.kernel, _images(shapes[0]), *options, scale=self.scale, share_with=made)
+        return replace(self, ready=ready)
 
     def writes_slices(self) -> bool:
         """Say what the prepared convolution says."""

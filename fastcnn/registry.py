@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
+from functools import lru_cache
 from typing import Any, TypeVar
 
 import numpy as np
@@ -60,13 +61,18 @@ def _same(value: Any, default: Any) -> bool:
     return value is default or (type(value) is type(default) and bool(value == default))
 
 
+@lru_cache(maxsize=512)
+def _parameters(constructor: Callable[..., Any]) -> tuple[inspect.Parameter, ...]:
+    return tuple(inspect.signature(constructor).parameters.values())[1:]
+
+
 def _arguments(cls: type) -> dict[str, Any]:
     """Return a constructor's arguments and their defaults; ``**kwargs`` stands for those of the base class."""
     arguments: dict[str, Any] = {}
     for base in cls.__mro__:
         if "__init__" not in vars(base):
             continue
-        parameters = list(inspect.signature(vars(base)["__init__"]).parameters.values())[1:]
+        parameters = _parameters(vars(base)["__init__"])
         for parameter in parameters:
             if parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY):
                 arguments.setdefault(parameter.name, parameter.default)

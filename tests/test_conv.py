@@ -418,6 +418,29 @@ def test_a_prepared_convolution_shares_filters_that_cannot_change():
     assert nn.PreparedConv2D(w, x.shape)._filters is w
 
 
+@pytest.mark.parametrize(("shape", "groups"), [((3, 3, 40, 64), 1), ((1, 1, 40, 7), 1), ((3, 3, 1, 40), 40)])
+def test_a_prepared_convolution_scales_its_filters(shape, groups, dtype):
+    x, w, scale = normals(2, 9, 9, 40, dtype=dtype), normals(*shape, dtype=dtype, seed=1), normals(shape[3], seed=2)
+    prepared = nn.PreparedConv2D(w, x.shape, groups=groups, scale=scale)
+    plain = nn.PreparedConv2D((w * scale).astype(dtype), x.shape, groups=groups)
+    assert prepared(x).tobytes() == plain(x).tobytes()
+    for bad in (scale[1:], scale[0]):
+        with pytest.raises(ValueError, match=rf"^scale must have shape \({shape[3]},\)"):
+            nn.PreparedConv2D(w, x.shape, groups=groups, scale=bad)
+
+
+def test_prepared_convolutions_share_what_is_scaled_alike():
+    w, scale = normals(3, 3, 8, 4, dtype=np.float32), normals(4)
+    w.flags.writeable = False
+    first = nn.PreparedConv2D(w, (1, 9, 9, 8), scale=scale)
+    assert nn.PreparedConv2D(w, (2, 9, 9, 8), scale=scale, share_with=[first])._filters is first._filters
+    for other in (None, scale + 1):
+        x = normals(2, 9, 9, 8, dtype=np.float32)
+        prepared = nn.PreparedConv2D(w, x.shape, scale=other, share_with=[first])
+        assert (prepared(x) == nn.PreparedConv2D(w, x.shape, scale=other)(x)).all()
+        assert prepared._filters is not first._filters
+
+
 @pytest.mark.parametrize("pixels", [(1, 7), (9, 9), (40, 33)])
 @pytest.mark.parametrize(("channels", "filters"), [(3, 130), (1100, 70), (64, 1)])
 def test_a_prepared_product_gives_the_same_bits(pixels, channels, filters):

@@ -179,9 +179,12 @@ class PreparedConv2D:
         (N, H, W, C).
     strides, padding, dilations, groups, bias, activation, algorithm
         As in :func:`conv2d`.
+    scale
+        (K,), or None: what each of the filters is multiplied by first, in double precision where it is float64, as for
+        a batch normalisation that follows.
     share_with
-        Some that were made of the same read-only filters for other input shapes: what one of them has packed or
-        transformed is shared where it is what this one needs.
+        Some that were made of the same read-only filters and the same scale, the very arrays, for other input shapes:
+        what one of them has packed or transformed is shared where it is what this one needs.
 
     Attributes
     ----------
@@ -215,6 +218,7 @@ class PreparedConv2D:
         activation: str | None = None,
         algorithm: str = "auto",
         *,
+        scale: ArrayLike | None = None,
         share_with: Sequence[PreparedConv2D] = (),
     ) -> None:
         choice(algorithm, "algorithm", ALGORITHMS)
@@ -228,18 +232,25 @@ class PreparedConv2D:
         if bias is not None:
             like(bias, self.output_shape[3:], "bias")
         self._bias = None if bias is None else _constant(bias)
+        scale = None if scale is None else real_array(scale, "scale")
+        if scale is not None:
+            like(scale, self.output_shape[3:], "scale")
         self.algorithm = _algorithm(self._geometry, algorithm, "prepared", filters.itemsize == 4)
         self._engine = _ENGINES[self.algorithm]
         is_plain = self._engine is _depthwise or (self._engine is _conv and _conv.takes_plain(self._geometry, filters))
         # What prepared filters depend on; those of others are never shared.
         self._source = filters if _is_constant(filters) else None
+        self._scale = scale
         self._form = self.algorithm, is_plain, self._geometry.groups
         self._filters: FloatArray
         for other in share_with:
-            if other._source is filters and other._form == self._form:
+            if other._source is filters and other._scale is scale and other._form == self._form:
                 self._filters = other._filters
                 return
         try:
+            if scale is not None:
+                filters = np.multiply(filters, scale, out=np.empty_like(filters), casting="same_kind")
+                filters.flags.writeable = False
             self._filters = _constant(filters) if is_plain else self._engine.prepare(self._geometry, filters)
         except MemoryError:
             raise no_memory(filters.shape, filters=filters.shape) from None
