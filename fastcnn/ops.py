@@ -188,9 +188,9 @@ class Convolution(Op):
             scale = after.scale.astype(np.float64)
             bias = (0.0 if self.bias is None else self.bias.astype(np.float64)) - after.mean
             offset = (bias * scale + after.offset).astype(self.kernel.dtype)
-            offset.flags.writeable = False
             if self.scale is not None:
                 scale *= self.scale
+            offset.flags.writeable = scale.flags.writeable = False
             return replace(self, scale=scale, bias=offset, activation=after.activation)
         return None
 

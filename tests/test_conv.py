@@ -431,7 +431,7 @@ def test_a_prepared_convolution_scales_its_filters(shape, groups, dtype):
 
 def test_prepared_convolutions_share_what_is_scaled_alike():
     w, scale = normals(3, 3, 8, 4, dtype=np.float32), normals(4)
-    w.flags.writeable = False
+    w.flags.writeable = scale.flags.writeable = False
     first = nn.PreparedConv2D(w, (1, 9, 9, 8), scale=scale)
     assert nn.PreparedConv2D(w, (2, 9, 9, 8), scale=scale, share_with=[first])._filters is first._filters
     for other in (None, scale + 1):
@@ -439,6 +439,9 @@ def test_prepared_convolutions_share_what_is_scaled_alike():
         prepared = nn.PreparedConv2D(w, x.shape, scale=other, share_with=[first])
         assert (prepared(x) == nn.PreparedConv2D(w, x.shape, scale=other)(x)).all()
         assert prepared._filters is not first._filters
+    changing = scale.copy()
+    first = nn.PreparedConv2D(w, (1, 9, 9, 8), scale=changing)
+    assert nn.PreparedConv2D(w, (2, 9, 9, 8), scale=changing, share_with=[first])._filters is not first._filters
 
 
 @pytest.mark.parametrize("pixels", [(1, 7), (9, 9), (40, 33)])

@@ -31,7 +31,7 @@ from ._runtime cimport (
 cnp.import_array()
 
 cdef enum:
-    # Filters that are transformed at a time before they are transposed; whole vectors of them.
+    # Channels of a panel's filters whose taps are transposed at a time, to be transformed while they are near.
     SLICE = 32
     # Rows of filters that are asked for ahead of their turn.
     AHEAD = 4

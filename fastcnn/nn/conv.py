@@ -183,8 +183,8 @@ class PreparedConv2D:
         (K,), or None: what each of the filters is multiplied by first, in double precision where it is float64, as for
         a batch normalisation that follows.
     share_with
-        Some that were made of the same read-only filters and the same scale, the very arrays, for other input shapes:
-        what one of them has packed or transformed is shared where it is what this one needs.
+        Some that were made of the same filters and scale, the very arrays and read-only, for other input shapes: what
+        one of them has packed or transformed is shared where it is what this one needs.
 
     Attributes
     ----------
@@ -239,7 +239,7 @@ class PreparedConv2D:
         self._engine = _ENGINES[self.algorithm]
         is_plain = self._engine is _depthwise or (self._engine is _conv and _conv.takes_plain(self._geometry, filters))
         # What prepared filters depend on; those of others are never shared.
-        self._source = filters if _is_constant(filters) else None
+        self._source = filters if _is_constant(filters) and (scale is None or _is_constant(scale)) else None
         self._scale = scale
         self._form = self.algorithm, is_plain, self._geometry.groups
         self._filters: FloatArray
