@@ -153,6 +153,14 @@ def test_gradients_of_filters_in_parts(case, dtype):
     check(case, dtype)
 
 
+@pytest.mark.parametrize("filters", [18, 65, 80, 96, 144])
+@pytest.mark.parametrize("channels", [1, 15, 16, 17, 33, 48, 50, 97])
+def test_filters_of_one_tap_wider_than_a_tile(channels, filters, dtype):
+    check(Case((3, 17, 16, channels), (1, 1, channels, filters), (1, 1), "valid"), dtype)  # in parts
+    check(Case((3, 9, 8, channels), (1, 1, channels, filters), (2, 3), "valid"), dtype)
+    check(Case((2, 5, 7, 2 * channels), (1, 1, channels, 2 * filters), (1, 1), "valid", (1, 1), 2), dtype)
+
+
 @cases(
     ((2, 6, 7, 4), (3, 3, 2, 6), (1, 1), "same", (1, 1), 2),
     ((2, 6, 7, 6), (3, 3, 2, 9), (2, 2), "same", (1, 1), 3),

@@ -226,6 +226,10 @@ def cases(dtype: np.dtype, vl: int):
         yield nn.conv2d, (x, f), {"padding": "SAME", "bias": values(k)}
         yield nn.conv2d, (x, f), {"padding": "SAME", "residual": g}
         yield nn.conv2d_backward, (g, x, f), {"padding": "SAME"}
+    for c, k in ((1, 4 * vl + 1), (vl + 1, 5 * vl), (3 * vl + 2, 6 * vl - 1), (7 * vl, 8 * vl)):
+        x, g = values(2, 9, 17, c), values(2, 9, 17, k)
+        yield nn.conv2d_backward_filters, (g, x, (1, 1, c, k)), {}
+        yield nn.conv2d_backward_filters, (g[:, ::2, ::2], x, (1, 1, c, k)), {"strides": 2}
     for c in around:
         n, h, w, stride = pick.choice((1, 2)), pick.randint(1, 11), pick.randint(1, 18), pick.choice((1, 2))
         x, f = values(n, h, w, c), values(3, 3, 1, c)

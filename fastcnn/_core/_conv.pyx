@@ -585,12 +585,15 @@ cdef struct FilterGradient:
     Source source
     Py_ssize_t images, rows, cols, dilation_h, dilation_w
     Py_ssize_t columns, width, panels
-    # Output gradient: from dy on, dy_row bytes a pixel. Where it is one panel it can be read in place, if its rows are
-    # whole vectors, or if `overhang` rows of the image follow, into which the last vector then reads.
+    # Output gradient: from dy on, dy_row bytes a pixel. It can be read in place if its rows are whole vectors, or are
+    # one panel and `overhang` rows of the image follow, into which the last vector then reads.
     const char *dy
     Py_ssize_t dy_row, overhang
     # whole: its rows are whole vectors. prefetch: the images are read in place, from far away.
     bint whole, prefetch
+    # Of 1x1 filters, many of them, the input is packed instead of the gradient, so many channels side by side, if these
+    # are not all that there are. 0: other filters.
+    Py_ssize_t x_width
     char *dw
     Py_ssize_t dw_row
     # A filter row (and tap, where dilated) has `length` rows of dw, whose tiles go in `slices`.
@@ -599,15 +602,18 @@ cdef struct FilterGradient:
     # row, segment, slice). A block of a part is so many output rows, a strip so many runs.
     Py_ssize_t parts, groups, block_rows, strip
     char *sums
-    Py_ssize_t sum_bytes, copy_bytes, pack_bytes, run_bytes
+    Py_ssize_t sum_bytes, copy_bytes, pack_bytes, pack_x_bytes, run_bytes
 
 
 cdef struct Block:
-    # Output rows from `first` on, a run of pixels each; where the first window begins, and how far each run is from it;
-    # their gradients, packed from panel `panel` on, or in place.
-    Py_ssize_t first, n_runs, panel
+    # Output rows from `first` on; their pixels, a run for each row, or, packed, one run of all: where the first window
+    # begins, how far each run is from it, and each pixel from the last.
+    Py_ssize_t first, rows, n_runs, run_length, x_step
     const char *x
     Py_ssize_t *runs
+    char *packed_x
+    # Their gradients, packed from panel `panel` on, or in place.
+    Py_ssize_t panel
     char *packed
     bint pack
 
@@ -629,25 +635,80 @@ cdef void part_rows(const FilterGradient *f, Py_ssize_t part, Py_ssize_t *first,
 cdef void find_runs(const FilterGradient *f, Block *b, char *copy) noexcept nogil:
     """Find the block's windows in place, or copy the source rows that they see."""
     cdef const Source *s = &f.source
-    cdef Py_ssize_t image = b.first // s.out_h, row = b.first % s.out_h, height = min(b.n_runs, s.out_h), i
+    cdef Py_ssize_t image = b.first // s.out_h, row = b.first % s.out_h, height = min(b.rows, s.out_h), i
     cdef Py_ssize_t image_rows = s.in_h
     b.x = window(s, image, row, height, copy)
     if not s.in_place:
         image_rows = band_rows(s, height)
-        for i in range(1, b.n_runs // height):
+        for i in range(1, b.rows // height):
             window(s, image + i, 0, height, copy + i * image_rows * s.pitch)
-    for i in range(b.n_runs):
+    b.n_runs, b.run_length, b.x_step = b.rows, s.out_w, s.col_step * s.pixel
+    for i in range(b.rows):
         b.runs[i] = (i // height * image_rows + i % height * s.row_step) * s.pitch
+
+
+cdef void pack_pixels(const FilterGradient *f, Block *b) noexcept nogil:
+    """Pack the pixels of the runs: x_width channels of all of them, then the next ones."""
+    cdef Py_ssize_t size = f.table.itemsize, channel = 0, i
+    cdef char *to = b.packed_x
+    while channel < f.length:
+        for i in range(b.n_runs):
+            f.table.pack_rows(b.run_length, min(f.x_width, f.length - channel), f.x_width,
+                              b.x + b.runs[i] + channel * size, b.x_step, to)
+            to += b.run_length * f.x_width * size
+        channel += f.x_width
+    b.n_runs, b.run_length, b.x_step = 1, b.rows * f.source.out_w, f.x_width * size
+    b.x, b.runs[0] = b.packed_x, 0
 
 
 cdef void find_gradients(const FilterGradient *f, Block *b, Py_ssize_t panels) noexcept nogil:
     """Pack the block's gradients, so that what a strip sees of a panel lies together, unless they can stay."""
-    cdef Py_ssize_t size = f.table.itemsize, pixels = b.n_runs * f.source.out_w, first = b.panel * f.width
-    cdef Py_ssize_t left = f.images * f.source.out_h - b.first - b.n_runs
-    b.pack = f.panels > 1 or not (f.whole or f.overhang and left >= f.overhang)
+    cdef Py_ssize_t size = f.table.itemsize, pixels = b.rows * f.source.out_w, first = b.panel * f.width
+    cdef Py_ssize_t left = f.images * f.source.out_h - b.first - b.rows
+    b.pack = f.panels > 1 and not f.x_width or not (f.whole or f.overhang and left >= f.overhang)
     if b.pack:
         pack_panels(f.table, f.dy + b.first * f.source.out_w * f.dy_row + first * size, f.dy_row, False, pixels,
                     min(panels * f.width, f.columns - first), b.packed)
+
+
+cdef int begin_tile(const FilterGradient *f, const Block *block, Py_ssize_t panel, Py_ssize_t dw_row,
+                    fc_tile *t) noexcept nogil:
+    """Fill in what the tiles of a panel of filters have in common, t.b where the block begins; return their kind."""
+    cdef Py_ssize_t size = f.table.itemsize, width
+    cdef int kind
+    t.columns = min(f.width, f.columns - panel * f.width)
+    panel_shape(f.table, t.columns, &width, &kind)
+    t.run_length = block.run_length
+    t.a_row = size
+    t.a_step = block.x_step
+    if block.pack:
+        t.b = block.packed + (panel - block.panel) * f.width * block.rows * f.source.out_w * size
+        t.b_step = width * size
+    else:
+        t.b = f.dy + block.first * f.source.out_w * f.dy_row + panel * f.width * size
+        t.b_step = f.dy_row
+    t.bias = NULL
+    t.c_row = dw_row
+    t.residual = 0
+    t.past = False
+    t.relu = 0
+    return kind
+
+
+cdef void accumulate_groups(const FilterGradient *f, const Block *block, Py_ssize_t unit, bint accumulate, char *dw,
+                            Py_ssize_t dw_row) noexcept nogil:
+    """A slice of dw of 1x1 filters for one panel of them, over one block: x_width channels after x_width channels."""
+    cdef Py_ssize_t slice = unit % f.slices, panel = unit // f.slices, groups = ceil_div(f.length, f.x_width)
+    cdef Py_ssize_t group = groups * slice // f.slices
+    cdef fc_tile t
+    cdef int kind = begin_tile(f, block, panel, dw_row, &t)
+    t.runs = block.runs
+    t.n_runs = block.n_runs
+    t.accumulate = accumulate
+    t.c = dw + group * f.x_width * dw_row + panel * f.width * f.table.itemsize
+    for group in range(group, groups * (slice + 1) // f.slices):
+        t.a = block.x + group * t.run_length * t.a_step
+        multiply_tiles(f.table, kind, &t, min(f.x_width, f.length - group * f.x_width))
 
 
 cdef void accumulate_tiles(const FilterGradient *f, const Block *block, Py_ssize_t unit, bint accumulate, char *dw,
@@ -656,36 +717,18 @@ cdef void accumulate_tiles(const FilterGradient *f, const Block *block, Py_ssize
 
     In strips of pixels whose gradients stay in L1 while all the slice's tiles pass by.
     """
-    cdef Py_ssize_t size = f.table.itemsize, width, tiles, first, last, left, part, run = 0
+    cdef Py_ssize_t size = f.table.itemsize, tiles, first, last, left, part, run = 0
     cdef const char *next_x
     cdef Py_ssize_t slice = unit % f.slices, s = unit // f.slices % f.segments
     cdef Py_ssize_t r = unit // f.slices // f.segments % f.rows, panel = unit // f.slices // f.segments // f.rows
-    cdef const char *b
-    cdef int kind
     cdef fc_tile t
-    t.columns = min(f.width, f.columns - panel * f.width)
-    panel_shape(f.table, t.columns, &width, &kind)
-    t.run_length = f.source.out_w
-    t.a_row = size
-    t.a_step = f.source.col_step * f.source.pixel
-    if block.pack:
-        b = block.packed + (panel - block.panel) * f.width * block.n_runs * f.source.out_w * size
-        t.b_step = width * size
-    else:
-        b = f.dy + block.first * f.source.out_w * f.dy_row + panel * f.width * size
-        t.b_step = f.dy_row
-    t.bias = NULL
-    t.c_row = dw_row
-    t.residual = 0
-    t.past = False
-    t.relu = 0
+    cdef int kind = begin_tile(f, block, panel, dw_row, &t)
     tiles = ceil_div(f.length, f.table.max_rows[kind])
     first = f.length * (tiles * slice // f.slices) // tiles
     last = f.length * (tiles * (slice + 1) // f.slices) // tiles
     while run < block.n_runs:
         t.runs = block.runs + run
         t.n_runs = min(f.strip, block.n_runs - run)
-        t.b = b + run * f.source.out_w * t.b_step
         t.accumulate = accumulate or run > 0
         t.a = block.x + r * f.dilation_h * f.source.pitch + s * f.dilation_w * f.source.pixel + first * size
         t.c = dw + ((r * f.segments + s) * f.length + first) * dw_row + panel * f.width * size
@@ -700,6 +743,7 @@ cdef void accumulate_tiles(const FilterGradient *f, const Block *block, Py_ssize
                 multiply_tiles(f.table, kind, &t, f.table.max_rows[kind])
                 left -= f.table.max_rows[kind]
         multiply_tiles(f.table, kind, &t, left)
+        t.b += t.n_runs * t.run_length * t.b_step
         run += f.strip
 
 
@@ -713,22 +757,28 @@ cdef void accumulate_part(const FilterGradient *f, Py_ssize_t task, char *scratc
     cdef Block b
     b.panel = first // per_panel
     b.runs = <Py_ssize_t *> scratch
-    b.packed = scratch + f.run_bytes + f.copy_bytes
+    b.packed_x = scratch + f.run_bytes + f.copy_bytes
+    b.packed = b.packed_x + f.pack_x_bytes
     part_rows(f, part, &begin, &end)
     row = begin
     while row < end:
         b.first = row
         # A block is whole images, or rows of one.
         left = f.source.out_h - row % f.source.out_h
-        b.n_runs = min(end - row, f.block_rows if f.block_rows >= f.source.out_h else min(f.block_rows, left))
+        b.rows = min(end - row, f.block_rows if f.block_rows >= f.source.out_h else min(f.block_rows, left))
         left = f.images * f.source.out_h - row
-        if f.overhang and b.n_runs == left and left > f.overhang and f.block_rows >= f.source.out_h:
-            b.n_runs -= f.overhang  # so that little is left to be packed
+        if f.overhang and b.rows == left and left > f.overhang and f.block_rows >= f.source.out_h:
+            b.rows -= f.overhang  # so that little is left to be packed
         find_runs(f, &b, scratch + f.run_bytes)
+        if f.pack_x_bytes:
+            pack_pixels(f, &b)
         find_gradients(f, &b, ceil_div(last, per_panel) - b.panel)
         for unit in range(first, last):
-            accumulate_tiles(f, &b, unit, row > begin, dw, dw_row)
-        row += b.n_runs
+            if f.x_width:
+                accumulate_groups(f, &b, unit, row > begin, dw, dw_row)
+            else:
+                accumulate_tiles(f, &b, unit, row > begin, dw, dw_row)
+        row += b.rows
 
 
 cdef void add_parts(const FilterGradient *f, Py_ssize_t first, Py_ssize_t columns, char *to) noexcept nogil:
@@ -746,13 +796,16 @@ cdef void cut_filters(FilterGradient *f, int threads) noexcept nogil:
     cdef Py_ssize_t size = f.table.itemsize, height = f.source.out_h, width = f.source.out_w, pixel_bytes, wanted
     cdef Py_ssize_t elements = f.rows * f.segments * f.length * f.columns, units, group_panels
     f.parts = max(1, min(PARTS, min(f.images * height * width // PART_PIXELS, PART_BYTES // (elements * size))))
+    while f.parts & (f.parts - 1):
+        f.parts -= 1  # a power of two, which most numbers of threads share out evenly
     if f.parts > f.images:
         f.parts = f.images * min(height, f.parts // f.images)
     f.sum_bytes = line(elements * size)
     # Groups need no sums of their own, but each makes its own copies.
     f.groups = 1 if f.parts % threads == 0 else ceil_div(2 * threads, f.parts)
     units = f.panels * f.rows * f.segments
-    f.slices = min(ceil_div(f.groups, units), ceil_div(f.length, f.table.max_rows[0]))
+    f.slices = min(ceil_div(f.groups, units),
+                   ceil_div(f.length, f.x_width if f.x_width else f.table.max_rows[0]))
     f.groups = min(f.groups, units * f.slices)
     group_panels = ceil_div(f.panels, f.groups) + (f.panels % f.groups != 0)
     # As many output rows as keep the block's operands in L2: tiles of dw are then loaded and stored rarely.
@@ -770,13 +823,17 @@ cdef void cut_filters(FilterGradient *f, int threads) noexcept nogil:
     if not f.source.in_place:
         f.copy_bytes = line(ceil_div(f.block_rows, height) * band_rows(&f.source, min(f.block_rows, height))
                             * f.source.pitch)
-    f.pack_bytes = line(min(f.panels, group_panels + 1) * f.width * f.block_rows * width * size)
+    f.pack_x_bytes = f.pack_bytes = 0
+    if f.x_width and f.x_width < f.length:
+        f.pack_x_bytes = line(ceil_div(f.length, f.x_width) * f.x_width * f.block_rows * width * size)
+    if not (f.x_width and f.whole):
+        f.pack_bytes = line(min(f.panels, group_panels + 1) * f.width * f.block_rows * width * size)
     f.run_bytes = line(f.block_rows * sizeof(Py_ssize_t))
 
 
 cdef int accumulate_filters(FilterGradient *f, int threads) except -1:
     """Reduce over all pixels, in tasks that share nothing they write, and add up their sums."""
-    cdef Py_ssize_t size = f.table.itemsize, elements, chunk, chunk_bytes, scratch_bytes, sum_bytes, i
+    cdef Py_ssize_t size = f.table.itemsize, elements, chunk, chunk_bytes, scratch_bytes, sum_bytes, vectors, i
     cdef bint merged
     cdef char *scratch
     plan_source(&f.source)
@@ -792,8 +849,13 @@ cdef int accumulate_filters(FilterGradient *f, int threads) except -1:
     f.segments = 1 if merged else f.cols
     f.prefetch = (f.source.in_place and f.source.col_step == 1 and f.source.row_step == 1
                   and f.images * f.source.in_h * f.source.pitch > 2 * l2_bytes)
+    f.x_width = 0
+    if f.rows == 1 and f.cols == 1 and f.source.in_place and f.panels > 1:
+        # At most three vectors side by side, equally filled.
+        vectors = max(1, ceil_div(f.length, f.table.lanes))
+        f.x_width = ceil_div(vectors, ceil_div(vectors, 3)) * f.table.lanes
     cut_filters(f, threads)
-    scratch_bytes = f.run_bytes + f.copy_bytes + f.pack_bytes
+    scratch_bytes = f.run_bytes + f.copy_bytes + f.pack_x_bytes + f.pack_bytes
     sum_bytes = f.parts * f.sum_bytes if f.parts > 1 else 0
     f.sums = acquire(sum_bytes + threads * scratch_bytes)
     scratch = f.sums + sum_bytes
