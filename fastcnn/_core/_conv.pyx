@@ -576,6 +576,8 @@ cdef enum:
     PART_PIXELS = 256
     PARTS = 16
     PART_BYTES = 1 << 23
+    # Panels of a pixel's gradient up to which it is read in place: more of them lie too far from pixel to pixel.
+    ROW_PANELS = 32
     # Elements of a sum that a thread adds up at a time.
     SUM_COLUMNS = 4096
 
@@ -591,7 +593,7 @@ cdef struct FilterGradient:
     Py_ssize_t dy_row, overhang
     # whole: its rows are whole vectors. prefetch: the images are read in place, from far away.
     bint whole, prefetch
-    # Of 1x1 filters, many of them, the input is packed instead of the gradient, so many channels side by side, if these
+    # Of 1x1 filters, more than a panel, the input is packed instead of the gradient, so many channels side by side, if these
     # are not all that there are. 0: other filters.
     Py_ssize_t x_width
     char *dw
@@ -850,7 +852,7 @@ cdef int accumulate_filters(FilterGradient *f, int threads) except -1:
     f.prefetch = (f.source.in_place and f.source.col_step == 1 and f.source.row_step == 1
                   and f.images * f.source.in_h * f.source.pitch > 2 * l2_bytes)
     f.x_width = 0
-    if f.rows == 1 and f.cols == 1 and f.source.in_place and f.panels > 1:
+    if f.rows == 1 and f.cols == 1 and f.source.in_place and 1 < f.panels <= ROW_PANELS:
         # At most three vectors side by side, equally filled.
         vectors = max(1, ceil_div(f.length, f.table.lanes))
         f.x_width = ceil_div(vectors, ceil_div(vectors, 3)) * f.table.lanes
