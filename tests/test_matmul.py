@@ -58,7 +58,7 @@ def test_products_that_threads_share(m, n, k, transpose_a, transpose_b, dtype):
 
 
 @pytest.mark.parametrize(("transpose_a", "transpose_b"), TRANSPOSES)
-@pytest.mark.parametrize(("m", "n"), [(1, 9), (5, 7), (8, 5), (20, 5), (130, 18)])
+@pytest.mark.parametrize(("m", "n"), [(1, 9), (5, 7), (8, 5), (20, 5), (130, 18), (15, 2), (20, 16), (130, 16)])
 def test_a_reduction_longer_than_one_slab(m, n, transpose_a, transpose_b, dtype):
     slab = _runtime.cache_bytes()[0] // 2 // (2 * _runtime.lanes(np.dtype(dtype)) * np.dtype(dtype).itemsize)
     check_product(m, n, 2 * slab + 3, transpose_a, transpose_b, dtype)

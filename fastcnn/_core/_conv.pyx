@@ -23,7 +23,9 @@ from libc.string cimport memcpy, memset
 
 cimport numpy as cnp
 
-from ._gemm cimport Product, fc_prefetch, goes_by_blocks, multiply_tiles, pack_panels, pad_bias, panel_shape, product
+from ._gemm cimport (
+    Product, fc_prefetch, goes_by_blocks, is_panel, multiply_tiles, pack_panels, pad_bias, panel_shape, product,
+)
 from ._runtime cimport (
     acquire, aligned, ceil_div, distance, fc_kernels, fc_tile, kernels, l1_bytes, l2_bytes, line,
     pixel_pitch, release, threads_for,
@@ -302,7 +304,7 @@ cdef Product forward_product(Geometry g, cnp.ndarray w) noexcept:
 def takes_plain(Geometry g, cnp.ndarray w):
     """Whether prepared filters are the filters themselves: those of a product that reads them in place."""
     cdef Product p = forward_product(g, w)
-    return g.is_product() and not goes_by_blocks(&p)
+    return g.is_product() and (is_panel(&p) or not goes_by_blocks(&p))
 
 
 def prepare(Geometry g, cnp.ndarray w):

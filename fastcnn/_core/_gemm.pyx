@@ -80,7 +80,7 @@ cdef char *pack_panels(const fc_kernels *table, const char *b, Py_ssize_t b_row,
 cdef struct Blocks:
     Py_ssize_t width, depth, rows, columns, across, group
     const char *bias
-    bint past
+    bint past, packed
     Py_ssize_t b_bytes, scratch_bytes
 
 
@@ -134,7 +134,7 @@ cdef void multiply_block(const Product *p, const Blocks *s, Py_ssize_t task, cha
     cdef const char *b
     while True:
         length = min(s.depth, p.k - k)
-        if p.packed:
+        if s.packed:
             b, b_rows, b_first = p.b + n0 * p.k * size, p.k, k
         else:
             b = p.b + (n0 * p.b_row + k * size if p.b_transposed else k * p.b_row + n0 * size)
@@ -165,7 +165,7 @@ cdef void cut_blocks(const Product *p, Blocks *s, int threads) noexcept nogil:
     """
     cdef Py_ssize_t panels = ceil_div(p.n, s.width), wanted = 4 * threads if threads > 1 else 1
     cdef Py_ssize_t most = max(1, BLOCK_COLUMNS // s.width), fewest = ceil_div(panels, most), across, rows, columns
-    cdef double cost, least = -1, b_cost = 0 if p.packed else B_COST
+    cdef double cost, least = -1, b_cost = 0 if s.packed else B_COST
     s.rows, s.columns, s.across = s.group, s.width, panels
     for across in range(fewest, max(fewest, min(panels, wanted)) + 1):
         columns = ceil_div(panels, across) * s.width
@@ -187,20 +187,33 @@ cdef bint goes_past(const Product *p) noexcept nogil:
             and p.c_row % vector == 0 and <size_t> p.c % vector == 0)
 
 
+cdef bint is_panel(const Product *p) noexcept nogil:
+    """Whether B is a packed panel as it is: its rows are whole vectors, one after the other, and no more than one has."""
+    cdef Py_ssize_t vectors = p.n // p.table.lanes
+    return (not p.b_transposed and 0 < vectors <= p.table.panel_vectors and p.n == vectors * p.table.lanes
+            and p.b_row == p.n * p.table.itemsize)
+
+
 cdef int multiply_blocks(const Product *p, int threads) except -1:
     cdef Blocks s
     cdef Py_ssize_t size = p.table.itemsize, lanes = p.table.lanes, tasks, i, bias_bytes
+    cdef int kind
     cdef char *scratch
     s.width = p.table.panel_vectors * lanes
-    # Rows of A that take turns at a panel: a tile's, or, where they must be packed, whole vectors of them.
-    s.group = p.table.max_rows[p.table.panel_vectors - 1] if p.a_step == size else 3 * lanes
+    s.packed = p.packed or is_panel(p)
+    # Rows of A that take turns at a panel: a tile's, or, where they must be packed, whole vectors of them. From afar a
+    # narrow panel's tall tiles would have too many brought nearer at once.
+    panel_shape(p.table, p.n, &i, &kind)
+    if p.m * p.a_row > max(l2_bytes, l3_bytes // 4):
+        kind = p.table.panel_vectors - 1
+    s.group = p.table.max_rows[kind] if p.a_step == size else 3 * lanes
     cut_blocks(p, &s, threads)
     tasks = ceil_div(p.m, s.rows) * s.across
     # The packed slab takes half of L2, slabs of equal depth.
     s.depth = max(64, l2_bytes // 2 // (s.columns * size))
     s.depth = max(1, ceil_div(p.k, max(1, ceil_div(p.k, s.depth))))
     s.past = s.depth == p.k and goes_past(p)
-    s.b_bytes = 0 if p.packed else line(s.columns * s.depth * size)
+    s.b_bytes = 0 if s.packed else line(s.columns * s.depth * size)
     s.scratch_bytes = s.b_bytes + (0 if p.a_step == size else line(s.group * s.depth * size))
     bias_bytes = line(ceil_div(p.n, s.width) * s.width * size)
     scratch = acquire(bias_bytes + threads * s.scratch_bytes)
@@ -365,7 +378,9 @@ cdef int multiply_dots(const Product *p, int threads) except -1:
 
 
 cdef bint fits_in_place(const Product *p) noexcept nogil:
-    return p.m <= IN_PLACE_ROWS and p.k * p.b_row <= l2_bytes // 2
+    """Whether tiles read B where it is. Of a panel blocks do so too, and share out what has more rows than a tile."""
+    return (p.m <= IN_PLACE_ROWS and p.k * p.b_row <= l2_bytes // 2
+            and not (is_panel(p) and p.m > p.table.max_rows[p.n // p.table.lanes - 1]))
 
 
 cdef bint goes_by_blocks(const Product *p) noexcept nogil:
