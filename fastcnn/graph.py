@@ -22,6 +22,7 @@ from .arguments import plain, real_array
 from .layers.activation import Activation, ReLU, ReLU6
 from .layers.base import Activated, Layer, returned_pair
 from .layers.normalization import BatchNormalization
+from .layers.pooling import MaxPool2D
 from .layers.symbolic import Input, Shape, Tensor
 from .nn.activations import FUSED
 from .shapes import elements
@@ -94,7 +95,7 @@ class Graph:
             last_use.pop(output, None)
         # Of each call the values that nothing needs after it.
         self._freed = [[v for v in set(call.sources) if last_use.get(v) == i] for i, call in enumerate(self.calls)]
-        # Of a batch normalisation whose result is for one call alone, the index of that.
+        # Of a layer that could be fused with the one after it, whose result is for one call alone, the index of that.
         users: dict[int, list[int]] = {}
         for i, call in enumerate(self.calls):
             for source in call.sources:
@@ -102,7 +103,7 @@ class Graph:
         self._followers = {
             i: users[call.target][0]
             for i, call in enumerate(self.calls)
-            if type(call.layer).forward is BatchNormalization.forward
+            if type(call.layer).forward in (BatchNormalization.forward, Activated.forward)
             and len(users.get(call.target, [])) == 1
             and call.target not in self.outputs
         }
@@ -223,15 +224,21 @@ class Graph:
     def _run(self, values: Any, first: int, last: int, tape: Tape, keeps: bool) -> None:
         """Add the results of some calls to the values by number; what backward needs goes to the tape if it is kept."""
         done = None  # the index of a relu that the normalisation before it has applied
+        pooled = None  # the index of a max pooling that goes back through the activation of the layer before it
         for index in range(first, last):
             call = self.calls[index]
             layer, x = call.layer, call.argument(values)
             given: Any
             if index == done:
                 given = x, _APPLIED
+            elif index == pooled:
+                given = layer.activated(x, self.calls[index - 1].layer.activation)  # type: ignore[attr-defined]
             elif (relu := self._relu_after(index, last)) is not None:
-                done = self._followers[index]
+                done = index + 1
                 given = layer.activated(x, tape.training, relu)  # type: ignore[attr-defined]  # it normalises
+            elif tape.training and self._is_pooled(index, last):
+                pooled = index + 1
+                given = layer.handed_on(x)  # type: ignore[attr-defined]  # it is activated
             elif call.target in tape.logits:
                 given = layer.logits(x)  # type: ignore[attr-defined]  # last_activation has seen to it
             elif tape.training and layer.uses_seed:
@@ -246,8 +253,8 @@ class Graph:
 
     def _relu_after(self, index: int, last: int) -> str | None:
         """Name the relu that the next call is, where this one is a normalisation, for it alone, without activation."""
-        follower = self._followers.get(index)
-        if follower != index + 1 or follower >= last or self.calls[index].layer.activation is not None:  # type: ignore[attr-defined]
+        layer, follower = self.calls[index].layer, self._followers.get(index)
+        if follower != index + 1 or follower >= last or not isinstance(layer, BatchNormalization) or layer.activation:
             return None
         relu = self.calls[follower].layer
         if type(relu) not in (Activation, ReLU, ReLU6):
@@ -255,6 +262,14 @@ class Graph:
         (op,) = relu.lowered(())
         name = op.named() if isinstance(op, ops.Activation) else None
         return name if name in FUSED else None
+
+    def _is_pooled(self, index: int, last: int) -> bool:
+        """Whether this call ends in a relu, and the next one takes the maxima of its result, for it alone."""
+        layer, follower = self.calls[index].layer, self._followers.get(index)
+        if follower != index + 1 or follower >= last or not isinstance(layer, Activated):
+            return False
+        pool = self.calls[follower].layer
+        return type(pool) is MaxPool2D and pool.counts and layer.activation in FUSED
 
     def _cut(self) -> list[tuple[int, int]]:
         """Return the calls in as many parts as the root of their number, whose results are about equally large."""

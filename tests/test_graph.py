@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import fastcnn
-from fastcnn import io
+from fastcnn import io, nn
 from fastcnn.initializers import Constant
 from fastcnn.layers import (
     Activation,
@@ -492,6 +492,41 @@ def test_what_is_no_plain_relu_of_it_alone_is_not(relu, extra):
     y = layers["dense"](y.reshape(6, -1))
     np.testing.assert_allclose(loss, ((y - 1) ** 2).mean(), rtol=1e-5)
     assert np.abs(gradients["norm/gamma"]).max() > 0
+
+
+class MaxPoolAlone(MaxPool2D):
+    """One that nothing is worked into."""
+
+
+def pooled(pool, activation, extra=None, checkpoints=False):
+    x = Input((9, 9, 3))
+    y = Conv2D(4, 3, activation=activation if extra is not Activation else None, name="conv")(x)
+    y = Activation(activation)(y) if extra is Activation else y
+    z = Flatten()(pool(y))
+    z = z if extra in (None, Activation) else Concatenate()([z, Flatten()(y)])
+    model = fastcnn.Model(x, Dense(2, name="dense")(z), seed=0)
+    model.compile("sgd", "mse", checkpoint_activations=checkpoints)
+    data = np.random.default_rng(0).standard_normal((6, 9, 9, 3))
+    return model.loss_and_gradients(data, np.ones((6, 2)))
+
+
+@pytest.mark.parametrize("extra", [None, Activation, "used twice", "checkpoints"])
+@pytest.mark.parametrize("activation", ["relu", "relu6", "tanh", "silu", None])
+@pytest.mark.parametrize("pool_size", [2, 3, (2, 5)])
+def test_going_back_through_a_relu_behind_the_maxima_changes_no_bit(pool_size, activation, extra, monkeypatch):
+    options = {"pool_size": pool_size, "strides": 2, "padding": "same"}
+    checkpoints = extra == "checkpoints"
+    extra = None if checkpoints else extra
+    expected = pooled(MaxPoolAlone(**options), activation, extra)
+    sizes = []
+    backward = nn.activate_backward
+    monkeypatch.setattr(nn, "activate_backward", lambda grad, *rest: sizes.append(grad.shape) or backward(grad, *rest))
+    found = pooled(MaxPool2D(**options), activation, extra, checkpoints)
+    assert found[0] == expected[0]
+    assert all((found[1][name] == expected[1][name]).all() for name in expected[1])
+    if activation is not None and not checkpoints:  # these cut the two apart
+        behind = activation in ("relu", "relu6") and extra != "used twice"
+        assert sizes == [(6, *((4, 4) if behind else (7, 7)), 4)]
 
 
 def test_arguments_that_change_count_in_training():

@@ -595,8 +595,8 @@ cdef struct FilterGradient:
     Py_ssize_t dy_row, overhang
     # whole: its rows are whole vectors. prefetch: the images are read in place, from far away.
     bint whole, prefetch
-    # Of 1x1 filters, more than a panel, the input is packed instead of the gradient, so many channels side by side, if these
-    # are not all that there are. 0: other filters.
+    # Of 1x1 filters, more than a panel, the input is packed instead of the gradient, so many channels side by side, if
+    # these are not all that there are. 0: other filters.
     Py_ssize_t x_width
     char *dw
     Py_ssize_t dw_row

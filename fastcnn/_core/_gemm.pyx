@@ -188,7 +188,7 @@ cdef bint goes_past(const Product *p) noexcept nogil:
 
 
 cdef bint is_panel(const Product *p) noexcept nogil:
-    """Whether B is a packed panel as it is: its rows are whole vectors, one after the other, and no more than one has."""
+    """Whether B is a packed panel as it is: its rows are whole vectors, no more than a panel's, and have no gaps."""
     cdef Py_ssize_t vectors = p.n // p.table.lanes
     return (not p.b_transposed and 0 < vectors <= p.table.panel_vectors and p.n == vectors * p.table.lanes
             and p.b_row == p.n * p.table.itemsize)

@@ -443,6 +443,13 @@ class Activated(Layer):
         """Return the result before the activation; backward then takes its gradient."""
         return self.apply(x, None), (x, None, False)
 
+    def handed_on(self, x: Array) -> tuple[Array, Any]:
+        """Return the activated result; backward then takes the gradient of what is before the activation.
+
+        For whoever goes back through the activation where that is less to do, as :class:`MaxPool2D` does.
+        """
+        return self.apply(x, self.activation), (x, None, False)
+
     def backward(self, grad: Array, cache: Any) -> tuple[Array, Gradients]:
         """Return the gradients of the input and the weights."""
         dx, gradients = self.apply_backward(self._before_activation(grad, cache), cache[0], True)

@@ -71,20 +71,33 @@ class MaxPool2D(_Pooling):
 
     average = False
 
+    @property
+    def counts(self) -> bool:
+        """Whether a window is small enough that training can remember which of its pixels was the maximum."""
+        return self.pool_size[0] * self.pool_size[1] <= nn.pool.MOST_COUNTED
+
     def forward(self, x: Array, training: bool = False) -> tuple[Array, Any]:
         """Return the maxima."""
-        options = self.pool_size, self.strides, self.padding
-        if training and self.pool_size[0] * self.pool_size[1] <= nn.pool.MOST_COUNTED:
-            y, argmax = nn.max_pool_with_argmax(x, *options)
-            return y, (x.shape, argmax)
-        return nn.max_pool(x, *options), (x, None)
+        if training and self.counts:
+            return self.activated(x, None)
+        return nn.max_pool(x, self.pool_size, self.strides, self.padding), (x, None, None, None)
+
+    def activated(self, x: Array, activation: str | None) -> tuple[Array, Any]:
+        """Return the maxima in training; backward goes back through the activation that gave x as well.
+
+        That has less to do behind the maxima than before them: their gradients alone arrive there.
+        """
+        y, argmax = nn.max_pool_with_argmax(x, self.pool_size, self.strides, self.padding)
+        return y, (x.shape, argmax, None if activation is None else y, activation)
 
     def backward(self, grad: Array, cache: Any) -> tuple[Array, Gradients]:
         """Return the gradient of the images."""
-        x, argmax = cache
+        x, argmax, y, activation = cache
         options = self.pool_size, self.strides, self.padding
         if argmax is None:
             return nn.max_pool_backward(grad, x, *options), {}
+        if activation is not None:
+            grad = nn.activate_backward(grad, y, activation)
         return nn.max_pool_with_argmax_backward(grad, argmax, x, *options), {}
 
 
