@@ -17,10 +17,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from . import ops
+from . import nn, ops
 from .arguments import plain, real_array
 from .layers.activation import Activation, ReLU, ReLU6
 from .layers.base import Activated, Layer, returned_pair
+from .layers.merging import Add
 from .layers.normalization import BatchNormalization
 from .layers.pooling import MaxPool2D
 from .layers.symbolic import Input, Shape, Tensor
@@ -45,8 +46,21 @@ class Call:
         return values[self.sources[0]]
 
 
-# What backward finds of a relu that the normalisation before it has applied.
-_APPLIED = object()
+@dataclass(frozen=True)
+class Done:
+    """What backward finds of a sum or a relu that the normalisation before it has done on the way.
+
+    ``relu`` is the name and the result of one that the normalisation does not go back through itself, as behind a sum.
+    """
+
+    relu: tuple[str, Array] | None = None
+
+    def backward(self, grads: Sequence[Array]) -> Array:
+        """Return the gradient before the relu, from those of its result."""
+        if self.relu is None:
+            return grads[0] if len(grads) == 1 else nn.add(*grads)
+        name, y = self.relu
+        return nn.activate_backward(grads[0], y, name, *grads[1:])
 
 
 @dataclass
@@ -103,7 +117,7 @@ class Graph:
         self._followers = {
             i: users[call.target][0]
             for i, call in enumerate(self.calls)
-            if type(call.layer).forward in (BatchNormalization.forward, Activated.forward)
+            if type(call.layer).forward in (BatchNormalization.forward, Activated.forward, Add.forward)
             and len(users.get(call.target, [])) == 1
             and call.target not in self.outputs
         }
@@ -223,19 +237,22 @@ class Graph:
 
     def _run(self, values: Any, first: int, last: int, tape: Tape, keeps: bool) -> None:
         """Add the results of some calls to the values by number; what backward needs goes to the tape if it is kept."""
-        done = None  # the index of a relu that the normalisation before it has applied
+        done: dict[int, Done] = {}  # sums and relus by index that the normalisation before them has done on the way
         pooled = None  # the index of a max pooling that goes back through the activation of the layer before it
         for index in range(first, last):
             call = self.calls[index]
             layer, x = call.layer, call.argument(values)
             given: Any
-            if index == done:
-                given = x, _APPLIED
+            if index in done:
+                given = values[call.target - 1], done.pop(index)
             elif index == pooled:
                 given = layer.activated(x, self.calls[index - 1].layer.activation)  # type: ignore[attr-defined]
-            elif (relu := self._relu_after(index, last)) is not None:
-                done = index + 1
-                given = layer.activated(x, tape.training, relu)  # type: ignore[attr-defined]  # it normalises
+            elif (after := self._after_normalization(index, last, values)) is not None:
+                relu, residual = after
+                given = layer.activated(x, tape.training, relu, residual)  # type: ignore[attr-defined]  # it normalises
+                done[index + 1] = Done()
+                if relu is not None and residual is not None:
+                    done[index + 2] = Done((relu, given[0]))
             elif tape.training and self._is_pooled(index, last):
                 pooled = index + 1
                 given = layer.handed_on(x)  # type: ignore[attr-defined]  # it is activated
@@ -251,12 +268,35 @@ class Graph:
             for value in self._freed[index]:
                 values[value] = None
 
-    def _relu_after(self, index: int, last: int) -> str | None:
-        """Name the relu that the next call is, where this one is a normalisation, for it alone, without activation."""
-        layer, follower = self.calls[index].layer, self._followers.get(index)
-        if follower != index + 1 or follower >= last or not isinstance(layer, BatchNormalization) or layer.activation:
+    def _after_normalization(self, index: int, last: int, values: Any) -> tuple[str | None, Array | None] | None:
+        """Return the relu after a normalisation without activation, and what is added between, where either is there.
+
+        That is for calls that follow at once, and are the only ones to take what the one before gives.
+        """
+        call = self.calls[index]
+        if not isinstance(call.layer, BatchNormalization) or call.layer.activation:
             return None
-        relu = self.calls[follower].layer
+        residual = None
+        follower = self._follower(index, last)
+        if follower is not None and type(follower.layer) is Add and len(follower.sources) == 2:
+            (other,) = (values[source] for source in follower.sources if source != call.target)
+            x = values[call.sources[0]]
+            if other.shape == x.shape:
+                residual = other
+                index += 1
+        relu = self._relu_after(index, last)
+        return None if residual is None and relu is None else (relu, residual)
+
+    def _follower(self, index: int, last: int) -> Call | None:
+        """Return the next call, where it alone takes what this one gives."""
+        return self.calls[index + 1] if self._followers.get(index) == index + 1 < last else None
+
+    def _relu_after(self, index: int, last: int) -> str | None:
+        """Name the relu that the next call is, where it alone takes what this one gives."""
+        follower = self._follower(index, last)
+        if follower is None:
+            return None
+        relu = follower.layer
         if type(relu) not in (Activation, ReLU, ReLU6):
             return None
         (op,) = relu.lowered(())
@@ -265,10 +305,10 @@ class Graph:
 
     def _is_pooled(self, index: int, last: int) -> bool:
         """Whether this call ends in a relu, and the next one takes the maxima of its result, for it alone."""
-        layer, follower = self.calls[index].layer, self._followers.get(index)
-        if follower != index + 1 or follower >= last or not isinstance(layer, Activated):
+        layer, follower = self.calls[index].layer, self._follower(index, last)
+        if follower is None or not isinstance(layer, Activated):
             return False
-        pool = self.calls[follower].layer
+        pool = follower.layer
         return type(pool) is MaxPool2D and pool.counts and layer.activation in FUSED
 
     def _cut(self) -> list[tuple[int, int]]:
@@ -301,7 +341,11 @@ class Graph:
         pending = _Sums()
         for output, grad in zip(self.outputs, grads, strict=True):
             pending.add(output, grad)
-        wanted = self._wanting_gradients()
+        trainable = {id(layer): layer.trainable_weights for layer in self.layers}
+        wanted: set[int] = set()  # the values behind which, on the way to the inputs, there is anything to train
+        for call in self.calls:
+            if trainable[id(call.layer)] or any(source in wanted for source in call.sources):
+                wanted.add(call.target)
         found: dict[str, Array] = {}
         for index in range(len(self.calls) - 1, -1, -1):
             if tape.parts and tape.parts[-1].last == index + 1:
@@ -310,13 +354,16 @@ class Graph:
                 del again
             call, cache = self.calls[index], tape.entries[index]
             layer = call.layer
-            tape.entries[index] = None if cache is _APPLIED else layer.learned(cache)
+            tape.entries[index] = None if isinstance(cache, Done) else layer.learned(cache)
             if call.target not in wanted:
                 continue
-            grad = pending.pop(call.target)
-            if cache is _APPLIED:
-                pending.add(call.sources[0], grad)
+            if isinstance(cache, Done):
+                grad = cache.backward(pending.pop(call.target))
+                for source in call.sources:
+                    if source in wanted:
+                        pending.add(source, grad)
                 continue
+            grad = pending.pop_sum(call.target)
             if any(source in wanted for source in call.sources):
                 dx, gradients = returned_pair(layer, layer.backward(grad, cache), "backward")
                 for source, part in zip(call.sources, _parts(call, dx), strict=True):
@@ -330,48 +377,38 @@ class Graph:
                 del dx
             else:
                 gradients = layer.backward_weights(grad, cache)
-            for name, weight in layer.trainable_weights.items():
+            for name, weight in trainable[id(layer)].items():
                 gradient = _gradient(layer, name, gradients, weight)
                 key = f"{layer.name}/{name}"
                 found[key] = found[key] + gradient if key in found else gradient
-        return {
-            f"{layer.name}/{n}": found[f"{layer.name}/{n}"] for layer in self.layers for n in layer.trainable_weights
-        }
+        keys = [f"{layer.name}/{name}" for layer in self.layers for name in trainable[id(layer)]]
+        return {key: found[key] for key in keys}
 
     def after_step(self, tape: Tape) -> None:
         """Let every layer take in what it has learned in a step."""
         for call, learned in zip(self.calls, tape.entries, strict=True):
             call.layer.after_step(learned)
 
-    def _wanting_gradients(self) -> set[int]:
-        """Return the values behind which, on the way to the inputs, there is anything to train."""
-        wanted: set[int] = set()
-        for call in self.calls:
-            if call.layer.trainable_weights or any(source in wanted for source in call.sources):
-                wanted.add(call.target)
-        return wanted
-
 
 class _Sums:
-    """Gradients by the number of the value, summed where several calls use it."""
+    """Gradients by the number of the value, of which the last two are still to be added where several calls use it."""
 
     def __init__(self) -> None:
-        self._arrays: dict[int, Array] = {}
-        self._own: set[int] = set()
+        self._arrays: dict[int, list[Array]] = {}
 
     def add(self, value: int, grad: Array) -> None:
-        if value not in self._arrays:
-            self._arrays[value] = grad
-        elif value in self._own:
-            self._arrays[value] += grad
-        else:
-            # The first one may be another value's gradient too.
-            self._arrays[value] = self._arrays[value] + grad
-            self._own.add(value)
+        arrays = self._arrays.setdefault(value, [])
+        if len(arrays) == 2:
+            arrays[:] = [nn.add(*arrays)]
+        arrays.append(grad)
 
-    def pop(self, value: int) -> Array:
-        self._own.discard(value)
+    def pop(self, value: int) -> list[Array]:
+        """Return one or two arrays."""
         return self._arrays.pop(value)
+
+    def pop_sum(self, value: int) -> Array:
+        arrays = self.pop(value)
+        return arrays[0] if len(arrays) == 1 else nn.add(*arrays)
 
 
 def _parts(call: Call, dx: Any) -> list[Array]:

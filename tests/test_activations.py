@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import reference
-from checks import assert_close, assert_equal, assert_within_ulps, normals
+from checks import assert_close, assert_equal, assert_within_ulps, integers, normals
 
 from fastcnn import nn
 
@@ -280,6 +280,15 @@ def test_leaky_relu_backward_has_the_slope_it_is_given(dtype):
 def test_relu_backward_is_zero_at_zero_and_drops_infinite_gradients(dtype):
     y, grad = np.array([0, -0.0, 0, 2], dtype), np.array([1, 1, np.inf, np.inf], dtype)
     assert_equal(nn.relu_backward(grad, y), [0, 0, 0, np.inf], dtype)
+
+
+@pytest.mark.parametrize("size", [0, 1, 3, 4, 5, 8, 15, 16, 17, 31, 33, 8191, 8192, 8193, 100_003])
+def test_sums_and_gradients_of_a_result_that_is_taken_twice(size, dtype):
+    g, h, y = integers(size).astype(dtype), integers(size, seed=1).astype(dtype), 4 * normals(size, dtype=dtype, seed=2)
+    y[:3] = (np.nan, np.inf, 6)[:size]
+    assert_equal(nn.add(g, h), g.astype(np.float64) + h, dtype)
+    for name in (None, "relu", "relu6", "tanh", "silu"):
+        assert_equal(nn.activate_backward(g, y, name, h), nn.activate_backward(g + h, y, name), dtype)
 
 
 @pytest.mark.parametrize("name", [None, "linear"])

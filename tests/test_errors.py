@@ -27,7 +27,8 @@ def ones(*shape: int) -> np.ndarray:
 # One right call for every op; the wrong ones below change one argument of it.
 RIGHT = {
     "activate": {"x": ones(2, 3), "activation": "relu"},
-    "activate_backward": {"grad": ones(2, 3), "y": ones(2, 3), "activation": "relu"},
+    "activate_backward": {"grad": ones(2, 3), "y": ones(2, 3), "activation": "relu", "second": ones(2, 3)},
+    "add": {"x": ones(2, 3), "y": ones(2, 3)},
     "adam_step": {
         "params": [ones(2, 3)],
         "grads": [ones(2, 3)],
@@ -56,6 +57,7 @@ RIGHT = {
         "scale": ones(3),
         "variance_epsilon": 1e-3,
         "activation": None,
+        "residual": ones(2, 3),
     },
     "batch_normalization_backward": {
         "grad": ones(2, 3),
@@ -210,6 +212,8 @@ RIGHT = {
     "tanh_backward": {"grad": ones(2, 3), "y": ones(2, 3)},
 }
 OPTIONAL = {
+    ("activate_backward", "second"),
+    ("batch_normalization", "residual"),
     ("conv2d", "bias"),
     ("conv2d", "residual"),
     ("conv2d_transpose", "bias"),

@@ -16,6 +16,7 @@ from fastcnn.initializers import Constant
 from fastcnn.layers import (
     Activation,
     Add,
+    AveragePooling2D,
     BatchNormalization,
     Concatenate,
     Conv2D,
@@ -492,6 +493,61 @@ def test_what_is_no_plain_relu_of_it_alone_is_not(relu, extra):
     y = layers["dense"](y.reshape(6, -1))
     np.testing.assert_allclose(loss, ((y - 1) ** 2).mean(), rtol=1e-5)
     assert np.abs(gradients["norm/gamma"]).max() > 0
+
+
+class AddAlone(Add):
+    """One that nothing is worked into."""
+
+    def forward(self, x, training=False):
+        return super().forward(x, training)
+
+
+def residual_blocks(add, relu, projected, taken, checkpoints=False):
+    """Two blocks, whose input and result are taken twice or, by a last one, three times."""
+    x = Input((6, 6, 4))
+    y = Conv2D(4, 1)(x)
+    for block in range(2):
+        z = BatchNormalization()(Conv2D(4, 3, padding="same", use_bias=False)(y))
+        shortcut = BatchNormalization(gamma_initializer=Constant(2))(Conv2D(4, 1)(y)) if projected else y
+        z = add()([z, shortcut] if block else [shortcut, z])
+        y = z if relu is None else relu()(z)
+    z = Concatenate()([y, Conv2D(2, 1)(y), Conv2D(3, 1)(y)][:taken])
+    model = fastcnn.Model(x, Dense(2)(Flatten()(z)), seed=0)
+    model.compile("sgd", "mse", checkpoint_activations=checkpoints)
+    data = np.random.default_rng(0).standard_normal((5, 6, 6, 4))
+    loss, gradients = model.loss_and_gradients(data, np.ones((5, 2)))
+    return loss, list(gradients.values()), model(data)
+
+
+@pytest.mark.parametrize("taken", [1, 2, 3])
+@pytest.mark.parametrize("projected", [False, True])
+@pytest.mark.parametrize("relu", [None, ReLU, ReLU6, lambda: Activation("tanh"), lambda: ReLU(3)])
+def test_a_sum_after_a_normalization_is_worked_into_it(relu, projected, taken, monkeypatch):
+    loss, gradients, result = residual_blocks(AddAlone, relu, projected, taken)
+    sums = []
+    forward = Add.forward
+    monkeypatch.setattr(Add, "forward", lambda *args: sums.append(args) or forward(*args))
+    for checkpoints in (False, True):
+        sums.clear()
+        found = residual_blocks(Add, relu, projected, taken, checkpoints)
+        # Cut into parts, the second pass does a sum for itself where it begins one.
+        assert checkpoints or not sums
+        assert found[0] == pytest.approx(loss, rel=1e-6)
+        for a, b in zip([*found[1], found[2]], [*gradients, result], strict=True):
+            np.testing.assert_allclose(a, b, rtol=0, atol=1e-5 * np.abs(b).max())
+
+
+def test_a_sum_that_is_broadcast_or_taken_elsewhere_is_not_worked_in():
+    x = Input((4, 4, 3))
+    gate = BatchNormalization()(AveragePooling2D(4)(x))
+    twice = BatchNormalization()(x)
+    model = fastcnn.Model(x, [Add()([x, gate]), Add()([gate, x]), Add()([twice, twice]), twice], seed=0)
+    data = np.random.default_rng(0).standard_normal((2, 4, 4, 3)).astype(np.float32)
+    wide, turned, doubled, once = model(data, training=True)
+    np.testing.assert_array_equal(wide, turned)
+    np.testing.assert_array_equal(doubled, 2 * once)
+    np.testing.assert_allclose(np.ptp(wide - data, axis=(1, 2)), 0, atol=1e-6)
+    assert np.abs(wide - data).max() > 0.1
 
 
 class MaxPoolAlone(MaxPool2D):

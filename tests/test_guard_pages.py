@@ -116,6 +116,8 @@ def cases(dtype: np.dtype, vl: int):
             y = nn.activate(x, name)
             yield nn.activate, (x, name), {}
             yield nn.activate_backward, (g, y, name), {}
+        yield nn.activate_backward, (g, x, "relu6", values(n)), {}
+        yield nn.add, (g, x), {}
         yield nn.leaky_relu, (x, 0.3), {}
         yield nn.leaky_relu_backward, (g, x, 0.3), {}
         yield nn.gelu, (x, True), {}
@@ -145,6 +147,7 @@ def cases(dtype: np.dtype, vl: int):
             yield nn.moments, (x,), {}
             yield nn.batch_normalization, (x, mean, variance, offset, scale, 1e-3), {}
             yield nn.batch_normalization, (x, mean, variance, offset, scale, 1e-3, "relu"), {}
+            yield nn.batch_normalization, (x, mean, variance, offset, scale, 1e-3, "relu", g), {}
             yield nn.layer_normalization, (x, offset, scale, 1e-3), {}
             yield nn.layer_normalization_backward, (g, x, scale, 1e-3), {}
             for training in (False, True):

@@ -119,6 +119,17 @@ def check_relu(x, grad, mean, variance, offset, scale, training, max_value=None)
         np.testing.assert_allclose(a, b, rtol=0, atol=16 * np.finfo(x.dtype).eps * np.abs(b).max(initial=0))
 
 
+@pytest.mark.parametrize("shape", [*SHAPES, (0, 3)])
+@pytest.mark.parametrize("activation", [None, "relu", "relu6", "tanh"])
+def test_a_residual_is_added_before_the_activation(shape, activation, dtype):
+    x, residual, *channels = batch(shape, dtype)
+    y = nn.batch_normalization(x, *channels, 0.01, activation, residual)
+    expected = nn.activate(nn.batch_normalization(x, *channels, 0.01) + residual, activation)
+    # Where compilers fuse other multiplications with additions, all but roundings are equal.
+    np.testing.assert_allclose(y, expected, rtol=0, atol=4 * np.finfo(dtype).eps * np.abs(expected).max(initial=1))
+    assert not y.size or activation == "tanh" or np.abs(y - nn.activate(residual, activation)).max() > 0.1
+
+
 def test_where_a_relu6_is_cut_off_no_gradient_passes(dtype):
     x = np.array([[-1.0], [1.0], [5.0], [7.0]], dtype)
     one, zero = np.ones(1, dtype), np.zeros(1, dtype)

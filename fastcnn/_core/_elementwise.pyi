@@ -29,8 +29,10 @@ SOFTMAX: Final[int]
 SOFTMAX_BACKWARD: Final[int]
 LOG_SOFTMAX: Final[int]
 LOG_SOFTMAX_BACKWARD: Final[int]
+ADD: Final[int]
 
 def elementwise(op: int, a: NDArray[Any], b: NDArray[Any], alpha: float, out: NDArray[Any]) -> None: ...
+def relu_backward_sum(g: NDArray[Any], h: NDArray[Any], y: NDArray[Any], relu: int, out: NDArray[Any]) -> None: ...
 def rowwise(op: int, a: NDArray[Any], b: NDArray[Any], out: NDArray[Any]) -> None: ...
 def softmax_cross_entropy(
     logits: NDArray[Any], targets: NDArray[Any], dlogits: NDArray[Any], losses: NDArray[np.float64]
@@ -39,7 +41,13 @@ def column_sum(x: NDArray[Any], out: NDArray[Any]) -> None: ...
 def moments(x: NDArray[Any], mean: NDArray[Any], variance: NDArray[Any]) -> None: ...
 def bias_add(x: NDArray[Any], bias: NDArray[Any], relu: bool, y: NDArray[Any]) -> None: ...
 def normalize(
-    x: NDArray[Any], mean: NDArray[Any], scale: NDArray[Any], offset: NDArray[Any], relu: int, y: NDArray[Any]
+    x: NDArray[Any],
+    mean: NDArray[Any],
+    scale: NDArray[Any],
+    offset: NDArray[Any],
+    residual: NDArray[Any] | None,
+    relu: int,
+    y: NDArray[Any],
 ) -> None: ...
 def normalize_sums(
     dy: NDArray[Any],

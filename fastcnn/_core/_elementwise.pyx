@@ -11,6 +11,7 @@ from libc.string cimport memcpy, memset
 cimport numpy as cnp
 
 from ._runtime cimport (
+    FC_ADD,
     FC_CLIPPED_RELU,
     FC_CLIPPED_RELU_BACKWARD,
     FC_GELU,
@@ -60,6 +61,7 @@ GELU, GELU_BACKWARD = FC_GELU, FC_GELU_BACKWARD
 GELU_TANH, GELU_TANH_BACKWARD = FC_GELU_TANH, FC_GELU_TANH_BACKWARD
 SOFTMAX, SOFTMAX_BACKWARD = FC_SOFTMAX, FC_SOFTMAX_BACKWARD
 LOG_SOFTMAX, LOG_SOFTMAX_BACKWARD = FC_LOG_SOFTMAX, FC_LOG_SOFTMAX_BACKWARD
+ADD = FC_ADD
 
 cdef enum:
     RUN = 8192  # elements of a run: 32 KB of float32, so that a run's operands stay in L2
@@ -80,7 +82,7 @@ cdef inline char *after(const char *start, Py_ssize_t step) noexcept nogil:
 
 
 cdef inline bint has_exponential(int op) noexcept nogil:
-    return op == FC_SIGMOID or op == FC_TANH or op >= FC_SILU  # the last ones of the list in kernels.h
+    return op == FC_SIGMOID or op == FC_TANH or FC_SILU <= op < FC_ADD  # as they stand in kernels.h
 
 
 def elementwise(int op, cnp.ndarray a, cnp.ndarray b, double alpha, cnp.ndarray out):
@@ -94,6 +96,21 @@ def elementwise(int op, cnp.ndarray a, cnp.ndarray b, double alpha, cnp.ndarray 
     with nogil:
         for i in prange(ceil_div(n, RUN), num_threads=threads, schedule="static"):
             table.map[op](min(RUN, n - i * RUN), pa + i * RUN * size, pb + i * RUN * size, po + i * RUN * size, alpha)
+
+
+def relu_backward_sum(cnp.ndarray g, cnp.ndarray h, cnp.ndarray y, int relu, cnp.ndarray out):
+    """Write the sum of two gradients of a relu's result y, before the relu, to out."""
+    cdef const fc_kernels *table = kernels(out)
+    cdef Py_ssize_t n = cnp.PyArray_SIZE(out), step = RUN * cnp.PyArray_ITEMSIZE(out), i
+    cdef const char *pg = cnp.PyArray_BYTES(g)
+    cdef const char *ph = cnp.PyArray_BYTES(h)
+    cdef const char *py = cnp.PyArray_BYTES(y)
+    cdef char *po = cnp.PyArray_BYTES(out)
+    cdef int threads = threads_for(<double> n * LIGHT)
+    with nogil:
+        for i in prange(ceil_div(n, RUN), num_threads=threads, schedule="static"):
+            table.relu_backward_sum(min(RUN, n - i * RUN), pg + i * step, ph + i * step, py + i * step, relu,
+                                    po + i * step)
 
 
 def rowwise(int op, cnp.ndarray a, cnp.ndarray b, cnp.ndarray out):
@@ -270,6 +287,7 @@ cdef fc_norm run_of(const Norm *n, Py_ssize_t run) noexcept nogil:
         t.columns = n.columns
         t.past = False
     t.x += step
+    t.residual = after(t.residual, step)
     t.g = after(t.g, step)
     t.y = after(t.y, step)
     t.total = after(t.total, run * n.r.line)
@@ -354,12 +372,15 @@ def moments(cnp.ndarray x, cnp.ndarray mean, cnp.ndarray variance):
     release(n.scratch)
 
 
-def normalize(cnp.ndarray x, cnp.ndarray mean, cnp.ndarray scale, cnp.ndarray offset, int relu, cnp.ndarray y):
-    """Write the result to y."""
+def normalize(cnp.ndarray x, cnp.ndarray mean, cnp.ndarray scale, cnp.ndarray offset, cnp.ndarray residual, int relu,
+              cnp.ndarray y):
+    """Write the result, with a residual or None for none added before the activation, to y."""
     cdef const fc_kernels *table = kernels(x)
     cdef Norm n = normalization(x, mean, scale, offset, relu)
     n.t.y = cnp.PyArray_BYTES(y)
     n.t.past = goes_past(&n, table, n.t.y)
+    if residual is not None:
+        n.t.residual = cnp.PyArray_BYTES(residual)
     map_runs(&n, table.normalize)
     release(n.scratch)
 

@@ -12,7 +12,7 @@ cdef extern from "kernels.h" nogil:
         FC_LEAKY_RELU, FC_LEAKY_RELU_BACKWARD
         FC_SIGMOID, FC_SIGMOID_BACKWARD, FC_TANH, FC_TANH_BACKWARD
         FC_HARD_SIGMOID, FC_HARD_SIGMOID_BACKWARD, FC_HARD_SWISH, FC_HARD_SWISH_BACKWARD
-        FC_SILU, FC_SILU_BACKWARD, FC_GELU, FC_GELU_BACKWARD, FC_GELU_TANH, FC_GELU_TANH_BACKWARD
+        FC_SILU, FC_SILU_BACKWARD, FC_GELU, FC_GELU_BACKWARD, FC_GELU_TANH, FC_GELU_TANH_BACKWARD, FC_ADD
         FC_SOFTMAX, FC_LOG_SOFTMAX, FC_SOFTMAX_BACKWARD, FC_LOG_SOFTMAX_BACKWARD
 
     ctypedef struct fc_tile:
@@ -83,6 +83,7 @@ cdef extern from "kernels.h" nogil:
     ctypedef struct fc_norm:
         Py_ssize_t rows, columns
         const char *x
+        const char *residual
         const char *g
         const char *mean
         const char *scale
@@ -115,8 +116,10 @@ cdef extern from "kernels.h" nogil:
         void (*max_pool_backward)(const fc_pool *) noexcept nogil
         void (*avg_pool)(const fc_pool *) noexcept nogil
         void (*avg_pool_backward)(const fc_pool *) noexcept nogil
-        fc_map *map[20]
+        fc_map *map[21]
         fc_row_map *row_map[4]
+        void (*relu_backward_sum)(Py_ssize_t n, const void *g, const void *h, const void *y, int relu,
+                                  void *out) noexcept nogil
         void (*column_sum)(Py_ssize_t rows, Py_ssize_t columns, const void *x, void *out) noexcept nogil
         void (*bias_add)(Py_ssize_t rows, Py_ssize_t columns, const void *x, const void *bias, int relu,
                          void *y) noexcept nogil

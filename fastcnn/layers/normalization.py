@@ -152,11 +152,18 @@ class BatchNormalization(_Normalization):
         """Return the normalised and activated input."""
         return self.activated(x, training, self.activation)
 
-    def activated(self, x: Array, training: bool, activation: str | None) -> tuple[Array, Any]:
-        """Return the same with an activation of the caller's choice, which backward will know of."""
+    def activated(
+        self, x: Array, training: bool, activation: str | None, residual: Array | None = None
+    ) -> tuple[Array, Any]:
+        """Return the same with an activation of the caller's choice, which backward will know of.
+
+        Where a residual is added before the activation, backward takes the gradient of the sum.
+        """
         training = training and self.trainable and x.size > 0
         mean, variance = nn.moments(x) if training else (self.moving_mean, self.moving_variance)
-        y = nn.batch_normalization(x, mean, variance, self._beta(x), self._gamma(x), self.epsilon, activation)
+        y = nn.batch_normalization(x, mean, variance, self._beta(x), self._gamma(x), self.epsilon, activation, residual)
+        if residual is not None:
+            activation = None
         from_result = activation not in (None, *FUSED, *nn.BACK_FROM_ARGUMENT)
         return y, (x, mean, variance, training, y if from_result else None, activation)
 

@@ -152,7 +152,9 @@ def activate(x: ArrayLike, activation: str | None) -> FloatArray:
     return _elementwise(_ELEMENTWISE[name], x, x, _PARAMETER.get(name, 0.0))
 
 
-def activate_backward(grad: ArrayLike, y: ArrayLike, activation: str | None) -> FloatArray:
+def activate_backward(
+    grad: ArrayLike, y: ArrayLike, activation: str | None, second: ArrayLike | None = None
+) -> FloatArray:
     """Return the gradient of an activation's argument, from its result or from the argument itself.
 
     Parameters
@@ -163,6 +165,9 @@ def activate_backward(grad: ArrayLike, y: ArrayLike, activation: str | None) -> 
         The result of :func:`activate`; for an activation of :data:`BACK_FROM_ARGUMENT` its argument.
     activation
         The same name.
+    second
+        What to add to grad first, of its shape: the gradient of the result where something else takes it too. "relu"
+        and "relu6" do that in one pass. None for nothing.
 
     Notes
     -----
@@ -193,13 +198,48 @@ def activate_backward(grad: ArrayLike, y: ArrayLike, activation: str | None) -> 
     [0.5, 1.0]
     """
     name = checked_activation(activation)
-    grad, y = floats(("grad", "y"), grad, y)
+    grad, y, second = floats(("grad", "y", "second"), grad, y, second, optional=1)
     like(grad, y.shape)
+    if second is not None:
+        like(second, y.shape, "second")
+        if name in FUSED:
+            out = np.empty_like(y)
+            _kernels.relu_backward_sum(grad, second, y, FUSED[name], out)
+            return out
+        grad = add(grad, second)
     if name is None:
         return np.array(grad)
     if name in _ROWWISE:
         return _rowwise(_ROWWISE_BACKWARD[name], grad, y, -1)
     return _elementwise(_ELEMENTWISE_BACKWARD[name], grad, y, _PARAMETER.get(name, 0.0))
+
+
+def add(x: ArrayLike, y: ArrayLike) -> FloatArray:
+    """Return x + y, of one shape.
+
+    Parameters
+    ----------
+    x, y
+        Of any shape.
+
+    Returns
+    -------
+    ndarray
+        Of the same shape.
+
+    Raises
+    ------
+    TypeError, ValueError
+        Naming the argument that does not fit.
+
+    Examples
+    --------
+    >>> add([1.0, 2.0], [3.0, 4.0]).tolist()
+    [4.0, 6.0]
+    """
+    x, y = floats(("x", "y"), x, y)
+    like(y, x.shape, "y")
+    return _elementwise(_kernels.ADD, x, y)
 
 
 def _elementwise(op: int, a: FloatArray, b: FloatArray, alpha: float = 0.0) -> FloatArray:

@@ -129,8 +129,9 @@ def batch_normalization(
     scale: ArrayLike,
     variance_epsilon: float,
     activation: str | None = None,
+    residual: ArrayLike | None = None,
 ) -> FloatArray:
-    """Normalise each channel: y = activation((x - mean) / sqrt(variance + epsilon) * scale + offset).
+    """Normalise each channel: y = activation((x - mean) / sqrt(variance + epsilon) * scale + offset + residual).
 
     Parameters
     ----------
@@ -142,6 +143,8 @@ def batch_normalization(
         Not negative; positive where a variance is zero.
     activation
         One of :data:`fastcnn.nn.ACTIVATIONS`, or None.
+    residual
+        Of the shape of x; None for none.
 
     Returns
     -------
@@ -163,15 +166,16 @@ def batch_normalization(
     [[-5.0], [5.0]]
     """
     activation = checked_activation(activation)
-    x, mean, variance, offset, scale = floats(
-        ("x", "mean", "variance", "offset", "scale"), x, mean, variance, offset, scale
-    )
+    names = ("x", "mean", "variance", "offset", "scale", "residual")
+    x, mean, variance, offset, scale, residual = floats(names, x, mean, variance, offset, scale, residual, optional=1)
     channels = _channels(x, "x")
     for name, value in (("mean", mean), ("variance", variance), ("offset", offset), ("scale", scale)):
         like(value, channels, name)
+    if residual is not None:
+        like(residual, x.shape, "residual")
     y = np.empty_like(x)
     fused = FUSED.get(activation, 0)
-    _kernels.normalize(x, mean, scale * inverse_deviation(variance, variance_epsilon), offset, fused, y)
+    _kernels.normalize(x, mean, scale * inverse_deviation(variance, variance_epsilon), offset, residual, fused, y)
     return y if fused else apply_in_place(y, activation)
 
 
@@ -190,7 +194,7 @@ def bound_batch_normalization(
         One of :data:`fastcnn.nn.ACTIVATIONS`, or None.
     """
     fused = FUSED.get(activation, 0)
-    normalize = partial(_kernels.normalize, x, mean, scale, offset, fused, out)
+    normalize = partial(_kernels.normalize, x, mean, scale, offset, None, fused, out)
     if fused or activation is None:
         return normalize
     activate = bound_activation(activation, out, out)

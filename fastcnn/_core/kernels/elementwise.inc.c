@@ -176,6 +176,19 @@ MAP(gelu_tanh_backward, a * vgated_slope(b * GELU_SLOPE * (b * b * ((FC_T)3 * GE
                                          b * GELU_SLOPE * (b * b * GELU_CUBE + (FC_T)1)))
 #undef GELU_SLOPE
 #undef GELU_CUBE
+MAP(add, a + b)
+
+static void FC_NAME(relu_backward_sum)(ptrdiff_t n, const void *g_, const void *h_, const void *y_, int relu,
+                                       void *out_) {
+    const FC_T *g = g_, *h = h_, *py = y_;
+    FC_T *out = out_;
+    for (ptrdiff_t i = 0; i < n; i += VL) {
+        const ptrdiff_t left = n - i;
+        const vec sum = load_left(g + i, left) + load_left(h + i, left), y = load_left(py + i, left);
+        const vec passed = (vec)((mask)sum & (y > (FC_T)0));
+        store_left(out + i, relu == 2 ? (vec)((mask)passed & (y < (FC_T)6)) : passed, left);
+    }
+}
 
 /* ---- one row ---- */
 
@@ -359,7 +372,8 @@ FC_INLINE void norm_forward(const fc_norm *t, ptrdiff_t i, ptrdiff_t c, ptrdiff_
                             const int past) {
     (void)rows;
     if (past) norm_ahead(AT(x, i + c));
-    const vec y = (LOAD(x, i + c) - LOAD(mean, c)) * LOAD(scale, c) + LOAD(offset, c);
+    vec y = (LOAD(x, i + c) - LOAD(mean, c)) * LOAD(scale, c) + LOAD(offset, c);
+    if (t->residual) y += LOAD(residual, i + c);
     norm_store(AT(y, i + c), clamp(y, relu), left, past);
 }
 

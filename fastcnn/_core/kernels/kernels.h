@@ -140,12 +140,13 @@ enum {
     FC_GELU_BACKWARD,
     FC_GELU_TANH,
     FC_GELU_TANH_BACKWARD,
+    FC_ADD, /* a + b */
     FC_MAPS
 };
 typedef void fc_map(ptrdiff_t n, const void *a, const void *b, void *out, double alpha);
 
 /* Dense rows, and values per column c.
- * normalize: y = act((x - mean) * scale + offset).
+ * normalize: y = act((x - mean) * scale + offset + residual), where there is one.
  * With g, the gradient of the result before the activation: what comes in, or zero where relu cut the result off:
  * normalize_moments: total[c] += sum (x - mean) and dot[c] += sum (x - mean)^2 over the rows.
  * normalize_sums: total[c] += sum g and dot[c] += sum g (x - mean) over the rows.
@@ -153,7 +154,7 @@ typedef void fc_map(ptrdiff_t n, const void *a, const void *b, void *out, double
  * Tail rule: reads and writes these rows and columns only. */
 typedef struct {
     ptrdiff_t rows, columns;
-    const char *x, *g, *mean, *scale, *offset, *g_mean, *slope;
+    const char *x, *residual, *g, *mean, *scale, *offset, *g_mean, *slope;
     char *y, *total, *dot;
     int relu; /* 0: no activation, 1: relu, 2: relu cut off at 6 */
     int past; /* whether y is written past the caches; its rows then begin at multiples of a vector's size */
@@ -193,6 +194,8 @@ typedef struct {
 
     fc_map *map[FC_MAPS];
     fc_row_map *row_map[FC_ROW_MAPS];
+    /* out = g + h, or 0 where a relu, as in fc_norm, has cut its result y off: its gradient where y is taken twice */
+    void (*relu_backward_sum)(ptrdiff_t n, const void *g, const void *h, const void *y, int relu, void *out);
     /* out[c] += sum over rows of x[row, c], rows dense. */
     void (*column_sum)(ptrdiff_t rows, ptrdiff_t columns, const void *x, void *out);
 

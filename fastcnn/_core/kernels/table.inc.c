@@ -35,10 +35,11 @@
                 [FC_SILU] = FC_NAME(silu), [FC_SILU_BACKWARD] = FC_NAME(silu_backward),              \
                 [FC_GELU] = FC_NAME(gelu), [FC_GELU_BACKWARD] = FC_NAME(gelu_backward),              \
                 [FC_GELU_TANH] = FC_NAME(gelu_tanh),                                                 \
-                [FC_GELU_TANH_BACKWARD] = FC_NAME(gelu_tanh_backward)},                              \
+                [FC_GELU_TANH_BACKWARD] = FC_NAME(gelu_tanh_backward), [FC_ADD] = FC_NAME(add)},     \
         .row_map = {[FC_SOFTMAX] = FC_NAME(softmax), [FC_LOG_SOFTMAX] = FC_NAME(log_softmax),        \
                     [FC_SOFTMAX_BACKWARD] = FC_NAME(softmax_backward),                               \
                     [FC_LOG_SOFTMAX_BACKWARD] = FC_NAME(log_softmax_backward)},                      \
+        .relu_backward_sum = FC_NAME(relu_backward_sum),                                             \
         .column_sum = FC_NAME(column_sum), .bias_add = FC_NAME(bias_add),                            \
         .normalize_moments = FC_NAME(normalize_moments), .normalize = FC_NAME(normalize),            \
         .normalize_sums = FC_NAME(normalize_sums), .normalize_backward = FC_NAME(normalize_backward), \
