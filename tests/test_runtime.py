@@ -569,6 +569,16 @@ def test_the_same_call_takes_no_more_memory():
     assert _runtime.scratch_bytes() == scratch
 
 
+def test_growing_calls_hold_no_more_scratch_memory_than_the_largest_needs():
+    code = (
+        "import numpy as np; from fastcnn import nn; from fastcnn._core import _runtime\n"
+        "for n in range(40, 400, 20):\n"
+        "    nn.matmul(np.ones((n, n), np.float32), np.ones((n, n), np.float32))\n"
+        "print(_runtime.scratch_bytes() / _runtime.largest_scratch())"
+    )
+    assert 1 <= float(printed(code)) < 1.3
+
+
 def test_the_largest_scratch_buffer_is_told_once():
     x, w = np.ones((2, 30, 30, 16), np.float32), np.ones((3, 3, 16, 16), np.float32)
     nn.conv2d(x, w, padding="SAME")

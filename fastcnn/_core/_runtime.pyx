@@ -190,7 +190,7 @@ for _i in range(SLOTS):
 cdef char *acquire(size_t size) except NULL:
     """Return scratch memory of at least size bytes, aligned to a cache line; pair with release()."""
     global largest
-    cdef int i, best = -1, spare = -1
+    cdef int i, best = -1, largest_free = -1
     cdef void *start = NULL
     largest = max(largest, size)
     for i in range(SLOTS):
@@ -198,8 +198,8 @@ cdef char *acquire(size_t size) except NULL:
             continue
         if buffers[i].size >= size and (best < 0 or buffers[i].size < buffers[best].size):
             best = i
-        if spare < 0 or buffers[i].size < buffers[spare].size:
-            spare = i
+        if largest_free < 0 or buffers[i].size > buffers[largest_free].size:
+            largest_free = i
     if best >= 0 and buffers[best].start != NULL:
         buffers[best].busy = True
         return buffers[best].start
@@ -207,9 +207,10 @@ cdef char *acquire(size_t size) except NULL:
     size = ((size + size // 8) | 4095) + 1
     if posix_memalign(&start, 64, size) != 0:
         raise MemoryError(f"no {size} bytes of scratch memory")
-    if spare >= 0:
-        free(buffers[spare].start)
-        buffers[spare] = Buffer(<char *> start, size, True)
+    # In place of the largest, so that no more buffers grow large than are in use at once.
+    if largest_free >= 0:
+        free(buffers[largest_free].start)
+        buffers[largest_free] = Buffer(<char *> start, size, True)
     return <char *> start
 
 
