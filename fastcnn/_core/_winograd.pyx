@@ -33,6 +33,8 @@ cnp.import_array()
 cdef enum:
     # Channels of a panel's filters whose taps are transposed at a time, to be transformed while they are near.
     SLICE = 32
+    # Tiles that a block has at least where blocks are made for threads to have as many: the rows of a register tile.
+    FEWEST_TILES = 16
     # Rows of filters that are asked for ahead of their turn.
     AHEAD = 4
     # Tiles that a block of the filters' gradient has at least: with fewer the sums are loaded and stored too often,
@@ -264,8 +266,11 @@ cdef bint pays_panels(const Convolution *g, int threads) noexcept nogil:
 
 
 cdef void cut(Convolution *g, int threads) noexcept nogil:
-    """Choose the blocks and groups: a block's points stay in L2, and there are tasks enough to even out."""
-    cdef Py_ssize_t size = g.table.itemsize, wanted = 4 * threads if threads > 1 else 1
+    """Choose the blocks and groups: a block's points stay in L2, and every thread has as many blocks as the others.
+
+    Where there are not tiles enough for that, groups of panels are the tasks, of which each transforms its block.
+    """
+    cdef Py_ssize_t size = g.table.itemsize, even
     g.tiles = g.images * g.source.tiles_h * g.source.tiles_w
     g.row = ceil_div(g.channels, g.table.lanes) * g.table.lanes * size
     g.by_panels = pays_panels(g, threads)
@@ -279,9 +284,12 @@ cdef void cut(Convolution *g, int threads) noexcept nogil:
         g.slab = min(g.slab, g.channels)
         g.slab_point = odd_lines(g.slab * g.width * size)
     g.blocks = ceil_div(g.tiles, min(g.block, g.tiles))
+    even = ceil_div(g.blocks, threads) * threads
+    if not g.by_panels and g.tiles >= FEWEST_TILES * even:
+        g.blocks = even
     g.block = ceil_div(g.tiles, g.blocks)
     g.blocks = ceil_div(g.tiles, g.block)
-    g.groups = min(g.panels, ceil_div(wanted, g.blocks)) if g.blocks < wanted else 1
+    g.groups = min(g.panels, ceil_div(4 * threads, g.blocks)) if g.blocks < threads else 1
     g.group = ceil_div(g.panels, g.groups)
     g.groups = ceil_div(g.panels, g.group)
     g.point = odd_lines(g.block * g.row)
