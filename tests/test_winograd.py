@@ -9,6 +9,8 @@ from checks import assert_equal, normals
 
 import fastcnn
 from fastcnn import nn
+from fastcnn._core._conv import Geometry
+from fastcnn.nn import _algorithms
 
 pytestmark = pytest.mark.usefixtures("isa")
 
@@ -94,6 +96,22 @@ def test_auto_takes_winograd_for_large_float32_layers_alone():
     x, w = normals(1, 56, 56, 64), w.astype(np.float64)
     direct = nn.conv2d(x, w, padding="same", algorithm="direct")
     assert_equal(nn.conv2d(x, w, padding="same"), direct, np.float64)
+
+
+@pytest.mark.parametrize(("costs", "few_pixels"), [("_NEAR", "winograd-4x4"), ("_FAR", "direct")])
+def test_far_caches_speak_against_transformed_filters_where_pixels_are_few(costs, few_pixels, monkeypatch):
+    monkeypatch.setattr(_algorithms, "COSTS", getattr(_algorithms, costs))
+    chosen = {}
+    for shape in ((64, 32, 64), (1, 56, 64), (1, 4, 512)):
+        images, size, channels = shape
+        image = images, size, size, channels
+        geometry = Geometry(image, (3, 3, channels, channels), image, (1, 1), (1, 1), (1, 1), 1)
+        for result in ("forward", "prepared", "input", "filters"):
+            chosen[shape, result] = _algorithms.algorithm_of(geometry, "auto", result, True)
+            assert _algorithms.algorithm_of(geometry, "auto", result, False) == "direct"
+    assert chosen[(1, 4, 512), "prepared"] == few_pixels
+    assert {algorithm for (shape, _), algorithm in chosen.items() if shape[0] == 64} == {"winograd-4x4"}
+    assert all(algorithm != "direct" for (shape, _), algorithm in chosen.items() if shape[2] == 64)
 
 
 @pytest.mark.parametrize(

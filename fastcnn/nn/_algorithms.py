@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
+from .._core import _runtime
 from .._core._conv import Geometry
 
 # In the time of a multiply-add of a long product, by pass: what a filter's packing costs for each of its elements, and
 # by the side of a Winograd tile what transforms cost for each of its points, those of a filter and those of a tile.
-# Fitted to the times of 25 layers of 3x3 with 32 channels and more (2 threads, float32, AVX-512). The gradient of the
-# filters has their sums in place of the filters; "prepared" is a result with filters that were transformed before.
-PACKED_FILTER = {"forward": 84.0, "prepared": 20.0, "input": 92.0, "filters": 110.0}
-TRANSFORMS = {
-    "forward": {2: (48.0, 10.0), 4: (27.0, 14.0), 6: (22.0, 20.0)},
-    "prepared": {2: (13.0, 11.0), 4: (5.0, 14.0), 6: (5.0, 15.0)},
-    "input": {2: (61.0, 9.0), 4: (40.0, 13.0), 6: (38.0, 18.0)},
-    "filters": {2: (51.0, 23.0), 4: (27.0, 21.0), 6: (19.0, 21.0)},
+# Fitted to the times of 25 layers of 3x3 with 32 channels and more (2 threads, float32, AVX-512): _NEAR on a Zen 4 with
+# 1 MB of L2 a core, _FAR on an Emerald Rapids with 2 MB. The gradient of the filters has their sums in place of the
+# filters; "prepared" is a result with filters that were transformed before.
+_NEAR = {
+    "forward": (84.0, {2: (48.0, 10.0), 4: (27.0, 14.0), 6: (22.0, 20.0)}),
+    "prepared": (20.0, {2: (13.0, 11.0), 4: (5.0, 14.0), 6: (5.0, 15.0)}),
+    "input": (92.0, {2: (61.0, 9.0), 4: (40.0, 13.0), 6: (38.0, 18.0)}),
+    "filters": (110.0, {2: (51.0, 23.0), 4: (27.0, 21.0), 6: (19.0, 21.0)}),
 }
+_FAR = {
+    "forward": (12.0, {2: (16.0, 13.0), 4: (11.0, 21.0), 6: (12.0, 30.0)}),
+    "prepared": (5.0, {2: (11.0, 11.0), 4: (12.0, 16.0), 6: (13.0, 19.0)}),
+    "input": (30.0, {2: (24.0, 11.0), 4: (15.0, 18.0), 6: (14.0, 28.0)}),
+    "filters": (8.0, {2: (24.0, 20.0), 4: (16.0, 28.0), 6: (14.0, 34.0)}),
+}
+# CPUs have a large L2 because their L3 is far: filters' points, of which there are more than filters, cost more there.
+COSTS = _FAR if _runtime.cache_bytes()[1] > 1 << 20 else _NEAR
 # Winograd rounds more: it has to be clearly faster.
 GAIN = 1.1
 
@@ -32,13 +41,14 @@ def cheapest_tile(g: Geometry, result: str) -> tuple[int, float]:
     """
     rows, cols = (g.in_h, g.in_w) if result == "input" else (g.out_h, g.out_w)
     pairs = g.channels * g.filters
+    packed_filter, points = COSTS[result]
     costs = {}
-    for side, (filter_point, tile_point) in TRANSFORMS[result].items():
+    for side, (filter_point, tile_point) in points.items():
         tiles = g.images * -(-rows // side) * -(-cols // side)
         transforms = pairs * filter_point + tiles * (g.channels + g.filters) * tile_point
         costs[side] = (side + 2) ** 2 * (pairs * tiles + transforms)
     side = min(costs, key=lambda side: costs[side])
-    return side, 9.0 * pairs * (g.images * rows * cols + PACKED_FILTER[result]) / max(costs[side], 1.0)
+    return side, 9.0 * pairs * (g.images * rows * cols + packed_filter) / max(costs[side], 1.0)
 
 
 def algorithm_of(g: Geometry, algorithm: str, result: str, is_single: bool) -> str:
