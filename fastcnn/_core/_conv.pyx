@@ -148,6 +148,7 @@ cdef struct Correlation:
     # Cut of the work: rows of a band, panels of a group, and how many of each; runs of a slab, whose part of a panel
     # stays in L2 while the band's rows pass by. Where no two tasks need the same panel, each packs its own, by slabs.
     Py_ssize_t rows, bands, group, groups, slab
+    int threads
     bint packs_slabs
     Py_ssize_t copy_bytes, slab_bytes
 
@@ -179,6 +180,7 @@ cdef void correlate_task(const Correlation *c, Py_ssize_t task, char *copy) noex
     cdef Py_ssize_t size = c.table.itemsize, first_panel = task % c.groups * c.group, panel, row, run
     cdef Py_ssize_t band = task // c.groups % c.bands, image = task // c.groups // c.bands, width
     cdef Py_ssize_t first_row = band * c.rows, last_row = min(first_row + c.rows, c.source.out_h)
+    cdef Py_ssize_t last_panel = min(first_panel + c.group, c.panels), slab_bytes
     cdef const char *x = window(&c.source, image, first_row, last_row - first_row, copy)
     cdef int kind
     cdef fc_tile t
@@ -188,7 +190,8 @@ cdef void correlate_task(const Correlation *c, Py_ssize_t task, char *copy) noex
     t.c_row = c.y_col
     t.residual = c.residual
     t.past = False
-    for panel in range(first_panel, min(first_panel + c.group, c.panels)):
+    t.ahead = t.ahead_end = NULL
+    for panel in range(first_panel, last_panel):
         t.columns = min(c.width, c.columns - panel * c.width)
         panel_shape(c.table, t.columns, &width, &kind)
         t.b_step = width * size
@@ -204,6 +207,12 @@ cdef void correlate_task(const Correlation *c, Py_ssize_t task, char *copy) noex
                 t.b = copy + c.copy_bytes
             else:
                 t.b = c.filters + panel * c.width * c.depth * size + run * c.run_length * t.b_step
+                # The next slab or panel, or that of the task which this thread is likely to take next.
+                slab_bytes = t.n_runs * c.run_length * t.b_step
+                t.ahead = t.b + slab_bytes
+                if run + c.slab >= c.n_runs and panel + 1 == last_panel:
+                    t.ahead += (c.threads - 1) * c.group * c.width * c.depth * size
+                t.ahead_end = min(t.ahead + slab_bytes, c.filters + c.columns * c.depth * size)
             for row in range(first_row, last_row):
                 t.a = x + (row - first_row) * c.source.row_step * c.source.pitch
                 t.c = c.y + image * c.y_image + row * c.y_row + panel * c.width * size
@@ -229,6 +238,7 @@ cdef void cut_correlation(Correlation *c, int threads) noexcept nogil:
     c.bands = ceil_div(c.source.out_h, c.rows)
     c.group = ceil_div(c.panels, c.groups)
     c.groups = ceil_div(c.panels, c.group)
+    c.threads = threads
     c.copy_bytes = 0 if c.source.in_place else line(band_rows(&c.source, c.rows) * c.source.pitch)
     c.slab = max(1, l2_bytes // 2 // max(1, c.run_length * c.width * size))
     c.slab = max(1, ceil_div(c.n_runs, ceil_div(max(1, c.n_runs), c.slab)))
@@ -448,6 +458,7 @@ cdef void scatter_row(const Scatter *s, const char *dy, Py_ssize_t r, char *sums
     t.c_row = s.apart * s.stride_w * s.pixel
     t.residual = 0
     t.past = False
+    t.ahead = t.ahead_end = NULL
     t.accumulate = True
     t.relu = 0
     for panel in range(s.panels):
@@ -695,6 +706,7 @@ cdef int begin_tile(const FilterGradient *f, const Block *block, Py_ssize_t pane
     t.c_row = dw_row
     t.residual = 0
     t.past = False
+    t.ahead = t.ahead_end = NULL
     t.relu = 0
     return kind
 

@@ -1,6 +1,6 @@
 from libc.string cimport memcpy, memset
 
-from ._runtime cimport ceil_div, fc_kernels, fc_tile
+from ._runtime cimport FC_LINE, ceil_div, fc_kernels, fc_tile
 
 
 cdef extern from *:
@@ -41,7 +41,7 @@ cdef char *pack_panels(const fc_kernels *table, const char *b, Py_ssize_t b_row,
 
 
 cdef inline void multiply_tiles(const fc_kernels *table, int kind, fc_tile *t, Py_ssize_t rows) noexcept nogil:
-    """Run tiles of one kind down so many rows, from t.a and t.c on, which it moves."""
+    """Run tiles of one kind down so many rows, from t.a, t.c and t.ahead on, which it moves."""
     cdef Py_ssize_t count
     while rows > 0:
         # Equal tiles: 16 rows are better cut 8 + 8 than 14 + 2.
@@ -49,6 +49,8 @@ cdef inline void multiply_tiles(const fc_kernels *table, int kind, fc_tile *t, P
         table.tile[kind][count - 1](t)
         t.a += count * t.a_row
         t.c += count * t.c_row
+        if t.ahead < t.ahead_end:
+            t.ahead += t.n_runs * t.run_length * FC_LINE
         rows -= count
 
 

@@ -79,23 +79,46 @@ cdef char *pack_panels(const fc_kernels *table, const char *b, Py_ssize_t b_row,
 
 cdef struct Blocks:
     Py_ssize_t width, depth, rows, columns, across, group
+    int threads
     const char *bias
     bint past, packed
     Py_ssize_t b_bytes, scratch_bytes
 
 
-cdef void multiply_rows(const Product *p, const Blocks *s, Py_ssize_t k, Py_ssize_t length, const char *a,
-                        Py_ssize_t a_row, Py_ssize_t a_step, Py_ssize_t m, Py_ssize_t rows, Py_ssize_t n,
-                        Py_ssize_t end, const char *b, Py_ssize_t b_rows, Py_ssize_t b_first,
-                        Py_ssize_t ahead) noexcept nogil:
-    """Some rows of C, which lie a_row apart in A from a on, over one slab and columns n to end.
+cdef struct Slab:
+    # Panels of a block's columns, with so many rows in each, from b on (NULL: there is no such slab); and of those rows
+    # `length`, from `first` on.
+    const char *b
+    Py_ssize_t rows, first, length
 
-    The panels of those columns lie from b on, b_rows rows in each, of which the slab begins at b_first. Meanwhile the
-    next `ahead` rows of A are brought nearer, a part with each panel: their reading would cost as much as a panel's
-    arithmetic.
+
+cdef Slab slab_after(const Product *p, const Blocks *s, Py_ssize_t task, Py_ssize_t k) noexcept nogil:
+    """Which slab of a packed B comes after the one that ends at row k; behind the last one that of the task which a
+    thread is likely to take next."""
+    cdef Slab slab
+    cdef Py_ssize_t next_task = task if k < p.k else task + s.threads
+    slab.rows = p.k
+    slab.first = k if k < p.k else 0
+    slab.length = min(s.depth, p.k - slab.first)
+    slab.b = p.b + next_task % s.across * s.columns * p.k * p.table.itemsize
+    if next_task // s.across * s.rows >= p.m or (s.across == 1 and s.depth == p.k):
+        slab.b = NULL  # there is none, or it is the same
+    return slab
+
+
+cdef void multiply_rows(const Product *p, const Blocks *s, Py_ssize_t k, const Slab *slab, const Slab *next_slab,
+                        const char *a, Py_ssize_t a_row, Py_ssize_t a_step, Py_ssize_t m, Py_ssize_t rows,
+                        Py_ssize_t n, Py_ssize_t end, Py_ssize_t ahead, Py_ssize_t group) noexcept nogil:
+    """Some rows of C, the group of that number, which lie a_row apart in A from a on, over one slab and columns n to
+    end.
+
+    Meanwhile the next `ahead` rows of A are brought nearer, a part with each panel: their reading would cost as much as
+    a panel's arithmetic. And every group of rows brings a part of the next slab nearer.
     """
-    cdef Py_ssize_t size = p.table.itemsize, width, no_offset = 0, part, i
+    cdef Py_ssize_t size = p.table.itemsize, width, no_offset = 0, part, i, length = slab.length
     cdef const char *next_rows = a + rows * a_row
+    cdef const char *b = slab.b
+    cdef const char *next_b = next_slab.b
     cdef int kind
     cdef fc_tile t
     t.runs = &no_offset
@@ -108,6 +131,7 @@ cdef void multiply_rows(const Product *p, const Blocks *s, Py_ssize_t k, Py_ssiz
     t.accumulate = k > 0
     t.relu = p.relu if k + length == p.k else 0
     t.past = s.past
+    t.ahead = t.ahead_end = NULL
     part = line(ceil_div(length * size, ceil_div(end - n, s.width)))
     while n < end:
         for i in range(ahead):
@@ -115,43 +139,50 @@ cdef void multiply_rows(const Product *p, const Blocks *s, Py_ssize_t k, Py_ssiz
         next_rows += part
         t.columns = min(end - n, s.width)
         panel_shape(p.table, t.columns, &width, &kind)
-        t.b = b + b_first * width * size
+        t.b = b + slab.first * width * size
+        if next_b != NULL:
+            t.ahead_end = next_b + (next_slab.first + next_slab.length) * width * size
+            t.ahead = next_b + next_slab.first * width * size + group * length * FC_LINE
+            next_b += width * next_slab.rows * size
         t.b_step = width * size
         t.bias = s.bias + n * size if s.bias != NULL else NULL
         t.a = a
         t.c = p.c + m * p.c_row + n * size
         multiply_tiles(p.table, kind, &t, rows)
-        b += width * b_rows * size
+        b += width * slab.rows * size
         n += t.columns
 
 
 cdef void multiply_block(const Product *p, const Blocks *s, Py_ssize_t task, char *scratch) noexcept nogil:
-    cdef Py_ssize_t size = p.table.itemsize, m, rows, k = 0, length
+    cdef Py_ssize_t size = p.table.itemsize, m, rows, k = 0, group
     cdef Py_ssize_t m0 = task // s.across * s.rows, m1 = min(p.m, m0 + s.rows)
     cdef Py_ssize_t n0 = task % s.across * s.columns, n1 = min(p.n, n0 + s.columns)
     cdef char *packed_a = scratch + s.b_bytes
-    cdef Py_ssize_t b_rows, b_first
     cdef const char *b
+    cdef Slab slab, next_slab
     while True:
-        length = min(s.depth, p.k - k)
+        slab.length = min(s.depth, p.k - k)
         if s.packed:
-            b, b_rows, b_first = p.b + n0 * p.k * size, p.k, k
+            slab.b, slab.rows, slab.first = p.b + n0 * p.k * size, p.k, k
+            next_slab = slab_after(p, s, task, k + slab.length)
         else:
             b = p.b + (n0 * p.b_row + k * size if p.b_transposed else k * p.b_row + n0 * size)
-            pack_panels(p.table, b, p.b_row, p.b_transposed, length, n1 - n0, scratch)
-            b, b_rows, b_first = scratch, length, 0
+            pack_panels(p.table, b, p.b_row, p.b_transposed, slab.length, n1 - n0, scratch)
+            slab.b, slab.rows, slab.first = scratch, slab.length, 0
+            next_slab.b = NULL
         m = m0
+        group = 0
         while m < m1:
             rows = min(m1 - m, s.group)
             if p.a_step == size:
-                multiply_rows(p, s, k, length, p.a + m * p.a_row + k * size, p.a_row, size, m, rows, n0, n1, b,
-                              b_rows, b_first, min(s.group, m1 - m - rows))
+                multiply_rows(p, s, k, &slab, &next_slab, p.a + m * p.a_row + k * size, p.a_row, size, m, rows, n0, n1,
+                              min(s.group, m1 - m - rows), group)
             else:
-                p.table.pack_rows(length, rows, s.group, p.a + k * p.a_step + m * size, p.a_step, packed_a)
-                multiply_rows(p, s, k, length, packed_a, size, s.group * size, m, rows, n0, n1, b,
-                              b_rows, b_first, 0)
+                p.table.pack_rows(slab.length, rows, s.group, p.a + k * p.a_step + m * size, p.a_step, packed_a)
+                multiply_rows(p, s, k, &slab, &next_slab, packed_a, size, s.group * size, m, rows, n0, n1, 0, group)
             m += rows
-        k += length
+            group += 1
+        k += slab.length
         if k >= p.k:
             break
     if s.past:
@@ -200,6 +231,7 @@ cdef int multiply_blocks(const Product *p, int threads) except -1:
     cdef int kind
     cdef char *scratch
     s.width = p.table.panel_vectors * lanes
+    s.threads = threads
     s.packed = p.packed or is_panel(p)
     # Rows of A that take turns at a panel: a tile's, or, where they must be packed, whole vectors of them. From afar a
     # narrow panel's tall tiles would have too many brought nearer at once.
@@ -209,8 +241,10 @@ cdef int multiply_blocks(const Product *p, int threads) except -1:
     s.group = p.table.max_rows[kind] if p.a_step == size else 3 * lanes
     cut_blocks(p, &s, threads)
     tasks = ceil_div(p.m, s.rows) * s.across
-    # The packed slab takes half of L2, slabs of equal depth.
+    # The packed slab takes half of L2, slabs of equal depth; a quarter where the next one is brought there meanwhile.
     s.depth = max(64, l2_bytes // 2 // (s.columns * size))
+    if s.packed and s.depth < p.k:
+        s.depth = max(64, s.depth // 2)
     s.depth = max(1, ceil_div(p.k, max(1, ceil_div(p.k, s.depth))))
     s.past = s.depth == p.k and goes_past(p)
     s.b_bytes = 0 if s.packed else line(s.columns * s.depth * size)
@@ -258,6 +292,7 @@ cdef void panel_in_place(const Product *p, Py_ssize_t n, Py_ssize_t vectors) noe
     t.accumulate = False
     t.relu = 0 if packed_rows else p.relu
     t.past = False
+    t.ahead = t.ahead_end = NULL
     t.run_length = whole
     t.b = p.b + n * size
     t.b_step = p.b_row

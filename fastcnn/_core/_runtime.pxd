@@ -7,7 +7,7 @@ cimport numpy as cnp
 
 cdef extern from "kernels.h" nogil:
     enum:
-        FC_MAX_ISAS
+        FC_MAX_ISAS, FC_LINE
         FC_RELU, FC_RELU_BACKWARD, FC_CLIPPED_RELU, FC_CLIPPED_RELU_BACKWARD
         FC_LEAKY_RELU, FC_LEAKY_RELU_BACKWARD
         FC_SIGMOID, FC_SIGMOID_BACKWARD, FC_TANH, FC_TANH_BACKWARD
@@ -24,6 +24,8 @@ cdef extern from "kernels.h" nogil:
         const char *bias
         char *c
         Py_ssize_t c_row, columns, residual
+        const char *ahead
+        const char *ahead_end
         int accumulate, relu, past
 
     ctypedef struct fc_dot:

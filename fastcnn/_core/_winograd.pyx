@@ -173,12 +173,16 @@ cdef void multiply_panel(const Convolution *g, Py_ssize_t panel, Py_ssize_t chan
     t.columns = width
     t.residual = 0
     t.past = False
+    t.ahead = t.ahead_end = NULL
     t.accumulate = channel > 0
     t.relu = 0
     for i in range(g.points):
         t.b = filters + i * filter_point
         t.a = points + i * g.point + channel * size
         t.c = products + i * g.product_point
+        # The next point's filters, or the next panel's.
+        t.ahead = t.b + filter_point
+        t.ahead_end = t.ahead + channels * t.b_step
         multiply_tiles(g.table, kind, &t, tiles)
 
 
@@ -442,6 +446,7 @@ cdef void add_products(const FilterGradient *g, Py_ssize_t pair, Py_ssize_t poin
     t.columns = width
     t.residual = 0
     t.past = False
+    t.ahead = t.ahead_end = NULL
     t.relu = 0
     t.a = g.x.at + (row * g.points + point) * g.x.point
     t.b = g.dy.at + (panel * g.points + point) * g.dy.point

@@ -29,7 +29,7 @@ FC_INLINE void tile_finish(const fc_tile *t, ptrdiff_t m, ptrdiff_t j, vec v) {
 /* Rows are addressed from every third one, at +0, +1 and +2 row strides: x86 forms these in the load itself,
  * so that 14 rows need five pointers, not 14.  The loops over m and j must unroll fully, or the accumulators
  * go to memory.  Tiles wider than a panel read B where it is, each row too far from the last for the hardware's
- * prefetchers. */
+ * prefetchers.  Lines are asked for one by one, as a burst of requests would leave none for loads. */
 #define TILE_STEP(ROWS, VECS)                                                                      \
     {                                                                                              \
         vec bk[VECS];                                                                              \
@@ -44,6 +44,10 @@ FC_INLINE void tile_finish(const fc_tile *t, ptrdiff_t m, ptrdiff_t j, vec v) {
         }                                                                                          \
         FC_UNROLL for (int i = 0; i < (ROWS + 2) / 3; i++) a[i] += a_step;                         \
         b += b_step;                                                                               \
+        if (ROWS > 2) {                                                                            \
+            __builtin_prefetch(ahead, 0, 2);                                                       \
+            ahead += ahead_step;                                                                   \
+        }                                                                                          \
     }
 
 /* Two steps a round: with 14 x 2 vectors of AVX-512, 95 % of the peak instead of 88 % with one. */
@@ -55,7 +59,9 @@ FC_INLINE void tile_finish(const fc_tile *t, ptrdiff_t m, ptrdiff_t j, vec v) {
         if (t->residual && !t->accumulate)                                                             \
             FC_UNROLL for (int m = 0; m < ROWS; m++)                                                   \
                 FC_UNROLL for (int j = 0; j < VECS; j++) acc[m][j] += tile_residual(t, m, j);          \
-        const char *b = t->b;                                                                          \
+        const int goes_ahead = t->ahead < t->ahead_end;                                                \
+        const char *b = t->b, *ahead = goes_ahead ? t->ahead : b;                                      \
+        const ptrdiff_t ahead_step = goes_ahead ? FC_LINE : 0;                                         \
         const ptrdiff_t row = t->a_row, a_step = t->a_step, b_step = t->b_step;                        \
         for (ptrdiff_t r = 0; r < t->n_runs; r++) {                                                    \
             const char *a[(ROWS + 2) / 3];                                                             \
