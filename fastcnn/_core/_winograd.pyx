@@ -33,7 +33,7 @@ cnp.import_array()
 cdef enum:
     # Channels of a panel's filters whose taps are transposed at a time, to be transformed while they are near.
     SLICE = 32
-    # Tiles that a block has at least where blocks are made for threads to have as many: the rows of a register tile.
+    # Tiles that a block has at least where threads could share panels instead of blocks: the rows of a register tile.
     FEWEST_TILES = 16
     # Rows of filters that are asked for ahead of their turn.
     AHEAD = 4
@@ -272,7 +272,7 @@ cdef bint pays_panels(const Convolution *g, int threads) noexcept nogil:
 cdef void cut(Convolution *g, int threads) noexcept nogil:
     """Choose the blocks and groups: a block's points stay in L2, and every thread has as many blocks as the others.
 
-    Where there are not tiles enough for that, groups of panels are the tasks, of which each transforms its block.
+    Where that leaves a block too few tiles, groups of panels are the tasks, of which each transforms its block.
     """
     cdef Py_ssize_t size = g.table.itemsize, even
     g.tiles = g.images * g.source.tiles_h * g.source.tiles_w
@@ -289,8 +289,8 @@ cdef void cut(Convolution *g, int threads) noexcept nogil:
         g.slab_point = odd_lines(g.slab * g.width * size)
     g.blocks = ceil_div(g.tiles, min(g.block, g.tiles))
     even = ceil_div(g.blocks, threads) * threads
-    if not g.by_panels and g.tiles >= FEWEST_TILES * even:
-        g.blocks = even
+    if not g.by_panels and (g.tiles >= FEWEST_TILES * even or g.panels < threads):
+        g.blocks = min(even, g.tiles)
     g.block = ceil_div(g.tiles, g.blocks)
     g.blocks = ceil_div(g.tiles, g.block)
     g.groups = min(g.panels, ceil_div(4 * threads, g.blocks)) if g.blocks < threads else 1

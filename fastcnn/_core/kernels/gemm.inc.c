@@ -44,7 +44,7 @@ FC_INLINE void tile_finish(const fc_tile *t, ptrdiff_t m, ptrdiff_t j, vec v) {
         }                                                                                          \
         FC_UNROLL for (int i = 0; i < (ROWS + 2) / 3; i++) a[i] += a_step;                         \
         b += b_step;                                                                               \
-        if (ROWS > 2) {                                                                            \
+        if (ROWS > 2 && VECS > 1) { /* else it is loads that take the time */                        \
             __builtin_prefetch(ahead, 0, 2);                                                       \
             ahead += ahead_step;                                                                   \
         }                                                                                          \
