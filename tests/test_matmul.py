@@ -64,9 +64,13 @@ def test_a_reduction_longer_than_one_slab(m, n, transpose_a, transpose_b, dtype)
     check_product(m, n, 2 * slab + 3, transpose_a, transpose_b, dtype)
 
 
+# Rows and columns of B: beyond L2, or of one panel that all threads would wait for.
+SHARED = [(1, 300_001), (64, 20_001), (65, 20_000), (200, 7001), (1025, 1100), (4097, 320), (4200, 32), (14_001, 10)]
+
+
 @pytest.mark.parametrize("m", [1, 2, 3, 4])
-@pytest.mark.parametrize(("k", "n"), [(1, 300_001), (64, 20_001), (65, 20_000), (200, 7001), (1025, 1100), (4097, 320)])
-def test_a_few_rows_with_a_b_beyond_l2_are_reduced_in_parts(m, k, n, dtype):
+@pytest.mark.parametrize(("k", "n"), SHARED)
+def test_a_few_rows_with_a_large_b_are_reduced_in_parts(m, k, n, dtype):
     x, kernel, bias = integers(m, k), integers(k, n, seed=1), integers(n, seed=2)
     for activation in ("relu", "relu6"):
         y = nn.dense(x.astype(dtype), kernel.astype(dtype), bias.astype(dtype), activation)

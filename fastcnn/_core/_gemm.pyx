@@ -42,6 +42,8 @@ cdef enum:
     STREAM_PARTS = 8
     STREAM_DEPTH = 64
     PAGE = 4096
+    # Elements of a B no wider than a panel from which a product of one row is reduced in parts, if it is in the caches.
+    NARROW_B = 1 << 17
     # Columns of a block: enough of them that packing is little work beside multiplying.
     BLOCK_COLUMNS = 512
     # Products of an element of C from which it may be written past the caches (1x1 layers of benchmarks/layers.py).
@@ -414,6 +416,8 @@ cdef int multiply_dots(const Product *p, int threads) except -1:
 
 cdef bint fits_in_place(const Product *p) noexcept nogil:
     """Whether tiles read B where it is. Of a panel blocks do so too, and share out what has more rows than a tile."""
+    if p.m == 1 and p.n <= p.table.panel_vectors * p.table.lanes and p.k * p.n > NARROW_B:
+        return False  # all of it would be a single task
     return (p.m <= IN_PLACE_ROWS and p.k * p.b_row <= l2_bytes // 2
             and not (is_panel(p) and p.m > p.table.max_rows[p.n // p.table.lanes - 1]))
 
