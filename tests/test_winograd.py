@@ -15,7 +15,7 @@ from fastcnn.nn import _algorithms
 pytestmark = pytest.mark.usefixtures("isa")
 
 # Images, filters and padding: tiles cut off on either side, single pixels, channels about the vector lengths, more
-# than one panel and more than one block of tiles.
+# than one panel, more than one block of tiles, and tiles enough for parts that threads share nothing of.
 CASES = [
     ((1, 4, 4, 3), 5, 1),
     ((2, 7, 9, 16), 16, 1),
@@ -27,6 +27,7 @@ CASES = [
     ((1, 1, 1, 5), 5, 1),
     ((3, 12, 12, 40), 20, 5),
     ((2, 40, 40, 32), 32, 1),
+    ((5, 41, 42, 19), 9, 1),
 ]
 
 
@@ -68,7 +69,7 @@ def test_result_and_gradients(shape, filters, padding, algorithm, dtype, threads
 
 @pytest.mark.parametrize("algorithm", TILES)
 def test_threads_do_not_change_a_bit(algorithm, dtype):
-    for shape, filters in (((1, 30, 30, 64), 64), ((1, 8, 8, 40), 200), ((9, 12, 12, 33), 70)):
+    for shape, filters in (((1, 30, 30, 64), 64), ((1, 8, 8, 40), 200), ((9, 12, 12, 33), 70), ((6, 41, 42, 24), 40)):
         x, w = normals(*shape, dtype=dtype), normals(3, 3, shape[3], filters, dtype=dtype, seed=1)
         grad = normals(*shape[:3], filters, dtype=dtype, seed=2)
         results = []

@@ -37,9 +37,9 @@ cdef enum:
     FEWEST_TILES = 16
     # Rows of filters that are asked for ahead of their turn.
     AHEAD = 4
-    # Tiles that a block of the filters' gradient has at least: with fewer the sums are loaded and stored too often,
-    # more of them are written too far from the cores (64, 128 and 256 tiles of 6 x 6 points: 1.42, 1.46 and 1.34 times
-    # as fast as direct, geometric mean of 12 layers of benchmarks/layers.py).
+    # Tiles that a shared block of the filters' gradient has at least, and a part of them: with fewer the sums are
+    # loaded and stored too often, more of them are written too far from the cores (64, 128 and 256 tiles of 6 x 6
+    # points: 1.42, 1.46 and 1.34 times as fast as direct, geometric mean of 12 layers of benchmarks/layers.py).
     GRADIENT_TILES = 128
 
 
@@ -398,6 +398,10 @@ cdef struct FilterGradient:
     # next, of rows x columns. by_pairs: with a single block, a thread needs those of one pair at a time.
     Py_ssize_t sum_point
     bint by_pairs
+    # Where the sums of all pairs stay in L2 beside a block, threads share nothing: each works on a part of the tiles,
+    # from `start` on, in blocks and with sums of its own; the parts' sums are added in the end. 0 parts: blocks are
+    # shared, so that half of what two threads multiply was transformed by the other one.
+    Py_ssize_t parts, start
     char *dw
 
 
@@ -451,7 +455,7 @@ cdef void add_products(const FilterGradient *g, Py_ssize_t pair, Py_ssize_t poin
     t.a = g.x.at + (row * g.points + point) * g.x.point
     t.b = g.dy.at + (panel * g.points + point) * g.dy.point
     t.c = sums + point * g.sum_point
-    t.accumulate = g.first > 0
+    t.accumulate = g.first > g.start
     multiply_tiles(g.table, kind, &t, columns(&g.x, row))
 
 
@@ -484,6 +488,46 @@ cdef void channel_task(const FilterGradient *g, Py_ssize_t task, const char *sum
     transform_sums(g, pair, channel % g.x.width, sums + pair * g.points * g.sum_point)
 
 
+cdef void transform_block(const FilterGradient *g, Py_ssize_t i, char *patch) noexcept nogil:
+    """Transform what one of a block's tiles sees of both sides."""
+    transform_tile(&g.x, g.points, g.table.itemsize, g.first + i, i, g.leaves.input, patch)
+    transform_tile(&g.dy, g.points, g.table.itemsize, g.first + i, i, g.leaves.output_backward, patch)
+
+
+cdef void part_task(const FilterGradient *given, Py_ssize_t part, char *sums, char *points,
+                    char *patch) noexcept nogil:
+    """A part of the tiles, block after block, whose points have a place of their own."""
+    cdef FilterGradient g = given[0]
+    cdef Py_ssize_t pairs = g.x.parts * g.dy.parts, pair_bytes = g.points * g.sum_point, i
+    cdef Py_ssize_t end = g.tiles * (part + 1) // g.parts
+    g.dy.at = points + (g.dy.at - g.x.at)
+    g.x.at = points
+    g.first = g.start = g.tiles * part // g.parts
+    while g.first < end:
+        g.count = min(g.block, end - g.first)
+        for i in range(g.count):
+            transform_block(&g, i, patch)
+        for i in range(g.points * pairs):
+            add_products(&g, i % pairs, i // pairs, sums + i % pairs * pair_bytes)
+        g.first += g.count
+
+
+cdef void reduce_parts(const FilterGradient *g, char *sums, Py_ssize_t sum_bytes, Py_ssize_t points_bytes,
+                       Py_ssize_t patch_bytes, int threads) noexcept nogil:
+    """Part after part; then the sum of their sums, slice by slice, is transformed."""
+    cdef char *points = sums + g.parts * sum_bytes
+    cdef char *patches = points + threads * points_bytes
+    cdef Py_ssize_t slice_bytes = sum_bytes // g.points, i, part
+    for i in prange(g.parts, num_threads=threads, schedule="dynamic"):
+        part_task(g, i, sums + i * sum_bytes, points + threadid() * points_bytes, patches + threadid() * patch_bytes)
+    for i in prange(g.points, num_threads=threads, schedule="static"):
+        for part in range(1, g.parts):
+            g.table.column_sum(1, slice_bytes // g.table.itemsize, sums + part * sum_bytes + i * slice_bytes,
+                               sums + i * slice_bytes)
+    for i in prange(g.x.channels * g.dy.parts, num_threads=threads, schedule="static"):
+        channel_task(g, i, sums)
+
+
 cdef void reduce_tiles(FilterGradient *g, char *sums, char *scratch, Py_ssize_t patch_bytes,
                        int threads) noexcept nogil:
     """Block after block; in the end, or at once where the sums are one pair's alone, transform them."""
@@ -494,10 +538,7 @@ cdef void reduce_tiles(FilterGradient *g, char *sums, char *scratch, Py_ssize_t 
         g.count = min(g.block, g.tiles - g.first)
         with parallel(num_threads=threads):
             for i in prange(g.count, schedule="static"):
-                transform_tile(&g.x, g.points, g.table.itemsize, g.first + i, i, g.leaves.input,
-                               scratch + threadid() * patch_bytes)
-                transform_tile(&g.dy, g.points, g.table.itemsize, g.first + i, i, g.leaves.output_backward,
-                               scratch + threadid() * patch_bytes)
+                transform_block(g, i, scratch + threadid() * patch_bytes)
             if g.by_pairs:
                 for i in prange(pairs, schedule="dynamic"):
                     pair_task(g, i, sums + threadid() * pair_bytes)
@@ -593,7 +634,8 @@ cdef class Winograd:
 
     def backward_filters(self, Geometry g, cnp.ndarray dy, cnp.ndarray x, cnp.ndarray dw):
         """Write the gradient of the filters to dw."""
-        cdef Py_ssize_t size = cnp.PyArray_ITEMSIZE(x), sum_bytes, input_bytes, gradient_bytes, patch_bytes, pairs
+        cdef Py_ssize_t size = cnp.PyArray_ITEMSIZE(x), sum_bytes, input_bytes, points_bytes, patch_bytes, pairs
+        cdef Py_ssize_t shared_bytes
         cdef Py_ssize_t tiles_h = ceil_div(g.out_h, self.tile), tiles_w = ceil_div(g.out_w, self.tile)
         cdef int threads = threads_for(g.flops() / 4)
         cdef char *sums
@@ -614,14 +656,28 @@ cdef class Winograd:
         cut_operand(&f.dy, g.filters, f.table.panel_vectors * f.table.lanes, f.block, size)
         pairs = f.x.parts * f.dy.parts
         f.sum_point = odd_lines(f.x.width * f.dy.width * size)
+        sum_bytes = pairs * f.points * f.sum_point
+        f.start = f.parts = 0
+        if 3 * sum_bytes <= 2 * l2_bytes and f.tiles >= 4 * GRADIENT_TILES:
+            f.parts = 8 if f.tiles >= 8 * GRADIENT_TILES else 4
+            f.block = max(FEWEST_TILES, l2_bytes // 2 // (f.points * (g.channels + g.filters) * size))
+            cut_operand(&f.x, g.channels, f.x.width, f.block, size)
+            cut_operand(&f.dy, g.filters, f.dy.width, f.block, size)
         f.by_pairs = f.block == f.tiles and (threads == 1 or pairs >= 4 * threads)
-        sum_bytes = (threads if f.by_pairs else pairs) * f.points * f.sum_point
         input_bytes = f.x.parts * f.points * f.x.point
-        gradient_bytes = f.dy.parts * f.points * f.dy.point
+        points_bytes = input_bytes + f.dy.parts * f.points * f.dy.point
         patch_bytes = line(f.points * max(f.x.source.pixel, f.dy.source.pixel))
-        sums = acquire(sum_bytes + input_bytes + gradient_bytes + threads * patch_bytes)
-        f.x.at = sums + sum_bytes
+        if f.parts:
+            shared_bytes = f.parts * sum_bytes
+            sums = acquire(shared_bytes + threads * (points_bytes + patch_bytes))
+        else:
+            shared_bytes = (threads if f.by_pairs else pairs) * f.points * f.sum_point
+            sums = acquire(shared_bytes + points_bytes + threads * patch_bytes)
+        f.x.at = sums + shared_bytes
         f.dy.at = f.x.at + input_bytes
         with nogil:
-            reduce_tiles(&f, sums, f.dy.at + gradient_bytes, patch_bytes, threads)
+            if f.parts:
+                reduce_parts(&f, sums, sum_bytes, points_bytes, patch_bytes, threads)
+            else:
+                reduce_tiles(&f, sums, f.x.at + points_bytes, patch_bytes, threads)
         release(sums)
