@@ -1,4 +1,4 @@
-"""Activations and their gradients: relus, sigmoids, tanh, silu, gelu, softmax, log-softmax; and most by name."""
+"""Element by element: activations and their gradients, most by name, and sums; softmax and log-softmax by rows."""
 
 from __future__ import annotations
 
