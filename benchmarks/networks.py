@@ -52,6 +52,9 @@ def measure(options: argparse.Namespace) -> NetworkReport:
     """Measure what was asked for; stops early on Ctrl-C."""
     report = NetworkReport(machine(), {}, {}, [], [], [])
     engines = list(_engines(options, report))
+    without_files = {engine.name for engine in engines} - {OURS}
+    if without_files and "torch" not in without_files:
+        report.notes.append(f"{', '.join(sorted(without_files))}: torch is not there to write the files that are read")
     work = [
         (network, [(case, what, threads) for case, what in cases(network, options) for threads in options.threads])
         for network in options.network

@@ -202,6 +202,14 @@ def test_a_network_is_measured_where_peers_are_missing(tmp_path):
     assert (out / "networks.md").read_text().strip() == result.stdout.strip()
 
 
+@pytest.mark.parametrize("names", [("fastcnn",), ("fastcnn", "ncnn", "openvino"), ("fastcnn", "torch", "ncnn")])
+def test_a_comparison_says_that_files_are_missing_where_torch_is(names, monkeypatch):
+    monkeypatch.setattr(networks, "_engines", lambda *_: [networks.Engine(name, ("",)) for name in names])
+    notes = networks.measure(argparse.Namespace(network=[], threads=[1])).notes
+    missing = "ncnn, openvino: torch is not there to write the files that are read"
+    assert notes == ([missing] if "openvino" in names else [])
+
+
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [
