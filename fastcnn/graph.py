@@ -55,12 +55,13 @@ class Done:
 
     relu: tuple[str, Array] | None = None
 
-    def backward(self, grads: Sequence[Array]) -> Array:
-        """Return the gradient before the relu, from those of its result."""
+    def backward(self, pending: _Sums, value: int) -> Array:
+        """Return the gradient before the relu, whose result is the value of that number."""
         if self.relu is None:
-            return grads[0] if len(grads) == 1 else nn.add(*grads)
+            return pending.pop_sum(value)
         name, y = self.relu
-        return nn.activate_backward(grads[0], y, name, *grads[1:])
+        first, *second = pending.pop(value)
+        return nn.activate_backward(first, y, name, *second)
 
 
 @dataclass
@@ -358,7 +359,7 @@ class Graph:
             if call.target not in wanted:
                 continue
             if isinstance(cache, Done):
-                grad = cache.backward(pending.pop(call.target))
+                grad = cache.backward(pending, call.target)
                 for source in call.sources:
                     if source in wanted:
                         pending.add(source, grad)

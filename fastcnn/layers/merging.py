@@ -59,12 +59,9 @@ class Add(_Elementwise):
 
     def forward(self, x: list[Array], training: bool = False) -> tuple[Array, Any]:
         """Return the sum."""
-        if len(x) == 2 and x[0].shape == x[1].shape:
-            return nn.add(*x), [array.shape for array in x]
         total = x[0] if len(x) > 1 else x[0].copy()
-        for index, other in enumerate(x[1:]):
-            # The first sum is a new array, which may take those after it.
-            total = np.add(total, other, out=total if index and _covers(total, other) else None)
+        for other in x[1:]:
+            total = nn.add(total, other) if total.shape == other.shape else total + other
         return total, [array.shape for array in x]
 
     def lowered(self, input_shape: list[Shape]) -> list[ops.Op]:
@@ -166,10 +163,6 @@ class Concatenate(Layer):
         """Return each input's part of the gradient."""
         parts = np.split(grad, np.cumsum(cache)[:-1], self.axis)
         return [np.ascontiguousarray(part) for part in parts], {}
-
-
-def _covers(array: Array, other: Array) -> bool:
-    return np.broadcast_shapes(array.shape, other.shape) == array.shape
 
 
 def _product(arrays: list[Array]) -> Array:
