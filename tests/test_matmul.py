@@ -125,6 +125,25 @@ def test_nan_and_infinity_reach_exactly_their_row_and_column(rows, dtype):
     assert np.isfinite(out[:-1, :34]).all()
 
 
+@pytest.mark.parametrize("rows", [1, 2, 3, 4, 16])
+@pytest.mark.parametrize("depth", [64, 80, 128, 132, 256])
+def test_no_bit_depends_on_where_a_matrix_lies(rows, depth, dtype):
+    a, b = normals(rows, depth, dtype=dtype), normals(9, depth, dtype=dtype, seed=1)
+    a[0, 0], b[2, 1] = np.inf, np.nan
+    a[:, 1:3] = 0  # so that 0 * NaN and infinity meet what other lanes hold
+    room = np.empty(b.size + 32, dtype)
+    first = -room.ctypes.data // room.itemsize % 16  # then it lies at a boundary
+    results = []
+    for begin in range(first, first + 16):
+        moved = room[begin : begin + b.size].reshape(b.shape)
+        moved[...] = b
+        results.append(nn.matmul(a, moved, transpose_b=True))
+    assert_close(results[0][1:, 3:], a[1:].astype(np.longdouble) @ b[3:].T.astype(np.longdouble), dtype, depth=depth)
+    assert np.isnan(results[0][:, 2]).all()
+    assert np.isinf(results[0][0, [0, 1, *range(3, 9)]]).all()
+    assert all(result.tobytes() == results[0].tobytes() for result in results)
+
+
 @pytest.mark.parametrize(("transpose_a", "transpose_b"), TRANSPOSES)
 @pytest.mark.parametrize(("m", "n", "k"), [(4, 5, 40), (150, 33, 60)])
 def test_gradients_of_a_product(m, n, k, transpose_a, transpose_b, dtype):

@@ -33,7 +33,7 @@ cdef Py_ssize_t MAX_ELEMENTS = 1 << 47
 
 cdef enum:
     # Rows of A up to which dots beat packing a transposed B (benchmarks/test_matmul.py, both sides of the crossing).
-    DOT_ROWS = 8
+    DOT_ROWS = 16
     # Rows of A up to which reading B in place beats packing it, while B fits into half of L2.
     IN_PLACE_ROWS = 64
     # Rows of A up to which streaming through B beats packing it: those that a stream takes at a time.
@@ -388,10 +388,11 @@ cdef int multiply_stream(const Product *p, int threads) except -1:
     return 0
 
 
-cdef void dot_columns(const Product *p, Py_ssize_t group) noexcept nogil:
+cdef void dot_columns(const Product *p, const char *a, Py_ssize_t a_row, Py_ssize_t group) noexcept nogil:
+    """Four columns of C, from rows of A that have no gaps."""
     cdef Py_ssize_t size = p.table.itemsize, n = 4 * group, columns = min(p.n - n, 4), m = 0, rows
     cdef fc_dot t
-    t.a_row = p.a_row
+    t.a_row = a_row
     t.b = p.b + n * p.b_row
     t.b_row = p.b_row
     t.length = p.k
@@ -400,17 +401,29 @@ cdef void dot_columns(const Product *p, Py_ssize_t group) noexcept nogil:
     t.relu = p.relu
     while m < p.m:
         rows = min(p.m - m, 4)
-        t.a = p.a + m * p.a_row
+        t.a = a + m * a_row
         t.c = p.c + m * p.c_row + n * size
         p.table.dot[rows - 1][columns - 1](&t)
         m += rows
 
 
 cdef int multiply_dots(const Product *p, int threads) except -1:
-    cdef Py_ssize_t i, groups = ceil_div(p.n, 4)
+    """A transposed A is turned first, which its few rows make little work."""
+    cdef Py_ssize_t i, groups = ceil_div(p.n, 4), a_row = p.a_row
+    cdef bint turns = p.a_step != p.table.itemsize
+    cdef char *scratch = NULL
+    cdef const char *a = p.a
+    if turns:
+        a_row = line(p.k * p.table.itemsize)
+        scratch = acquire(p.m * a_row)
+        a = scratch
     with nogil:
+        if turns:
+            p.table.pack_transposed(p.m, p.k, a_row // p.table.itemsize, p.a, p.a_step, scratch)
         for i in prange(groups, num_threads=threads, schedule="static"):
-            dot_columns(p, i)
+            dot_columns(p, a, a_row, i)
+    if turns:
+        release(scratch)
     return 0
 
 
@@ -435,7 +448,7 @@ cdef int product(const Product *p) except -1:
     if p.packed:
         return multiply_blocks(p, threads)
     if p.b_transposed:
-        if p.m <= DOT_ROWS and p.k >= 4 * p.table.lanes and p.a_step == p.table.itemsize and not p.residual:
+        if p.m <= DOT_ROWS and p.k >= 4 * p.table.lanes and not p.residual:
             return multiply_dots(p, threads)
     elif fits_in_place(p):
         return multiply_in_place(p, threads)

@@ -190,13 +190,35 @@ FC_INLINE void FC_NAME(dot_finish)(const fc_dot *t, ptrdiff_t m, const vec *acc,
     }
 }
 
-/* Up to 3 rows would be load-bound without FC_KEEP; with four it made them a quarter slower. */
+/* How many elements of B's rows lie before a vector's boundary, where rows are whole vectors, and that is some quarters
+ * of one, as it is in NumPy's arrays; else 0. */
+FC_INLINE ptrdiff_t FC_NAME(dot_head)(const fc_dot *t) {
+    const ptrdiff_t bytes = -(ptrdiff_t)(size_t)t->b & (FC_VECTOR_BYTES - 1);
+    const int is_whole = !((t->b_row | t->length * (ptrdiff_t)sizeof(FC_T)) & (FC_VECTOR_BYTES - 1));
+    return VL >= 4 && is_whole && !(bytes & (FC_VECTOR_BYTES / 4 - 1)) ? bytes / (ptrdiff_t)sizeof(FC_T) : 0;
+}
+
+/* Part of a vector; the sums are then turned by so many lanes. */
+#define DOT_PART(ROWS, COLS, k, lanes)                                                                 \
+    FC_UNROLL for (int n = 0; n < COLS; n++) {                                                         \
+        const vec bn = load_part((const FC_T *)(t->b + n * t->b_row) + k, lanes);                      \
+        FC_UNROLL for (int m = 0; m < ROWS; m++) {                                                     \
+            acc[m][n] += load_part((const FC_T *)(t->a + m * t->a_row) + k, lanes) * bn;               \
+            acc[m][n] = rotate(acc[m][n], lanes);                                                      \
+        }                                                                                              \
+    }
+
+/* Loads take the time, twice as long where they cross lines of the cache: so B is read from a vector's boundary on, and
+ * what lies before it first, with the sums turned to where its lanes are, and back in the end.  No bit of the result
+ * depends on where B lies.  Up to 3 rows need FC_KEEP; with four it made them a quarter slower. */
 #define DOT(ROWS, COLS)                                                                                \
     static void FC_NAME(dot_##ROWS##x##COLS)(const fc_dot *t) {                                        \
         vec acc[ROWS][COLS];                                                                           \
         FC_UNROLL for (int m = 0; m < ROWS; m++)                                                       \
             FC_UNROLL for (int n = 0; n < COLS; n++) acc[m][n] = (vec){0};                             \
-        ptrdiff_t k = 0;                                                                               \
+        const ptrdiff_t head = COLS == 4 ? FC_NAME(dot_head)(t) : 0;                                   \
+        ptrdiff_t k = head;                                                                            \
+        if (head > 0) DOT_PART(ROWS, COLS, 0, head)                                                    \
         for (; k + VL <= t->length; k += VL) {                                                         \
             vec am[ROWS];                                                                              \
             FC_UNROLL for (int m = 0; m < ROWS; m++) {                                                 \
@@ -209,7 +231,9 @@ FC_INLINE void FC_NAME(dot_finish)(const fc_dot *t, ptrdiff_t m, const vec *acc,
                 FC_UNROLL for (int m = 0; m < ROWS; m++) acc[m][n] += am[m] * bn;                      \
             }                                                                                          \
         }                                                                                              \
-        if (k < t->length) { /* the last vector again, without what is counted already */              \
+        if (head > 0) {                                                                                \
+            DOT_PART(ROWS, COLS, k, VL - head)                                                         \
+        } else if (k < t->length) { /* the last vector again, without what is counted already */       \
             const mask rest = last_lanes(t->length - k);                                               \
             k = t->length - VL;                                                                        \
             vec am[ROWS];                                                                              \
@@ -247,17 +271,26 @@ static void FC_NAME(pack_rows)(ptrdiff_t depth, ptrdiff_t columns, ptrdiff_t wid
     }
 }
 
-/* In blocks of 4 x 4, so that each load takes 4 contiguous elements of src and each store 4 of dst. */
-static void FC_NAME(pack_transposed)(ptrdiff_t depth, ptrdiff_t columns, ptrdiff_t width, const void *src,
-                            ptrdiff_t stride, void *dst) {
+/* Rows of dst that are written side by side, so that they stay in L1 until they are whole. */
+#define FC_TRANSPOSED_ROWS 32
+
+/* In blocks of 4 x 4, so that each load takes 4 contiguous elements of src and each store 4 of dst.  What the next rows
+ * of dst take is asked for: it lies in too many places for the hardware's prefetchers. */
+static void FC_NAME(transpose_part)(ptrdiff_t depth, ptrdiff_t columns, ptrdiff_t width, const FC_T *src,
+                                    ptrdiff_t stride, FC_T *d) {
     typedef FC_T quad __attribute__((vector_size(4 * sizeof(FC_T)), aligned(sizeof(FC_T)), may_alias));
-    const char *s = src;
-    FC_T *d = dst;
+    const char *s = (const char *)src;
     ptrdiff_t j = 0;
     for (; j + 4 <= columns; j += 4, s += 4 * stride) {
         const FC_T *s0 = (const FC_T *)s, *s1 = (const FC_T *)(s + stride);
         const FC_T *s2 = (const FC_T *)(s + 2 * stride), *s3 = (const FC_T *)(s + 3 * stride);
         ptrdiff_t k = 0;
+        FC_UNROLL for (ptrdiff_t i = 0; i < FC_TRANSPOSED_ROWS; i += FC_LINE / (ptrdiff_t)sizeof(FC_T)) {
+            __builtin_prefetch(s0 + depth + i);
+            __builtin_prefetch(s1 + depth + i);
+            __builtin_prefetch(s2 + depth + i);
+            __builtin_prefetch(s3 + depth + i);
+        }
         for (; k + 4 <= depth; k += 4) {
             quad a = *(const quad *)(s0 + k), b = *(const quad *)(s1 + k);
             quad c = *(const quad *)(s2 + k), e = *(const quad *)(s3 + k);
@@ -275,4 +308,12 @@ static void FC_NAME(pack_transposed)(ptrdiff_t depth, ptrdiff_t columns, ptrdiff
     }
     for (; j < width; j++, s += stride)
         for (ptrdiff_t k = 0; k < depth; k++) d[k * width + j] = j < columns ? ((const FC_T *)s)[k] : 0;
+}
+
+static void FC_NAME(pack_transposed)(ptrdiff_t depth, ptrdiff_t columns, ptrdiff_t width, const void *src,
+                            ptrdiff_t stride, void *dst) {
+    for (ptrdiff_t k = 0; k < depth; k += FC_TRANSPOSED_ROWS) {
+        const ptrdiff_t rows = depth - k < FC_TRANSPOSED_ROWS ? depth - k : FC_TRANSPOSED_ROWS;
+        FC_NAME(transpose_part)(rows, columns, width, (const FC_T *)src + k, stride, (FC_T *)dst + k * width);
+    }
 }

@@ -61,6 +61,7 @@
 #define sum_lanes FC_NAME(sum_lanes)
 #define fold FC_NAME(fold)
 #define sum_lanes_of_4 FC_NAME(sum_lanes_of_4)
+#define rotate FC_NAME(rotate)
 
 #endif
 
@@ -150,6 +151,20 @@ FC_INLINE mask last_lanes(ptrdiff_t n) {
     mask lane;
     for (ptrdiff_t i = 0; i < VL; i++) lane[i] = (FC_INT)i;
     return lane >= (FC_INT)(VL - n);
+}
+
+/* Lane i is lane (i + n) mod VL of v, for n = 0, VL/4, VL/2 or 3VL/4. */
+FC_INLINE vec rotate(vec v, ptrdiff_t n) {
+    vec other;
+    if (n & VL / 4) {
+        FC_UNROLL for (int i = 0; i < VL; i++) other[i] = v[(i + VL / 4) % VL];
+        v = other;
+    }
+    if (n & VL / 2) {
+        FC_UNROLL for (int i = 0; i < VL; i++) other[i] = v[i ^ VL / 2];
+        v = other;
+    }
+    return v;
 }
 
 /* Sums of pairs of lanes, `apart` from each other: of a's where that bit of the lane's number is 0, else of b's. */
