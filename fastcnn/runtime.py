@@ -209,6 +209,21 @@ class ReusingMemory(_memory.Reusing):
     """
 
 
+class AlignedMemory(_memory.Keeping):
+    """A context in which new arrays, of this thread, begin at cache lines; for arrays that stay, such as weights.
+
+    Vectors that cross lines take twice the time to load.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> with AlignedMemory():
+    ...     x = np.ones(1000)
+    >>> x.ctypes.data % 64
+    0
+    """
+
+
 def release_memory() -> None:
     """Give memory that waits to be used again by :class:`ReusingMemory` back to the system, as ``fit`` does at its end.
 

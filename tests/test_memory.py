@@ -26,6 +26,11 @@ def nothing_waits():
     assert _memory.held() == (0, 0)
 
 
+@pytest.fixture(params=[runtime.ReusingMemory, runtime.AlignedMemory])
+def memory(request):
+    return request.param
+
+
 def address(array):
     return array.__array_interface__["data"][0]
 
@@ -55,8 +60,8 @@ def test_an_array_outlives_the_context():
     assert _memory.held()[0] >= array.nbytes
 
 
-def test_zeros_are_zeros_in_used_memory():
-    with runtime.ReusingMemory():
+def test_zeros_are_zeros_in_used_memory(memory):
+    with memory():
         np.full(LARGE, 7)
         zeros = np.zeros(LARGE, int)
         assert not zeros.any()
@@ -65,8 +70,8 @@ def test_zeros_are_zeros_in_used_memory():
         assert not small.any()
 
 
-def test_arrays_that_change_their_size_keep_what_they_hold():
-    with runtime.ReusingMemory():
+def test_arrays_that_change_their_size_keep_what_they_hold(memory):
+    with memory():
         array = np.arange(LARGE)
         for size in (2 * LARGE, 5 * LARGE, 10, 3 * LARGE):
             kept = min(size, array.size)
@@ -78,17 +83,18 @@ def test_arrays_that_change_their_size_keep_what_they_hold():
 
 
 @pytest.mark.parametrize("shape", [(0,), (0, 500, 500), (500, 0, 500), (), (1,)])
-def test_empty_and_small_arrays(shape):
-    with runtime.ReusingMemory():
+def test_empty_and_small_arrays(memory, shape):
+    with memory():
         array = np.ones(shape, np.float32)
+        assert address(array) % 64 == 0
         assert array.sum() == array.size
         del array
 
 
-def test_what_numpy_makes_for_itself_comes_back():
+def test_what_numpy_makes_for_itself_comes_back(memory):
     x = normals(3, 200, 150)
     expected = np.sort(x, axis=0), np.argsort(x, axis=None, kind="stable"), np.linalg.qr(x[0])[1], x[0] @ x[1].T
-    with runtime.ReusingMemory():
+    with memory():
         found = np.sort(x, axis=0), np.argsort(x, axis=None, kind="stable"), np.linalg.qr(x[0])[1], x[0] @ x[1].T
         assert all((a == b).all() for a, b in zip(expected, found, strict=True))
         del found
@@ -105,10 +111,10 @@ def test_what_waits_is_bounded():
         assert _memory.held()[0] == 0
 
 
-def test_there_is_an_error_where_there_is_no_memory():
-    with runtime.ReusingMemory(), pytest.raises(MemoryError):
+def test_there_is_an_error_where_there_is_no_memory(memory):
+    with memory(), pytest.raises(MemoryError):
         np.empty(1 << 60, np.uint8)
-    with runtime.ReusingMemory(), pytest.raises(MemoryError):
+    with memory(), pytest.raises(MemoryError):
         np.zeros(1 << 60, np.uint8)
 
 
@@ -123,6 +129,22 @@ def test_contexts_can_be_nested_and_are_left_by_errors():
     outside = np.empty(LARGE)
     assert _memory.held()[0] == 0
     assert outside.size == LARGE
+
+
+def test_aligned_memory_does_not_wait():
+    with runtime.AlignedMemory():
+        arrays = [np.ones(size, np.uint8) for size in (1, 100, LARGE // 8, LARGE, 100 * LARGE)]
+    assert all(address(array) % 64 == 0 for array in arrays)
+    assert all(array.all() for array in arrays)
+    del arrays
+    assert _memory.held() == (0, 0)
+
+
+def test_weights_begin_at_cache_lines(tmp_path):
+    model = network()
+    model.save(tmp_path / "model.safetensors")
+    for weights in (model.weights, fastcnn.load(tmp_path / "model.safetensors").weights):
+        assert [address(array) % 64 for array in weights.values()] == [0] * 4
 
 
 def test_several_threads_at_a_time():
@@ -186,6 +208,7 @@ def test_a_process_ends_well_with_arrays_alive():
     code = (
         "import numpy as np, fastcnn\n"
         "with fastcnn.runtime.ReusingMemory():\n    kept = [np.ones(100000) for _ in range(3)]\n"
+        "with fastcnn.runtime.AlignedMemory():\n    kept += [np.ones(100000) for _ in range(3)]\n"
         "import sys; sys.kept = kept\n"
     )
     subprocess.run([sys.executable, "-W", "error", "-c", code], check=True, capture_output=True)

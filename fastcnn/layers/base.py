@@ -15,6 +15,7 @@ from .. import initializers, nn, ops
 from ..arguments import brief, flag, float_type, integer, plain, real_array, real_batch
 from ..initializers import Initializer
 from ..registry import Configurable
+from ..runtime import AlignedMemory
 from ..shapes import elements
 from .symbolic import Shape as Shape
 from .symbolic import Tensor, checked_name, tensors_of
@@ -312,7 +313,8 @@ class Layer(Configurable):
         state = vars(self)
         state["_source"] = source
         try:
-            self.build(input_shape)
+            with AlignedMemory():
+                self.build(input_shape)
             output_shape = self.compute_output_shape(input_shape)
         except BaseException:
             self.unbuild()

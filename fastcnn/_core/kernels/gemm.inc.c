@@ -136,6 +136,12 @@ FC_INLINE void FC_NAME(add_pass)(const fc_tile *t, ptrdiff_t k, const int rows, 
         }                                                                                            \
     }
     ptrdiff_t n = 0;
+    /* Loads and stores across lines of the cache take twice the time. */
+    const ptrdiff_t head = (-(ptrdiff_t)(size_t)t->b & (FC_VECTOR_BYTES - 1)) / (ptrdiff_t)sizeof(FC_T);
+    if (head > 0 && t->columns >= VL) {
+        FC_ADD_PASS(load_part, FC_LOAD_WHOLE, store_part, FC_COMMA head)
+        n = head;
+    }
     for (; n + VL <= t->columns; n += VL) FC_ADD_PASS(load, load, store, )
     if (n < t->columns) {
         const ptrdiff_t left = t->columns - n, after = (t->run_length - k - depth) * t->b_step;
