@@ -45,7 +45,7 @@ class Case:
 class Conv(Case):
     """A square convolution without bias on square images; padding in pixels on every side.
 
-    A depthwise one has as many filters as channels, each of which sees its own channel alone.
+    A depthwise one has as many groups as channels and filters.
     """
 
     network: str
@@ -56,7 +56,7 @@ class Conv(Case):
     padding: int
     stride: int = 1
     batch: int = 1
-    depthwise: bool = False
+    groups: int = 1
 
     @property
     def passes(self) -> tuple[str, ...]:
@@ -66,13 +66,16 @@ class Conv(Case):
 
     @property
     def name(self) -> str:
-        channels = f"{self.channels} depthwise" if self.depthwise else f"{self.channels}-{self.filters}"
+        channels = f"{self.channels}-{self.filters}" if self.groups == 1 else f"{self.channels} in {self.groups}"
+        channels = f"{self.channels} depthwise" if self.depthwise else channels
         return f"{self.network} {_window(self.kernel, self.stride)} {channels} {self.size}x{self.size} n{self.batch}"
 
     @property
     def group(self) -> str:
         if self.depthwise:
             return "depthwise"
+        if self.groups > 1:
+            return "grouped"
         if self.kernel == 1:
             return "1x1"
         if self.kernel == 3 and self.stride == 1 and self.channels >= 32:
@@ -84,15 +87,15 @@ class Conv(Case):
         return (self.size + 2 * self.padding - self.kernel) // self.stride + 1
 
     @property
-    def groups(self) -> int:
-        return self.channels if self.depthwise else 1
+    def depthwise(self) -> bool:
+        return self.groups == self.channels == self.filters > 1
 
     def flops(self) -> float | None:
         if self.depthwise:
             return None
         # The same for all three passes, and always those of the direct method.
         outputs = self.batch * self.output_size**2 * self.filters
-        return 2.0 * outputs * self.kernel**2 * self.channels
+        return 2.0 * outputs * self.kernel**2 * self.channels / self.groups
 
     def bytes(self, what: str) -> float | None:
         if not self.depthwise:
@@ -284,7 +287,7 @@ def _mobilenet_v2() -> Iterator[Conv]:
     """The depthwise layers of both strides, and the products before and after some of them."""
 
     def depthwise(channels: int, size: int, stride: int, batch: int) -> Conv:
-        return Conv("mobilenet2", 3, channels, channels, size, 1, stride, batch, depthwise=True)
+        return Conv("mobilenet2", 3, channels, channels, size, 1, stride, batch, groups=channels)
 
     layers = (
         (32, 112, 1),
@@ -303,7 +306,14 @@ def _mobilenet_v2() -> Iterator[Conv]:
         yield Conv("mobilenet2", 1, channels, filters, size, 0)
 
 
-CONVS = (*_lenet(), *_cifar(), *_vgg16(), *_resnet18(), *_resnet50(), *_mobilenet_v2())
+def _resnext50() -> Iterator[Conv]:
+    """The 3x3 layers of ResNeXt-50 (32x4d), in 32 groups of 4 to 32 channels."""
+    for batch in (1, 16):
+        for channels, size in ((128, 56), (256, 28), (512, 14), (1024, 7)):
+            yield Conv("resnext50", 3, channels, channels, size, padding=1, batch=batch, groups=32)
+
+
+CONVS = (*_lenet(), *_cifar(), *_vgg16(), *_resnet18(), *_resnet50(), *_mobilenet_v2(), *_resnext50())
 
 POOLS = (
     Pool("lenet5", "max", 2, 6, 28, stride=2, batch=64),

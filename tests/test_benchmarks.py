@@ -54,7 +54,16 @@ ROW = row(
 )
 
 
-@pytest.mark.parametrize("name", ["lenet5 n64", "resnet50 n1", "resnet50 1x1 64-256 56x56 n1", "dense 400-120 n64"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "lenet5 n64",
+        "resnet50 n1",
+        "resnet50 1x1 64-256 56x56 n1",
+        "resnext50 3x3 128 in 32 56x56 n1",
+        "dense 400-120 n64",
+    ],
+)
 def test_processes_speak_of_networks_and_layers_by_name(name):
     assert str(layers.named(name)) == name
     assert isinstance(layers.named(name), Network) == (len(name.split()) == 2)

@@ -15,6 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from fastcnn import nn, shapes
+from fastcnn._core import _runtime
 
 pytestmark = pytest.mark.usefixtures("isa", "threads")
 
@@ -194,6 +195,48 @@ def test_depthwise(channels, window, strides, padding, dilations, dtype):
     check(Case((2, 9, 13, channels), (*window, 1, channels), strides, padding, dilations, channels), dtype)
 
 
+# Channels and filters of a group, as many of either or more of one, and groups: of vectors of 2 to 16 lanes they fill
+# parts, whole ones, or all but the last one's rest.
+@pytest.mark.parametrize("channels", [1, 2, 3, 4, 6, 8])
+@pytest.mark.parametrize("filters", [1, 2, 3, 4, 5, 8])
+@pytest.mark.parametrize("groups", [4, 16, 17])
+def test_groups_that_share_a_vector(channels, filters, groups, dtype):
+    shapes = (2, 5, 9, groups * channels), (3, 3, channels, groups * filters)
+    for strides, padding in (((1, 1), "same"), ((2, 2), "same"), ((2, 1), ((1, 0), (0, 2)))):
+        check(Case(*shapes, strides, padding, (1, 1), groups), dtype)
+
+
+@pytest.mark.parametrize(
+    ("window", "strides", "padding", "dilations"),
+    [
+        ((5, 5), (2, 1), ((1, 4), (0, 3)), (1, 1)),
+        ((2, 4), (3, 4), "same", (1, 1)),
+        ((3, 2), (1, 2), "same", (3, 2)),
+        ((3, 3), (1, 1), 2, (2, 2)),
+        ((1, 1), (2, 3), "valid", (1, 1)),
+        ((1, 1), (1, 1), "valid", (1, 1)),
+        ((7, 9), (1, 1), 8, (1, 1)),
+    ],
+)
+def test_windows_of_groups_that_share_a_vector(window, strides, padding, dilations, dtype):
+    check(Case((2, 9, 13, 32), (*window, 4, 32), strides, padding, dilations, 8), dtype)
+
+
+def test_which_groups_share_a_vector():
+    lanes = _runtime.lanes(np.dtype(np.float32))
+    most = lanes // 2
+    if most < 2:
+        return
+    x = normals(1, 5, 5, 8 * lanes, dtype=np.float32)
+    for channels, name in ((most, "grouped"), (2 * most, "direct"), (1, "depthwise")):
+        w = normals(3, 3, channels, 8 * lanes, dtype=np.float32)
+        assert nn.PreparedConv2D(w, x.shape, groups=x.shape[3] // channels).algorithm == name
+    w = normals(3, 3, 1, 8 * lanes, dtype=np.float32)
+    assert nn.PreparedConv2D(w, (1, 5, 5, 4 * lanes), groups=4 * lanes).algorithm == "grouped"
+    w = normals(3, 3, 1, lanes, dtype=np.float32)  # its input holds less than a vector
+    assert nn.PreparedConv2D(w, (1, 5, 5, lanes // 2), groups=lanes // 2).algorithm == "direct"
+
+
 @pytest.mark.parametrize("padding", ["same", 0, 1, 2, ((1, 1), (0, 1)), ((1, 1), (1, 0))])
 @pytest.mark.parametrize("stride", [1, 2, 3])
 def test_depthwise_edges_of_three_columns(padding, stride, dtype):
@@ -325,6 +368,7 @@ PREPARED = [
     ((2, 7, 7, 33), (1, 1, 33, 20), {}),
     ((1, 7, 7, 33), (1, 1, 33, 20), {"strides": 2}),
     ((1, 8, 8, 18), (3, 3, 1, 18), {"groups": 18, "padding": 1}),
+    ((1, 8, 8, 48), (3, 3, 4, 36), {"groups": 12, "padding": 1}),
     ((1, 4, 4, 300), (3, 3, 300, 130), {"padding": "same"}),
     ((0, 4, 4, 3), (3, 3, 3, 5), {}),
 ]

@@ -253,6 +253,15 @@ def cases(dtype: np.dtype, vl: int):
         g = values(*y.shape)
         yield nn.conv2d_backward_input, (g, f, x.shape), options
         yield nn.conv2d_backward_filters, (g, x, f.shape), options
+    for c, k in itertools.product(sorted({1, 2, 3, max(1, vl // 2)}), repeat=2):
+        n, h, w, stride = pick.choice((1, 2)), pick.randint(3, 11), pick.randint(3, 18), pick.choice((1, 2))
+        groups = pick.choice((vl, vl + 1, 2 * vl + 3))
+        x, f = values(n, h, w, groups * c), values(3, pick.randint(1, 3), c, groups * k)
+        options = {"groups": groups, "strides": stride, "padding": pick.choice(("VALID", "SAME"))}
+        g = values(*nn.conv2d(x, f, **options).shape)
+        yield nn.conv2d, (x, f), {**options, "bias": values(groups * k), "activation": "relu"}
+        yield nn.conv2d_backward_input, (g, f, x.shape), options
+        yield nn.conv2d_backward_filters, (g, x, f.shape), options
 
 
 def prepared_conv2d(x, filters, **options):

@@ -24,7 +24,7 @@ from libc.string cimport memcpy, memset
 cimport numpy as cnp
 
 from ._gemm cimport (
-    Product, fc_prefetch, goes_by_blocks, is_panel, multiply_tiles, pack_panels, pad_bias, panel_shape, product,
+    Product, fc_prefetch, goes_by_blocks, is_panel, multiply_tiles, pack_panels, panel_shape, product,
 )
 from ._runtime cimport (
     acquire, aligned, ceil_div, distance, fc_kernels, fc_tile, kernels, l1_bytes, l2_bytes, line,
@@ -145,6 +145,9 @@ cdef struct Correlation:
     # How far from y lies what is added to it before relu, laid out as y; 0: nothing is.
     Py_ssize_t residual
     int relu
+    # Groups of the convolution, each a convolution by itself, and how many bytes its source, filters, packed filters,
+    # bias and output are from the last one's.
+    Py_ssize_t convs, x_conv, w_conv, filters_conv, bias_conv, y_conv
     # Cut of the work: rows of a band, panels of a group, and how many of each; runs of a slab, whose part of a panel
     # stays in L2 while the band's rows pass by. Where no two tasks need the same panel, each packs its own, by slabs.
     Py_ssize_t rows, bands, group, groups, slab
@@ -158,6 +161,18 @@ cdef void plan_filters(Correlation *c, Py_ssize_t channels) noexcept nogil:
     c.width = c.table.panel_vectors * c.table.lanes
     c.panels = ceil_div(c.columns, c.width)
     c.depth = c.row_taps.count * c.col_taps.count * channels
+
+
+cdef Correlation correlation_of(const Correlation *c, Py_ssize_t i) noexcept nogil:
+    """Return the correlation of the i-th group."""
+    cdef Correlation own = c[0]
+    own.source.x += i * c.x_conv
+    own.w += i * c.w_conv
+    own.filters += i * c.filters_conv
+    own.y += i * c.y_conv
+    if own.bias != NULL:
+        own.bias += i * c.bias_conv
+    return own
 
 
 cdef void pack_filters(const Correlation *c, Py_ssize_t panel, Py_ssize_t run, Py_ssize_t n_runs,
@@ -175,8 +190,21 @@ cdef void pack_filters(const Correlation *c, Py_ssize_t panel, Py_ssize_t run, P
         to = pack_panels(c.table, c.w + (tap * c.columns + first) * c.w_row, c.w_row, True, c.source.channels, left, to)
 
 
-cdef void correlate_task(const Correlation *c, Py_ssize_t task, char *copy) noexcept nogil:
+cdef void pack_panel(const Correlation *all, Py_ssize_t i) noexcept nogil:
+    """Pack the i-th panel of all groups to where they begin."""
+    cdef Correlation c = correlation_of(all, i // all.panels)
+    pack_filters(&c, i % c.panels, 0, c.n_runs,
+                 <char *> c.filters + i % c.panels * c.width * c.depth * c.table.itemsize)
+
+
+cdef void correlate_task(const Correlation *all, Py_ssize_t task, char *copy) noexcept nogil:
     """One band of output rows of one image, for one group of filter panels."""
+    cdef Py_ssize_t tasks = all.images * all.bands * all.groups
+    cdef Correlation own = correlation_of(all, task // tasks)
+    correlate_band(&own, task % tasks, copy)
+
+
+cdef void correlate_band(const Correlation *c, Py_ssize_t task, char *copy) noexcept nogil:
     cdef Py_ssize_t size = c.table.itemsize, first_panel = task % c.groups * c.group, panel, row, run
     cdef Py_ssize_t band = task // c.groups % c.bands, image = task // c.groups // c.bands, width
     cdef Py_ssize_t first_row = band * c.rows, last_row = min(first_row + c.rows, c.source.out_h)
@@ -224,7 +252,7 @@ cdef void correlate_task(const Correlation *c, Py_ssize_t task, char *copy) noex
 
 cdef void cut_correlation(Correlation *c, int threads) noexcept nogil:
     """Choose the bands and groups: a band's source stays in L2, and there are tasks enough to even out."""
-    cdef Py_ssize_t size = c.table.itemsize, wanted = 4 * threads if threads > 1 else 1
+    cdef Py_ssize_t size = c.table.itemsize, wanted = ceil_div(4 * threads, c.convs) if threads > 1 else 1
     cdef Py_ssize_t row_bytes = max(1, c.source.row_step * c.source.pitch), rows
     rows = max(1, min(c.source.out_h, l2_bytes // 3 // row_bytes))
     c.groups = 1
@@ -248,7 +276,7 @@ cdef void cut_correlation(Correlation *c, int threads) noexcept nogil:
 
 cdef int correlate(Correlation *c, const char *bias, int threads) except -1:
     """Run one correlation whose source, output, filters and taps are set."""
-    cdef Py_ssize_t size = c.table.itemsize, i, j, tasks, filter_bytes, task_bytes, n = 0
+    cdef Py_ssize_t size = c.table.itemsize, i, j, tasks, task_bytes, n = 0
     cdef Taps r = c.row_taps, s = c.col_taps
     cdef bint merged
     cdef char *scratch
@@ -259,27 +287,31 @@ cdef int correlate(Correlation *c, const char *bias, int threads) except -1:
     c.n_runs = r.count * (1 if merged and s.count > 0 else s.count)
     c.run_length = (s.count if merged else 1) * c.source.channels
     cut_correlation(c, threads)
-    filter_bytes = 0 if c.packs_slabs or c.prepared else line(c.panels * c.width * c.depth * size)
+    c.filters_conv = 0 if c.packs_slabs else c.panels * c.width * c.depth * size
+    c.bias_conv = line(c.panels * c.width * size)
     task_bytes = c.copy_bytes + c.slab_bytes
-    scratch = acquire(filter_bytes + line(c.panels * c.width * size) + line(c.n_runs * sizeof(Py_ssize_t))
-                      + threads * task_bytes)
+    scratch = acquire((0 if c.prepared else line(c.convs * c.filters_conv)) + c.convs * c.bias_conv
+                      + line(c.n_runs * sizeof(Py_ssize_t)) + threads * task_bytes)
     packed = scratch
     if not c.prepared:
         c.filters = packed
-    scratch += filter_bytes
-    c.bias = pad_bias(bias, c.columns * size, c.panels * c.width * size, scratch)
-    scratch += line(c.panels * c.width * size)
+        scratch += line(c.convs * c.filters_conv)
+    c.bias = scratch if bias != NULL else NULL
+    for i in range(c.convs if bias != NULL else 0):
+        memset(scratch + i * c.bias_conv, 0, c.bias_conv)
+        memcpy(scratch + i * c.bias_conv, bias + i * c.columns * size, c.columns * size)
+    scratch += c.convs * c.bias_conv
     c.runs = <Py_ssize_t *> scratch
     scratch += line(c.n_runs * sizeof(Py_ssize_t))
     for i in range(r.count):
         for j in range(1 if merged and s.count > 0 else s.count):
             c.runs[n] = i * r.offset_step * c.source.pitch + j * s.offset_step * c.source.pixel
             n += 1
-    tasks = c.images * c.bands * c.groups
+    tasks = c.convs * c.images * c.bands * c.groups
     with nogil, parallel(num_threads=threads):
-        if filter_bytes:
-            for i in prange(c.panels, schedule="static"):
-                pack_filters(c, i, 0, c.n_runs, packed + i * c.width * c.depth * size)
+        if not (c.packs_slabs or c.prepared):
+            for i in prange(c.convs * c.panels, schedule="static"):
+                pack_panel(c, i)
         for i in prange(tasks, schedule="dynamic"):
             correlate_task(c, i, scratch + threadid() * task_bytes)
     release(packed)
@@ -299,6 +331,9 @@ cdef Correlation forward_of(Geometry g, cnp.ndarray w) noexcept:
     c.prepared = False
     c.row_taps = Taps(g.rows, 0, 1, g.dilation_h)
     c.col_taps = Taps(g.cols, 0, 1, g.dilation_w)
+    c.convs = g.groups
+    c.x_conv = g.channels // g.groups * size
+    c.w_conv = c.y_conv = c.columns * size
     return c
 
 
@@ -341,10 +376,9 @@ def prepare(Geometry g, cnp.ndarray w):
 def forward(Geometry g, cnp.ndarray x, cnp.ndarray w, cnp.ndarray bias, cnp.ndarray residual, int relu,
             cnp.ndarray y, bint prepared=False):
     """Write act(conv(x, w) + bias + residual) to y, whose pixels may lie apart; bias and residual may be None."""
-    cdef Py_ssize_t size = cnp.PyArray_ITEMSIZE(x), i
-    cdef Py_ssize_t channels = g.channels // g.groups, filters = g.filters // g.groups
+    cdef Py_ssize_t size = cnp.PyArray_ITEMSIZE(x)
     cdef const char *b = NULL if bias is None else cnp.PyArray_BYTES(bias)
-    cdef int threads = threads_for(g.flops() / g.groups)
+    cdef int threads = threads_for(g.flops())
     cdef Py_ssize_t to_residual = distance(y, residual)
     cdef Correlation c
     cdef Product p
@@ -369,17 +403,13 @@ def forward(Geometry g, cnp.ndarray x, cnp.ndarray w, cnp.ndarray bias, cnp.ndar
     c.y_col = pixel_pitch(y)
     c.y_row = g.out_w * c.y_col
     c.y_image = g.out_h * c.y_row
-    for i in range(g.groups):
-        c.source = Source(
-            x=cnp.PyArray_BYTES(x) + i * channels * size, in_h=g.in_h, in_w=g.in_w, x_channels=g.channels,
-            channels=channels, size=size, base_row=-g.top, base_col=-g.left, row_step=g.stride_h, col_step=g.stride_w,
-            span_h=(g.rows - 1) * g.dilation_h + 1, span_w=(g.cols - 1) * g.dilation_w + 1,
-            out_h=g.out_h, out_w=g.out_w, in_place=False, copy_w=0, pixel=0, pitch=0)
-        c.y = cnp.PyArray_BYTES(y) + i * filters * size
-        c.w = cnp.PyArray_BYTES(w) + i * filters * size
-        correlate(&c, b + i * filters * size if b != NULL else NULL, threads)
-        if prepared:
-            c.filters += c.panels * c.width * c.depth * size
+    c.source = Source(
+        x=cnp.PyArray_BYTES(x), in_h=g.in_h, in_w=g.in_w, x_channels=g.channels, channels=g.channels // g.groups,
+        size=size, base_row=-g.top, base_col=-g.left, row_step=g.stride_h, col_step=g.stride_w,
+        span_h=(g.rows - 1) * g.dilation_h + 1, span_w=(g.cols - 1) * g.dilation_w + 1,
+        out_h=g.out_h, out_w=g.out_w, in_place=False, copy_w=0, pixel=0, pitch=0)
+    c.y = cnp.PyArray_BYTES(y)
+    correlate(&c, b, threads)
 
 
 cdef struct Phase:
@@ -532,9 +562,8 @@ cdef int scatter(Geometry g, cnp.ndarray dy, cnp.ndarray w, cnp.ndarray dx) exce
 
 def backward_input(Geometry g, cnp.ndarray dy, cnp.ndarray w, cnp.ndarray dx):
     """Write the gradient of the input to dx."""
-    cdef Py_ssize_t size = cnp.PyArray_ITEMSIZE(dy), i, y, x
-    cdef Py_ssize_t channels = g.channels // g.groups, filters = g.filters // g.groups
-    cdef int threads = threads_for(g.flops() / g.groups / g.stride_h / g.stride_w)
+    cdef Py_ssize_t size = cnp.PyArray_ITEMSIZE(dy), y, x
+    cdef int threads = threads_for(g.flops() / g.stride_h / g.stride_w)
     cdef Phase v, h
     cdef Taps no_taps = Taps(0, 0, 0, 1)
     cdef bint reached
@@ -551,7 +580,11 @@ def backward_input(Geometry g, cnp.ndarray dy, cnp.ndarray w, cnp.ndarray dx):
         scatter(g, dy, w, dx)
         return
     c.images = g.images
-    c.columns = channels
+    c.columns = g.channels // g.groups
+    c.convs = g.groups
+    c.x_conv = c.w_conv = g.filters // g.groups * size
+    c.y_conv = c.columns * size
+    c.w = cnp.PyArray_BYTES(w)
     c.w_row = g.filters * size
     c.w_cols = g.cols
     c.transposed = True
@@ -561,24 +594,22 @@ def backward_input(Geometry g, cnp.ndarray dy, cnp.ndarray w, cnp.ndarray dx):
     c.y_col = g.stride_w * g.channels * size
     c.y_row = g.stride_h * g.in_w * g.channels * size
     c.y_image = g.in_h * g.in_w * g.channels * size
-    for i in range(g.groups):
-        # The first positions of all phases; there are no more of them than positions, however long the strides.
-        for y in range(min(g.stride_h, g.in_h)):
-            v = phase_of((y + g.top) % g.stride_h, g.in_h, g.stride_h, g.top, g.rows, g.dilation_h)
-            for x in range(min(g.stride_w, g.in_w)):
-                h = phase_of((x + g.left) % g.stride_w, g.in_w, g.stride_w, g.left, g.cols, g.dilation_w)
-                # Positions that no tap reaches get the sum over no taps: zero.
-                reached = v.taps.count > 0 and h.taps.count > 0
-                c.source = Source(
-                    x=cnp.PyArray_BYTES(dy) + i * filters * size, in_h=g.out_h, in_w=g.out_w, x_channels=g.filters,
-                    channels=filters, size=size, base_row=v.base, base_col=h.base, row_step=1, col_step=1,
-                    span_h=v.span if reached else 0, span_w=h.span if reached else 0, out_h=v.count, out_w=h.count,
-                    in_place=False, copy_w=0, pixel=0, pitch=0)
-                c.y = cnp.PyArray_BYTES(dx) + ((v.first * g.in_w + h.first) * g.channels + i * channels) * size
-                c.w = cnp.PyArray_BYTES(w) + i * filters * size
-                c.row_taps = v.taps if reached else no_taps
-                c.col_taps = h.taps if reached else no_taps
-                correlate(&c, NULL, threads)
+    # The first positions of all phases; there are no more of them than positions, however long the strides.
+    for y in range(min(g.stride_h, g.in_h)):
+        v = phase_of((y + g.top) % g.stride_h, g.in_h, g.stride_h, g.top, g.rows, g.dilation_h)
+        for x in range(min(g.stride_w, g.in_w)):
+            h = phase_of((x + g.left) % g.stride_w, g.in_w, g.stride_w, g.left, g.cols, g.dilation_w)
+            # Positions that no tap reaches get the sum over no taps: zero.
+            reached = v.taps.count > 0 and h.taps.count > 0
+            c.source = Source(
+                x=cnp.PyArray_BYTES(dy), in_h=g.out_h, in_w=g.out_w, x_channels=g.filters,
+                channels=g.filters // g.groups, size=size, base_row=v.base, base_col=h.base, row_step=1, col_step=1,
+                span_h=v.span if reached else 0, span_w=h.span if reached else 0, out_h=v.count, out_w=h.count,
+                in_place=False, copy_w=0, pixel=0, pitch=0)
+            c.y = cnp.PyArray_BYTES(dx) + (v.first * g.in_w + h.first) * g.channels * size
+            c.row_taps = v.taps if reached else no_taps
+            c.col_taps = h.taps if reached else no_taps
+            correlate(&c, NULL, threads)
 
 
 # ---- gradient of the filters ----
@@ -611,6 +642,8 @@ cdef struct FilterGradient:
     Py_ssize_t x_width
     char *dw
     Py_ssize_t dw_row
+    # As of Correlation.
+    Py_ssize_t convs, x_conv, dy_conv, dw_conv
     # A filter row (and tap, where dilated) has `length` rows of dw, whose tiles go in `slices`.
     Py_ssize_t length, segments, slices
     # Cut of the work: parts of the reduction, whose number depends on nothing but the sizes; groups of (panel, filter
@@ -680,7 +713,8 @@ cdef void find_gradients(const FilterGradient *f, Block *b, Py_ssize_t panels) n
     """Pack the block's gradients, so that what a strip sees of a panel lies together, unless they can stay."""
     cdef Py_ssize_t size = f.table.itemsize, pixels = b.rows * f.source.out_w, first = b.panel * f.width
     cdef Py_ssize_t left = f.images * f.source.out_h - b.first - b.rows
-    b.pack = f.panels > 1 and not f.x_width or not (f.whole or f.overhang and left >= f.overhang)
+    b.pack = ((f.panels > 1 or f.convs > 1) and not f.x_width
+              or not (f.whole or f.overhang and left >= f.overhang))
     if b.pack:
         pack_panels(f.table, f.dy + b.first * f.source.out_w * f.dy_row + first * size, f.dy_row, False, pixels,
                     min(panels * f.width, f.columns - first), b.packed)
@@ -763,6 +797,22 @@ cdef void accumulate_tiles(const FilterGradient *f, const Block *block, Py_ssize
         run += f.strip
 
 
+cdef FilterGradient gradient_of(const FilterGradient *f, Py_ssize_t i) noexcept nogil:
+    """Return the gradient of the i-th group."""
+    cdef FilterGradient own = f[0]
+    own.source.x += i * f.x_conv
+    own.dy += i * f.dy_conv
+    own.dw += i * f.dw_conv
+    own.sums += i * f.parts * f.sum_bytes
+    return own
+
+
+cdef void accumulate_task(const FilterGradient *all, Py_ssize_t task, char *scratch) noexcept nogil:
+    cdef Py_ssize_t tasks = all.parts * all.groups
+    cdef FilterGradient own = gradient_of(all, task // tasks)
+    accumulate_part(&own, task % tasks, scratch)
+
+
 cdef void accumulate_part(const FilterGradient *f, Py_ssize_t task, char *scratch) noexcept nogil:
     """One part of the reduction for one group of units, block after block."""
     cdef Py_ssize_t part = task // f.groups, group = task % f.groups, row, end, unit, left, begin
@@ -797,10 +847,14 @@ cdef void accumulate_part(const FilterGradient *f, Py_ssize_t task, char *scratc
         row += b.rows
 
 
-cdef void add_parts(const FilterGradient *f, Py_ssize_t first, Py_ssize_t columns, char *to) noexcept nogil:
-    """Write the sum of all parts, from one element on, in the order of the parts."""
-    cdef Py_ssize_t part
+cdef void add_parts(const FilterGradient *all, Py_ssize_t i, Py_ssize_t chunks, Py_ssize_t chunk, Py_ssize_t elements,
+                    Py_ssize_t chunk_bytes) noexcept nogil:
+    """Write the sum of all parts, in their order, for the i-th chunk: a group has so many, of so many elements each."""
+    cdef FilterGradient own = gradient_of(all, i // chunks)
+    cdef const FilterGradient *f = &own
+    cdef Py_ssize_t part, first = i % chunks * chunk, columns = min(chunk, elements - first)
     cdef const char *x
+    cdef char *to = f.dw + i % chunks * chunk_bytes
     memset(to, 0, columns * f.table.itemsize)
     for part in range(f.parts):
         x = f.sums + part * f.sum_bytes + first * f.table.itemsize
@@ -811,14 +865,15 @@ cdef void cut_filters(FilterGradient *f, int threads) noexcept nogil:
     """Choose parts, groups, blocks and strips."""
     cdef Py_ssize_t size = f.table.itemsize, height = f.source.out_h, width = f.source.out_w, pixel_bytes, wanted
     cdef Py_ssize_t elements = f.rows * f.segments * f.length * f.columns, units, group_panels
-    f.parts = max(1, min(PARTS, min(f.images * height * width // PART_PIXELS, PART_BYTES // (elements * size))))
+    f.parts = min(f.images * height * width // PART_PIXELS, PART_BYTES // (elements * size))
+    f.parts = max(1, min(PARTS, f.parts) // f.convs)
     while f.parts & (f.parts - 1):
         f.parts -= 1  # a power of two, which most numbers of threads share out evenly
     if f.parts > f.images:
         f.parts = f.images * min(height, f.parts // f.images)
     f.sum_bytes = line(elements * size)
     # Groups need no sums of their own, but each makes its own copies.
-    f.groups = 1 if f.parts % threads == 0 else ceil_div(2 * threads, f.parts)
+    f.groups = 1 if f.convs * f.parts % threads == 0 else ceil_div(2 * threads, f.convs * f.parts)
     units = f.panels * f.rows * f.segments
     f.slices = min(ceil_div(f.groups, units),
                    ceil_div(f.length, f.x_width if f.x_width else f.table.max_rows[0]))
@@ -849,7 +904,7 @@ cdef void cut_filters(FilterGradient *f, int threads) noexcept nogil:
 
 cdef int accumulate_filters(FilterGradient *f, int threads) except -1:
     """Reduce over all pixels, in tasks that share nothing they write, and add up their sums."""
-    cdef Py_ssize_t size = f.table.itemsize, elements, chunk, chunk_bytes, scratch_bytes, sum_bytes, vectors, i
+    cdef Py_ssize_t size = f.table.itemsize, elements, chunk, chunks, chunk_bytes, scratch_bytes, sum_bytes, vectors, i
     cdef bint merged
     cdef char *scratch
     plan_source(&f.source)
@@ -872,7 +927,7 @@ cdef int accumulate_filters(FilterGradient *f, int threads) except -1:
         f.x_width = ceil_div(vectors, ceil_div(vectors, 3)) * f.table.lanes
     cut_filters(f, threads)
     scratch_bytes = f.run_bytes + f.copy_bytes + f.pack_x_bytes + f.pack_bytes
-    sum_bytes = f.parts * f.sum_bytes if f.parts > 1 else 0
+    sum_bytes = f.convs * f.parts * f.sum_bytes if f.parts > 1 else 0
     f.sums = acquire(sum_bytes + threads * scratch_bytes)
     scratch = f.sums + sum_bytes
     # The sums are dense. dw is too, unless there are groups: then they are added row by row.
@@ -882,21 +937,20 @@ cdef int accumulate_filters(FilterGradient *f, int threads) except -1:
     if f.dw_row != f.columns * size:
         chunk = f.columns
         chunk_bytes = f.dw_row
+    chunks = ceil_div(elements, chunk)
     with nogil, parallel(num_threads=threads):
-        for i in prange(f.parts * f.groups, schedule="dynamic"):
-            accumulate_part(f, i, scratch + threadid() * scratch_bytes)
+        for i in prange(f.convs * f.parts * f.groups, schedule="dynamic"):
+            accumulate_task(f, i, scratch + threadid() * scratch_bytes)
         if f.parts > 1:
-            for i in prange(ceil_div(elements, chunk), schedule="static"):
-                add_parts(f, i * chunk, min(chunk, elements - i * chunk), f.dw + i * chunk_bytes)
+            for i in prange(f.convs * chunks, schedule="static"):
+                add_parts(f, i, chunks, chunk, elements, chunk_bytes)
     release(f.sums)
     return 0
 
 
 def backward_filters(Geometry g, cnp.ndarray dy, cnp.ndarray x, cnp.ndarray dw):
     """Write the gradient of the filters to dw."""
-    cdef Py_ssize_t size = cnp.PyArray_ITEMSIZE(x), i
-    cdef Py_ssize_t channels = g.channels // g.groups, filters = g.filters // g.groups
-    cdef int threads = threads_for(g.flops() / g.groups)
+    cdef Py_ssize_t size = cnp.PyArray_ITEMSIZE(x)
     cdef FilterGradient f
     f.table = kernels(x)
     f.images = g.images
@@ -904,14 +958,16 @@ def backward_filters(Geometry g, cnp.ndarray dy, cnp.ndarray x, cnp.ndarray dw):
     f.cols = g.cols
     f.dilation_h = g.dilation_h
     f.dilation_w = g.dilation_w
-    f.columns = filters
+    f.columns = g.filters // g.groups
     f.dy_row = f.dw_row = g.filters * size
-    for i in range(g.groups):
-        f.source = Source(
-            x=cnp.PyArray_BYTES(x) + i * channels * size, in_h=g.in_h, in_w=g.in_w, x_channels=g.channels,
-            channels=channels, size=size, base_row=-g.top, base_col=-g.left, row_step=g.stride_h, col_step=g.stride_w,
-            span_h=(g.rows - 1) * g.dilation_h + 1, span_w=(g.cols - 1) * g.dilation_w + 1,
-            out_h=g.out_h, out_w=g.out_w, in_place=False, copy_w=0, pixel=0, pitch=0)
-        f.dy = cnp.PyArray_BYTES(dy) + i * filters * size
-        f.dw = cnp.PyArray_BYTES(dw) + i * filters * size
-        accumulate_filters(&f, threads)
+    f.convs = g.groups
+    f.x_conv = g.channels // g.groups * size
+    f.dy_conv = f.dw_conv = f.columns * size
+    f.source = Source(
+        x=cnp.PyArray_BYTES(x), in_h=g.in_h, in_w=g.in_w, x_channels=g.channels, channels=g.channels // g.groups,
+        size=size, base_row=-g.top, base_col=-g.left, row_step=g.stride_h, col_step=g.stride_w,
+        span_h=(g.rows - 1) * g.dilation_h + 1, span_w=(g.cols - 1) * g.dilation_w + 1,
+        out_h=g.out_h, out_w=g.out_w, in_place=False, copy_w=0, pixel=0, pitch=0)
+    f.dy = cnp.PyArray_BYTES(dy)
+    f.dw = cnp.PyArray_BYTES(dw)
+    accumulate_filters(&f, threads_for(g.flops()))

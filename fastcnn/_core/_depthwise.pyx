@@ -1,4 +1,4 @@
-"""Depthwise convolution: every channel has its own filter.
+"""Depthwise convolution: every channel has its own filter; and grouped: filters see the channels of their group only.
 
 There is little arithmetic for each element, so that no operand is copied or padded. A task is a row of output
 pixels. Where all of its pixels see the same taps of the filter, which is everywhere but at the edges, the leaf takes
@@ -6,18 +6,24 @@ them in one call; a *span* is such a run of pixels. Pixels at the edges see fewe
 but for filters of three columns: those belong to the run, and the leaf leaves out the column that is outside.
 
 The gradient of the input is the same with the taps that a pixel of the input is seen by; with strides, spans are every
-stride-th pixel. The gradient of the filters is reduced over pixels: rows are added up in parts whose number does not
+stride-th pixel. With groups, a task is a row of output pixels for a *block* of filters, at most a vector of them, which
+may reach over several groups: to each of its lanes the leaf brings the channels of the lane's group, one after the
+other. The filters of a block are copied to lie together.
+
+The gradient of the filters is reduced over pixels: rows are added up in parts whose number does not
 depend on the threads, and the parts in their order, so that results have the same bits for every number of threads.
 """
 
 from cython.parallel cimport parallel, prange, threadid
-from libc.string cimport memset
+from libc.string cimport memcpy, memset
+
+import numpy as np
 
 cimport numpy as cnp
 
 from ._conv cimport Geometry
 from ._runtime cimport (
-    acquire, ceil_div, distance, fc_depthwise, fc_kernels, kernels, l2_bytes, line, release, threads_for,
+    acquire, ceil_div, distance, fc_depthwise, fc_kernels, kernels, l2_bytes, line, pixel_pitch, release, threads_for,
 )
 
 cnp.import_array()
@@ -28,6 +34,8 @@ cdef enum:
     PART_ROWS = 4
     # The shortest span whose edges the leaf leaves out by itself.
     EDGE_PIXELS = 4
+    # No vector has more lanes.
+    MOST_LANES = 16
 
 
 cdef struct Axis:
@@ -46,25 +54,35 @@ cdef struct Span:
     Py_ssize_t *sources
 
 
+cdef struct Block:
+    # The filters `filter`, filter + 1, ... of a block, so many columns; where the vector of channels that they see
+    # begins, and how much further the first one's group does.
+    Py_ssize_t filter, columns, channel, lane
+
+
 cdef struct Depthwise:
     const fc_kernels *table
-    Py_ssize_t images, pixel, channels
+    # Channels of the source, of which a filter sees `depth` (0: its own one, there are no groups); pixels' bytes.
+    Py_ssize_t images, channels, filters, depth, x_pixel, y_pixel
+    # Groups: blocks cut units, which are a group or as many whole ones as have room in a vector.
+    Py_ssize_t blocks, unit_blocks, unit_filters, unit_channels, group_filters
     Axis rows, cols
     # How far a span's next pixel is, in the output and in the source.
     Py_ssize_t out_step, source_step
     Span *spans
     Py_ssize_t n_spans
     const char *x
+    # The filters, of all blocks or of one after the other; from one tap to the next, and a block's.
     const char *w
+    Py_ssize_t tap_bytes, block_bytes
     const char *bias
     # How far from y lies what is added to it before relu, laid out as y; 0: nothing is.
     Py_ssize_t residual
     int relu
     bint prefetch
     char *y
-    # The gradient of the filters, and that of each of its parts of so many rows; 0 parts: it is not what is wanted.
-    char *dw
-    Py_ssize_t parts, part_rows, part_bytes
+    # The gradient of the filters is added up in parts of so many rows; 0 parts: it is not what is wanted.
+    Py_ssize_t parts, part_rows
     char *sums
 
 
@@ -134,9 +152,23 @@ cdef bint find_spans(Depthwise *d, bint edges, Py_ssize_t *lists) noexcept nogil
     return True
 
 
-cdef void run_row(const Depthwise *d, Py_ssize_t task, Py_ssize_t *lists, char *sums) noexcept nogil:
-    """All spans of one output row: compute it, or, where sums is not NULL, add to the gradient of the filters."""
+cdef Block block_of(const Depthwise *d, Py_ssize_t i) noexcept nogil:
+    """Return what the block of that number is; without groups it is all."""
+    cdef Py_ssize_t unit = i // d.unit_blocks, first = i % d.unit_blocks * d.table.lanes
+    cdef Block block = Block(unit * d.unit_filters + first, d.unit_filters - first, unit * d.unit_channels, 0)
+    if d.depth:
+        block.columns = min(d.table.lanes, min(block.columns, d.filters - block.filter))
+        block.lane = max(0, block.channel + d.table.lanes - d.channels)
+        block.channel -= block.lane
+    return block
+
+
+cdef void run_row(const Depthwise *d, Py_ssize_t number, Py_ssize_t task, Py_ssize_t *lists, char *sums) noexcept nogil:
+    """All spans of one output row for a block: compute it, or, where sums is not NULL, add to the filters' gradient."""
     cdef Py_ssize_t image = task // d.rows.out, row = task % d.rows.out, n_rows, i, j, k, n
+    cdef Py_ssize_t size = d.table.itemsize
+    cdef Py_ssize_t lanes[MOST_LANES]
+    cdef Block block = block_of(d, number)
     cdef Py_ssize_t *row_taps = lists
     cdef Py_ssize_t *row_sources = lists + d.rows.taps
     cdef Py_ssize_t *taps = row_sources + d.rows.taps
@@ -144,16 +176,21 @@ cdef void run_row(const Depthwise *d, Py_ssize_t task, Py_ssize_t *lists, char *
     cdef const Span *span
     cdef fc_depthwise t
     n_rows = look(&d.rows, row, 0, row_taps, row_sources)
-    t.x = d.x + image * d.rows.source * d.cols.source * d.pixel
-    t.x_step = d.source_step * d.pixel
+    t.x = d.x + image * d.rows.source * d.cols.source * d.x_pixel + block.channel * size
+    t.x_step = d.source_step * d.x_pixel
     t.taps = taps
-    t.w = d.w
+    t.w = d.w + number * d.block_bytes
     t.dw = sums
     t.filter_taps = filter_taps
-    t.bias = d.bias
+    t.bias = d.bias + block.filter * size if d.bias != NULL else NULL
     t.residual = d.residual
-    t.y_step = d.out_step * d.pixel
-    t.channels = d.channels
+    t.y_step = d.out_step * d.y_pixel
+    t.channels = block.columns
+    t.depth = d.depth
+    t.filter_step = d.table.lanes * size
+    t.lanes = lanes
+    for i in range(d.table.lanes if d.depth else 0):
+        lanes[i] = block.lane + (i // d.group_filters * d.depth if i < block.columns and d.unit_blocks == 1 else 0)
     t.relu = d.relu
     t.prefetch = d.prefetch
     for i in range(d.n_spans):
@@ -161,33 +198,40 @@ cdef void run_row(const Depthwise *d, Py_ssize_t task, Py_ssize_t *lists, char *
         n = 0
         for j in range(n_rows):
             for k in range(span.n_taps):
-                taps[n] = (row_sources[j] * d.cols.source + span.sources[k]) * d.pixel
-                filter_taps[n] = (row_taps[j] * d.cols.taps + span.taps[k]) * d.pixel
+                taps[n] = (row_sources[j] * d.cols.source + span.sources[k]) * d.x_pixel
+                filter_taps[n] = (row_taps[j] * d.cols.taps + span.taps[k]) * d.tap_bytes
                 n += 1
         t.n_taps = n
         t.pixels = span.pixels
         t.left = span.left
         t.right = span.right
-        t.y = d.y + (task * d.cols.out + span.first) * d.pixel
+        t.y = d.y + (task * d.cols.out + span.first) * d.y_pixel + block.filter * size
         if sums == NULL:
-            d.table.depthwise(&t)
+            if d.depth:
+                d.table.grouped(&t)
+            else:
+                d.table.depthwise(&t)
+        elif d.depth:
+            d.table.grouped_filter_backward(&t)
         else:
             d.table.depthwise_filter_backward(&t)
 
 
 cdef void run_part(const Depthwise *d, Py_ssize_t part, Py_ssize_t *lists) noexcept nogil:
-    cdef Py_ssize_t row
-    memset(d.sums + part * d.part_bytes, 0, d.part_bytes)
+    cdef Py_ssize_t row, block
+    cdef char *sums = d.sums + part * d.blocks * d.block_bytes
+    memset(sums, 0, d.blocks * d.block_bytes)
     for row in range(part * d.part_rows, min((part + 1) * d.part_rows, d.images * d.rows.out)):
-        run_row(d, row, lists, d.sums + part * d.part_bytes)
+        for block in range(d.blocks):
+            run_row(d, block, row, lists, sums + block * d.block_bytes)
 
 
 cdef Depthwise depthwise(Geometry g, cnp.ndarray x) noexcept:
+    """Return what computes the result, or the filters' gradient, but for the arrays."""
     cdef Depthwise d
+    cdef Py_ssize_t size = cnp.PyArray_ITEMSIZE(x)
     d.table = kernels(x)
     d.images = g.images
-    d.channels = g.channels
-    d.pixel = g.channels * cnp.PyArray_ITEMSIZE(x)
     d.rows = Axis(g.out_h, g.in_h, g.stride_h, 1, g.top, g.rows, g.dilation_h)
     d.cols = Axis(g.out_w, g.in_w, g.stride_w, 1, g.left, g.cols, g.dilation_w)
     d.out_step = 1
@@ -195,33 +239,82 @@ cdef Depthwise depthwise(Geometry g, cnp.ndarray x) noexcept:
     d.bias = NULL
     d.residual = 0
     d.relu = 0
-    d.prefetch = g.images * (g.in_h * g.in_w + g.out_h * g.out_w) * d.pixel > 2 * l2_bytes
     d.parts = 0
-    d.part_bytes = 0
+    cut_filters(&d, g.channels, g.filters, g.groups)
+    d.x_pixel = g.channels * size
+    d.y_pixel = g.filters * size
+    d.prefetch = not d.depth and g.images * (g.in_h * g.in_w + g.out_h * g.out_w) * d.x_pixel > 2 * l2_bytes
     return d
 
 
-cdef int run(Depthwise *d, int threads) except -1:
-    cdef Py_ssize_t i, tasks = d.parts or d.images * d.rows.out
+cdef void cut_filters(Depthwise *d, Py_ssize_t channels, Py_ssize_t filters, Py_ssize_t groups) noexcept:
+    """Cut the filters into blocks."""
+    cdef Py_ssize_t lanes = d.table.lanes, depth = channels // groups, group_filters = filters // groups, unit_groups
+    d.channels = channels
+    d.filters = filters
+    d.depth = d.unit_channels = 0
+    d.unit_filters = filters
+    d.blocks = d.unit_blocks = 1
+    d.tap_bytes = filters * d.table.itemsize
+    if not depth == group_filters == 1:
+        unit_groups = max(1, min(lanes // group_filters, lanes // depth))
+        d.depth = depth
+        d.group_filters = group_filters
+        d.unit_filters = unit_groups * group_filters
+        d.unit_channels = unit_groups * depth
+        d.unit_blocks = ceil_div(d.unit_filters, lanes)
+        d.blocks = ceil_div(groups, unit_groups) * d.unit_blocks
+        d.tap_bytes = depth * lanes * d.table.itemsize
+    d.block_bytes = d.rows.taps * d.cols.taps * d.tap_bytes
+
+
+cdef void pack_block(const Depthwise *d, const char *w, Py_ssize_t number, char *to) noexcept nogil:
+    cdef Block block = block_of(d, number)
+    cdef Py_ssize_t size = d.table.itemsize
+    d.table.pack_rows(d.rows.taps * d.cols.taps * d.depth, block.columns, d.table.lanes, w + block.filter * size,
+                      d.filters * size, to + number * d.block_bytes)
+
+
+cdef void unpack_block(const Depthwise *d, const char *packed, Py_ssize_t number, char *w) noexcept nogil:
+    cdef Block block = block_of(d, number)
+    cdef Py_ssize_t size = d.table.itemsize, i
+    for i in range(d.rows.taps * d.cols.taps * d.depth):
+        memcpy(w + (i * d.filters + block.filter) * size,
+               packed + number * d.block_bytes + i * d.table.lanes * size, block.columns * size)
+
+
+cdef int run(Depthwise *d, const char *w, char *dw, int threads) except -1:
+    """Compute y from the filters w, or, where d has parts, their gradient dw."""
+    cdef Py_ssize_t i, tasks = d.parts or d.images * d.rows.out * d.blocks, all_blocks = d.blocks * d.block_bytes
     cdef Py_ssize_t span_bytes = line(d.cols.out * sizeof(Span))
     cdef Py_ssize_t column_bytes = line(d.cols.out * 2 * d.cols.taps * sizeof(Py_ssize_t))
     cdef Py_ssize_t list_bytes = line((2 * d.rows.taps + 2 * d.rows.taps * d.cols.taps) * sizeof(Py_ssize_t))
-    cdef char *scratch = acquire(span_bytes + column_bytes + threads * list_bytes + d.parts * d.part_bytes)
+    cdef char *scratch = acquire(span_bytes + column_bytes + threads * list_bytes + d.parts * all_blocks
+                                 + (all_blocks if d.depth else 0))
     cdef char *lists = scratch + span_bytes + column_bytes
+    cdef char *packed = lists + threads * list_bytes
     d.spans = <Span *> scratch
-    d.sums = lists + threads * list_bytes
+    d.sums = packed + (all_blocks if d.depth else 0)
+    d.w = <const char *> packed if d.depth else w
     with nogil:
         if not (takes_edges(d) and find_spans(d, True, <Py_ssize_t *> (scratch + span_bytes))):
             find_spans(d, False, <Py_ssize_t *> (scratch + span_bytes))
         with parallel(num_threads=threads):
+            if d.depth and not d.parts:
+                for i in prange(d.blocks, schedule="static"):
+                    pack_block(d, w, i, packed)
             for i in prange(tasks, schedule="static"):
                 if d.parts:
                     run_part(d, i, <Py_ssize_t *> (lists + threadid() * list_bytes))
                 else:
-                    run_row(d, i, <Py_ssize_t *> (lists + threadid() * list_bytes), NULL)
+                    run_row(d, i % d.blocks, i // d.blocks, <Py_ssize_t *> (lists + threadid() * list_bytes), NULL)
         if d.parts:
-            memset(d.dw, 0, d.part_bytes)
-            d.table.column_sum(d.parts, d.part_bytes // d.table.itemsize, d.sums, d.dw)
+            if not d.depth:
+                packed = dw
+            memset(packed, 0, all_blocks)
+            d.table.column_sum(d.parts, all_blocks // d.table.itemsize, d.sums, packed)
+            for i in range(d.blocks if d.depth else 0):
+                unpack_block(d, packed, i, dw)
     release(scratch)
     return 0
 
@@ -233,29 +326,34 @@ def prepare(Geometry g, cnp.ndarray w):
 
 def forward(Geometry g, cnp.ndarray x, cnp.ndarray w, cnp.ndarray bias, cnp.ndarray residual, int relu,
             cnp.ndarray y, bint prepared=False):
-    """Write act(conv(x, w) + bias + residual) to y, for as many groups as channels and filters; bias and residual may
-    be None."""
+    """Write act(conv(x, w) + bias + residual) to y; bias and residual may be None. With groups of several channels or
+    filters, y's pixels may lie apart."""
     cdef Depthwise d = depthwise(g, x)
     d.x = cnp.PyArray_BYTES(x)
-    d.w = cnp.PyArray_BYTES(w)
     d.bias = NULL if bias is None else cnp.PyArray_BYTES(bias)
     d.residual = distance(y, residual)
     d.relu = relu
     d.y = cnp.PyArray_BYTES(y)
-    run(&d, threads_for(g.flops()))
+    d.y_pixel = pixel_pitch(y)
+    run(&d, cnp.PyArray_BYTES(w), NULL, threads_for(g.flops()))
 
 
 def backward_input(Geometry g, cnp.ndarray dy, cnp.ndarray w, cnp.ndarray dx):
     """Write the gradient of the input to dx."""
     cdef Depthwise d = depthwise(g, dy)
+    cut_filters(&d, g.filters, g.channels, g.groups)
+    d.x_pixel, d.y_pixel = d.y_pixel, d.x_pixel
+    if d.depth:
+        w = np.ascontiguousarray(
+            w.reshape(g.rows, g.cols, g.channels // g.groups, g.groups, d.depth).transpose(0, 1, 4, 3, 2)
+        )
     d.x = cnp.PyArray_BYTES(dy)
-    d.w = cnp.PyArray_BYTES(w)
     d.y = cnp.PyArray_BYTES(dx)
     d.rows = Axis(g.in_h, g.out_h, 1, g.stride_h, -g.top, g.rows, -g.dilation_h)
     d.cols = Axis(g.in_w, g.out_w, 1, g.stride_w, -g.left, g.cols, -g.dilation_w)
     d.out_step = g.stride_w
     d.source_step = 1
-    run(&d, threads_for(g.flops()))
+    run(&d, cnp.PyArray_BYTES(w), NULL, threads_for(g.flops()))
 
 
 def backward_filters(Geometry g, cnp.ndarray dy, cnp.ndarray x, cnp.ndarray dw):
@@ -263,10 +361,7 @@ def backward_filters(Geometry g, cnp.ndarray dy, cnp.ndarray x, cnp.ndarray dw):
     cdef Depthwise d = depthwise(g, x)
     cdef Py_ssize_t rows = g.images * g.out_h
     d.x = cnp.PyArray_BYTES(x)
-    d.w = NULL
     d.y = cnp.PyArray_BYTES(dy)
-    d.dw = cnp.PyArray_BYTES(dw)
     d.part_rows = max(PART_ROWS, ceil_div(rows, PARTS))
     d.parts = ceil_div(rows, d.part_rows)
-    d.part_bytes = g.rows * g.cols * d.pixel
-    run(&d, threads_for(g.flops()))
+    run(&d, NULL, cnp.PyArray_BYTES(dw), threads_for(g.flops()))

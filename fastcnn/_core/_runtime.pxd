@@ -62,6 +62,8 @@ cdef extern from "kernels.h" nogil:
         char *y
         Py_ssize_t y_step, pixels, channels, residual
         int relu, prefetch, left, right
+        Py_ssize_t depth, filter_step
+        const Py_ssize_t *lanes
 
     ctypedef struct fc_winograd:
         const char *x
@@ -114,6 +116,8 @@ cdef extern from "kernels.h" nogil:
         fc_winograd_leaves winograd[3]
         void (*depthwise)(const fc_depthwise *) noexcept nogil
         void (*depthwise_filter_backward)(const fc_depthwise *) noexcept nogil
+        void (*grouped)(const fc_depthwise *) noexcept nogil
+        void (*grouped_filter_backward)(const fc_depthwise *) noexcept nogil
         void (*max_pool)(const fc_pool *) noexcept nogil
         void (*max_pool_backward)(const fc_pool *) noexcept nogil
         void (*avg_pool)(const fc_pool *) noexcept nogil

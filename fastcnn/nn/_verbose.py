@@ -174,4 +174,4 @@ def _algorithm(name: str, arguments: Mapping[str, Any], result: Any) -> str:
     )
     options = (arguments[option] for option in ("strides", "padding", "dilations", "groups"))
     geometry, _ = conv._geometry(*map(tuple, shapes), *options)
-    return conv._algorithm(geometry, arguments["algorithm"], _RESULTS[name], result.dtype == np.float32)
+    return conv.algorithm_for(geometry, arguments["algorithm"], _RESULTS[name], result)

@@ -23,6 +23,7 @@ ALGORITHMS = ("auto", "direct", "winograd", "winograd-2x2", "winograd-4x4", "win
 _ENGINES: dict[str, Any] = {
     "direct": _conv,
     "depthwise": _depthwise,
+    "grouped": _depthwise,
     **{f"winograd-{side}x{side}": _winograd.Winograd(side) for side in (2, 4, 6)},
 }
 
@@ -63,8 +64,13 @@ def _geometry(
 
 
 @lru_cache(maxsize=4096)
-def _algorithm(geometry: _conv.Geometry, algorithm: str, result: str, is_single: bool) -> str:
-    return algorithm_of(geometry, algorithm, result, is_single)
+def _algorithm(geometry: _conv.Geometry, algorithm: str, result: str, is_single: bool, lanes: int) -> str:
+    return algorithm_of(geometry, algorithm, result, is_single, lanes)
+
+
+def algorithm_for(geometry: _conv.Geometry, algorithm: str, result: str, array: FloatArray) -> str:
+    """Return the algorithm to compute a result with, from arrays of this one's type."""
+    return _algorithm(geometry, algorithm, result, array.itemsize == 4, _runtime.lanes(array.dtype))
 
 
 def conv2d(
@@ -144,7 +150,7 @@ def conv2d(
         y = np.empty(shape, input.dtype)
     except MemoryError:
         raise no_memory(shape, input=input.shape, filters=filters.shape, padding=padding) from None
-    engine = _ENGINES[_algorithm(geometry, algorithm, "forward", input.itemsize == 4)]
+    engine = _ENGINES[algorithm_for(geometry, algorithm, "forward", input)]
     return _fill(y, engine, geometry, input, filters, bias, residual, activation, False)
 
 
@@ -191,7 +197,7 @@ class PreparedConv2D:
     input_shape, filters_shape, output_shape : tuple of int
         (N, H, W, C), (R, S, C / groups, K) and (N, H', W', K).
     algorithm : str
-        What it computes with: "direct", "depthwise", or one of Winograd's.
+        What it computes with: "direct", "depthwise", "grouped", or one of Winograd's.
 
     Raises
     ------
@@ -235,7 +241,7 @@ class PreparedConv2D:
         scale = None if scale is None else real_array(scale, "scale")
         if scale is not None:
             like(scale, self.output_shape[3:], "scale")
-        self.algorithm = _algorithm(self._geometry, algorithm, "prepared", filters.itemsize == 4)
+        self.algorithm = algorithm_for(self._geometry, algorithm, "prepared", filters)
         self._engine = _ENGINES[self.algorithm]
         is_plain = self._engine is _depthwise or (self._engine is _conv and _conv.takes_plain(self._geometry, filters))
         # What prepared filters depend on; those of others are never shared.
@@ -410,7 +416,7 @@ def conv2d_backward_input(
         dinput = np.empty(input_shape, grad.dtype)
     except MemoryError:
         raise no_memory(input_shape, input_shape=input_shape) from None
-    engine = _ENGINES[_algorithm(geometry, algorithm, "input", grad.itemsize == 4)]
+    engine = _ENGINES[algorithm_for(geometry, algorithm, "input", grad)]
     if grad.size:
         engine.backward_input(geometry, grad, filters, dinput)
     return dinput
@@ -466,7 +472,7 @@ def conv2d_backward_filters(
         dfilters = (np.empty if grad.size else np.zeros)(filters_shape, grad.dtype)
     except MemoryError:
         raise no_memory(filters_shape, filters_shape=filters_shape) from None
-    engine = _ENGINES[_algorithm(geometry, algorithm, "filters", grad.itemsize == 4)]
+    engine = _ENGINES[algorithm_for(geometry, algorithm, "filters", grad)]
     if grad.size:
         engine.backward_filters(geometry, grad, input, dfilters)
     return dfilters
@@ -622,7 +628,7 @@ def conv2d_transpose(
         y = np.empty(shape, input.dtype)
     except MemoryError:
         raise no_memory(shape, input=input.shape, filters=filters.shape, strides=strides) from None
-    engine = _ENGINES[_algorithm(geometry, algorithm, "input", input.itemsize == 4)]
+    engine = _ENGINES[algorithm_for(geometry, algorithm, "input", input)]
     if input.size:
         engine.backward_input(geometry, input, filters, y)
     relu = bias is not None and activation == "relu"

@@ -79,7 +79,9 @@ typedef struct {
 /* `pixels` output pixels of one row, each channel c with a filter of its own:
  * y[i, c] = act(bias[c] + sum_t x[i, t, c] w[t, c]), and dw[t, c] += sum_i x[i, t, c] y[i, c] in the backward leaf.
  * Tap t of pixel i lies at x + i * x_step + taps[t], its filter at w (dw) + filter_taps[t].
- * Tail rule: reads and writes these pixels, taps and filters in their channels only. */
+ * Grouped: up to a vector of filters c, each of which sees `depth` channels of a vector x[i, t] from lanes[c] on, their
+ * filters filter_step bytes apart: y[i, c] = act(bias[c] + sum_t,d x[i, t, lanes[c] + d] w[t, d, c]), and dw[t, d, c].
+ * Tail rule: reads and writes these pixels, taps and filters in their channels only; grouped, whole vectors of x. */
 typedef struct {
     const char *x;
     ptrdiff_t x_step;
@@ -95,6 +97,8 @@ typedef struct {
     /* The first pixel's first column, or the last pixel's last one, is outside and not read.  Only for 4 pixels or more
      * with taps in rows of three neighbours, from one pixel to the next 1 or 2 columns. */
     int left, right;
+    ptrdiff_t depth, filter_step;
+    const ptrdiff_t *lanes;
 } fc_depthwise;
 
 /* One tile of Winograd's F(m x m, 3x3): (m + 2) x (m + 2) points, from one to the next `point` bytes, each a run of
@@ -189,6 +193,8 @@ typedef struct {
 
     void (*depthwise)(const fc_depthwise *);
     void (*depthwise_filter_backward)(const fc_depthwise *);
+    void (*grouped)(const fc_depthwise *);
+    void (*grouped_filter_backward)(const fc_depthwise *);
 
     void (*max_pool)(const fc_pool *); /* the first NaN, or the maximum */
     void (*max_pool_backward)(const fc_pool *);

@@ -62,6 +62,7 @@
 #define fold FC_NAME(fold)
 #define sum_lanes_of_4 FC_NAME(sum_lanes_of_4)
 #define rotate FC_NAME(rotate)
+#define permute FC_NAME(permute)
 
 #endif
 
@@ -151,6 +152,17 @@ FC_INLINE mask last_lanes(ptrdiff_t n) {
     mask lane;
     for (ptrdiff_t i = 0; i < VL; i++) lane[i] = (FC_INT)i;
     return lane >= (FC_INT)(VL - n);
+}
+
+/* Lane i is lane from[i] of v. */
+FC_INLINE vec permute(vec v, mask from) {
+#ifdef __clang__
+    vec out;
+    for (int i = 0; i < VL; i++) out[i] = v[from[i]];
+    return out;
+#else
+    return __builtin_shuffle(v, from);
+#endif
 }
 
 /* Lane i is lane (i + n) mod VL of v, for n = 0, VL/4, VL/2 or 3VL/4. */
