@@ -108,7 +108,7 @@ def test_far_caches_speak_against_transformed_filters_where_pixels_are_few(costs
         image = images, size, size, channels
         geometry = Geometry(image, (3, 3, channels, channels), image, (1, 1), (1, 1), (1, 1), 1)
         for result in ("forward", "prepared", "input", "filters"):
-            chosen[shape, result] = _algorithms.algorithm_of(geometry, "auto", result, True)
+            chosen[shape, result] = _algorithms.algorithm_of(geometry, "auto", result, True, 16)
             assert _algorithms.algorithm_of(geometry, "auto", result, False) == "direct"
     assert chosen[(1, 4, 512), "prepared"] == few_pixels
     assert {algorithm for (shape, _), algorithm in chosen.items() if shape[0] == 64} == {"winograd-4x4"}

@@ -27,8 +27,8 @@ from ._gemm cimport (
     Product, fc_prefetch, goes_by_blocks, is_panel, multiply_tiles, pack_panels, panel_shape, product,
 )
 from ._runtime cimport (
-    acquire, aligned, ceil_div, distance, fc_kernels, fc_tile, kernels, l1_bytes, l2_bytes, line,
-    pixel_pitch, release, threads_for,
+    Shares, acquire, aligned, ceil_div, distance, fc_kernels, fc_tile, kernels, l1_bytes, l2_bytes, line,
+    pixel_pitch, release, share, take, threads_for,
 )
 
 cnp.import_array()
@@ -250,6 +250,13 @@ cdef void correlate_band(const Correlation *c, Py_ssize_t task, char *copy) noex
                 break
 
 
+cdef void correlate_share(const Correlation *c, Shares *shares, Py_ssize_t thread, char *copy) noexcept nogil:
+    cdef Py_ssize_t task = take(shares, thread)
+    while task >= 0:
+        correlate_task(c, task, copy)
+        task = take(shares, thread)
+
+
 cdef void cut_correlation(Correlation *c, int threads) noexcept nogil:
     """Choose the bands and groups: a band's source stays in L2, and there are tasks enough to even out."""
     cdef Py_ssize_t size = c.table.itemsize, wanted = ceil_div(4 * threads, c.convs) if threads > 1 else 1
@@ -276,7 +283,8 @@ cdef void cut_correlation(Correlation *c, int threads) noexcept nogil:
 
 cdef int correlate(Correlation *c, const char *bias, int threads) except -1:
     """Run one correlation whose source, output, filters and taps are set."""
-    cdef Py_ssize_t size = c.table.itemsize, i, j, tasks, task_bytes, n = 0
+    cdef Py_ssize_t size = c.table.itemsize, i, j, task_bytes, n = 0
+    cdef Shares shares
     cdef Taps r = c.row_taps, s = c.col_taps
     cdef bint merged
     cdef char *scratch
@@ -307,13 +315,13 @@ cdef int correlate(Correlation *c, const char *bias, int threads) except -1:
         for j in range(1 if merged and s.count > 0 else s.count):
             c.runs[n] = i * r.offset_step * c.source.pitch + j * s.offset_step * c.source.pixel
             n += 1
-    tasks = c.convs * c.images * c.bands * c.groups
+    share(&shares, c.convs * c.images * c.bands * c.groups, threads)
     with nogil, parallel(num_threads=threads):
         if not (c.packs_slabs or c.prepared):
             for i in prange(c.convs * c.panels, schedule="static"):
                 pack_panel(c, i)
-        for i in prange(tasks, schedule="dynamic"):
-            correlate_task(c, i, scratch + threadid() * task_bytes)
+        for i in prange(threads, schedule="static", chunksize=1):
+            correlate_share(c, &shares, i, scratch + i * task_bytes)
     release(packed)
     return 0
 
@@ -813,6 +821,13 @@ cdef void accumulate_task(const FilterGradient *all, Py_ssize_t task, char *scra
     accumulate_part(&own, task % tasks, scratch)
 
 
+cdef void accumulate_share(const FilterGradient *f, Shares *shares, Py_ssize_t thread, char *scratch) noexcept nogil:
+    cdef Py_ssize_t task = take(shares, thread)
+    while task >= 0:
+        accumulate_task(f, task, scratch)
+        task = take(shares, thread)
+
+
 cdef void accumulate_part(const FilterGradient *f, Py_ssize_t task, char *scratch) noexcept nogil:
     """One part of the reduction for one group of units, block after block."""
     cdef Py_ssize_t part = task // f.groups, group = task % f.groups, row, end, unit, left, begin
@@ -905,6 +920,7 @@ cdef void cut_filters(FilterGradient *f, int threads) noexcept nogil:
 cdef int accumulate_filters(FilterGradient *f, int threads) except -1:
     """Reduce over all pixels, in tasks that share nothing they write, and add up their sums."""
     cdef Py_ssize_t size = f.table.itemsize, elements, chunk, chunks, chunk_bytes, scratch_bytes, sum_bytes, vectors, i
+    cdef Shares shares
     cdef bint merged
     cdef char *scratch
     plan_source(&f.source)
@@ -938,9 +954,10 @@ cdef int accumulate_filters(FilterGradient *f, int threads) except -1:
         chunk = f.columns
         chunk_bytes = f.dw_row
     chunks = ceil_div(elements, chunk)
+    share(&shares, f.convs * f.parts * f.groups, threads)
     with nogil, parallel(num_threads=threads):
-        for i in prange(f.convs * f.parts * f.groups, schedule="dynamic"):
-            accumulate_task(f, i, scratch + threadid() * scratch_bytes)
+        for i in prange(threads, schedule="static", chunksize=1):
+            accumulate_share(f, &shares, i, scratch + i * scratch_bytes)
         if f.parts > 1:
             for i in prange(f.convs * chunks, schedule="static"):
                 add_parts(f, i, chunks, chunk, elements, chunk_bytes)

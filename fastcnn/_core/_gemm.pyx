@@ -16,14 +16,14 @@ A tile's element is one chain of multiply-adds over k in all of the tile's width
 continue it through C, so neither the threads nor the cut of the work change a bit of the result.
 """
 
-from cython.parallel cimport parallel, prange, threadid
+from cython.parallel cimport prange
 from libc.string cimport memset
 
 cimport numpy as cnp
 
 from ._runtime cimport (
-    FC_CLIPPED_RELU, FC_RELU, acquire, ceil_div, fc_dot, fc_kernels, fc_tile, is_plain, kernels, l1_bytes,
-    l2_bytes, l3_bytes, line, release, threads_for,
+    FC_CLIPPED_RELU, FC_RELU, Shares, acquire, ceil_div, fc_dot, fc_kernels, fc_tile, is_plain, kernels, l1_bytes,
+    l2_bytes, l3_bytes, line, release, share, take, threads_for,
 )
 
 cnp.import_array()
@@ -191,6 +191,14 @@ cdef void multiply_block(const Product *p, const Blocks *s, Py_ssize_t task, cha
         p.table.past_done()
 
 
+cdef void multiply_share(const Product *p, const Blocks *s, Shares *shares, Py_ssize_t thread,
+                         char *scratch) noexcept nogil:
+    cdef Py_ssize_t task = take(shares, thread)
+    while task >= 0:
+        multiply_block(p, s, task, scratch + thread * s.scratch_bytes)
+        task = take(shares, thread)
+
+
 cdef void cut_blocks(const Product *p, Blocks *s, int threads) noexcept nogil:
     """Choose the blocks' rows and columns: of the cuts into enough of them, the one that costs a thread least.
 
@@ -229,6 +237,7 @@ cdef bint is_panel(const Product *p) noexcept nogil:
 
 cdef int multiply_blocks(const Product *p, int threads) except -1:
     cdef Blocks s
+    cdef Shares shares
     cdef Py_ssize_t size = p.table.itemsize, lanes = p.table.lanes, tasks, i, bias_bytes
     cdef int kind
     cdef char *scratch
@@ -254,9 +263,10 @@ cdef int multiply_blocks(const Product *p, int threads) except -1:
     bias_bytes = line(ceil_div(p.n, s.width) * s.width * size)
     scratch = acquire(bias_bytes + threads * s.scratch_bytes)
     s.bias = pad_bias(p.bias, p.n * size, bias_bytes, scratch)
-    with nogil, parallel(num_threads=threads):
-        for i in prange(tasks, schedule="dynamic"):
-            multiply_block(p, &s, i, scratch + bias_bytes + threadid() * s.scratch_bytes)
+    share(&shares, tasks, threads)
+    with nogil:
+        for i in prange(threads, num_threads=threads, schedule="static", chunksize=1):
+            multiply_share(p, &s, &shares, i, scratch + bias_bytes)
     release(scratch)
     return 0
 

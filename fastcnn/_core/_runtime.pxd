@@ -186,3 +186,47 @@ cdef inline Py_ssize_t pixel_pitch(cnp.ndarray y) noexcept:
 cdef inline Py_ssize_t line(Py_ssize_t nbytes) noexcept nogil:
     """Round up to whole cache lines."""
     return (nbytes + 63) & ~63
+
+
+# ---- tasks that threads share ----
+
+cdef extern from *:
+    """
+    #define fc_take_one(place) __sync_fetch_and_add(place, 1)
+    """
+    Py_ssize_t fc_take_one(Py_ssize_t *place) noexcept nogil
+
+
+cdef enum:
+    # Threads with a share of their own; more of them share those. Numbers in a cache line.
+    MOST_SHARES = 64
+    SPREAD = 8
+
+
+cdef struct Shares:
+    # Tasks, so many for each thread, one after the other. Threads begin with their own: primitives give thread after
+    # thread the same part of an image, which it then has in its caches from the one before. Whoever has done his own
+    # takes from the others'.
+    Py_ssize_t tasks, count
+    Py_ssize_t next[MOST_SHARES * SPREAD]
+
+
+cdef inline void share(Shares *s, Py_ssize_t tasks, int threads) noexcept nogil:
+    """Share out so many tasks."""
+    cdef Py_ssize_t i
+    s.tasks = tasks
+    s.count = min(threads, MOST_SHARES)
+    for i in range(s.count):
+        s.next[i * SPREAD] = tasks * i // s.count
+
+
+cdef inline Py_ssize_t take(Shares *s, Py_ssize_t thread) noexcept nogil:
+    """Return a thread's next task, -1 where none is left."""
+    cdef Py_ssize_t i, owner, task
+    for i in range(s.count):
+        owner = (thread + i) % s.count
+        if s.next[owner * SPREAD] < s.tasks * (owner + 1) // s.count:
+            task = fc_take_one(&s.next[owner * SPREAD])
+            if task < s.tasks * (owner + 1) // s.count:
+                return task
+    return -1

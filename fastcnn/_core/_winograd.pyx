@@ -24,8 +24,8 @@ cimport numpy as cnp
 from ._conv cimport Geometry
 from ._gemm cimport fc_prefetch, multiply_tiles, pad_bias, panel_shape
 from ._runtime cimport (
-    acquire, aligned, ceil_div, distance, fc_kernels, fc_tile, fc_winograd,
-    fc_winograd_leaves, kernels, l2_bytes, line, pixel_pitch, release, threads_for,
+    Shares, acquire, aligned, ceil_div, distance, fc_kernels, fc_tile, fc_winograd,
+    fc_winograd_leaves, kernels, l2_bytes, line, pixel_pitch, release, share, take, threads_for,
 )
 
 cnp.import_array()
@@ -322,11 +322,20 @@ cdef void transform_filters(const Convolution *g, char *scratch, Py_ssize_t thre
         transform_part(g, i // parts, i % parts * channels, channels, scratch + threadid() * thread_bytes)
 
 
+cdef void convolve_share(const Convolution *g, Shares *shares, Py_ssize_t thread, char *scratch) noexcept nogil:
+    cdef Py_ssize_t task = take(shares, thread)
+    while task >= 0:
+        block_task(g, task, scratch)
+        task = take(shares, thread)
+
+
 cdef void convolve_blocks(Convolution *g, char *scratch, Py_ssize_t thread_bytes, int threads) noexcept nogil:
     """Block by block, with filters that are transformed already."""
     cdef Py_ssize_t i
-    for i in prange(g.blocks * g.groups, num_threads=threads, schedule="dynamic"):
-        block_task(g, i, scratch + threadid() * thread_bytes)
+    cdef Shares shares
+    share(&shares, g.blocks * g.groups, threads)
+    for i in prange(threads, num_threads=threads, schedule="static", chunksize=1):
+        convolve_share(g, &shares, i, scratch + i * thread_bytes)
 
 
 cdef void convolve_panels(Convolution *g, char *scratch, Py_ssize_t thread_bytes, int threads) noexcept nogil:
