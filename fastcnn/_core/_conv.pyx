@@ -337,6 +337,7 @@ cdef Correlation forward_of(Geometry g, cnp.ndarray w) noexcept:
     c.w_cols = g.cols
     c.transposed = False
     c.prepared = False
+    c.bias = NULL
     c.row_taps = Taps(g.rows, 0, 1, g.dilation_h)
     c.col_taps = Taps(g.cols, 0, 1, g.dilation_w)
     c.convs = g.groups
@@ -364,20 +365,21 @@ def prepare(Geometry g, cnp.ndarray w):
     """Return the filters as forward takes them when they are prepared: group after group the packed panels, or, where
     it takes them plain, themselves."""
     cdef Correlation c = forward_of(g, w)
-    cdef Py_ssize_t panel, i
+    cdef Py_ssize_t i
+    cdef int threads
     cdef cnp.ndarray filters
-    cdef char *to
     if takes_plain(g, w):
         return w
     plan_filters(&c, g.channels // g.groups)
-    filters = aligned(g.groups * c.panels * c.width * c.depth, w.dtype)
-    to = cnp.PyArray_BYTES(filters)
     c.run_length = c.depth
-    for i in range(g.groups):
-        c.w = cnp.PyArray_BYTES(w) + i * c.columns * c.table.itemsize
-        for panel in range(c.panels):
-            pack_filters(&c, panel, 0, 1, to)
-            to += c.width * c.depth * c.table.itemsize
+    c.n_runs = 1
+    c.filters_conv = c.panels * c.width * c.depth * c.table.itemsize
+    filters = aligned(c.convs * c.filters_conv // c.table.itemsize, w.dtype)
+    c.filters = cnp.PyArray_BYTES(filters)
+    threads = threads_for(<double> c.convs * c.filters_conv)
+    with nogil:
+        for i in prange(c.convs * c.panels, num_threads=threads, schedule="static"):
+            pack_panel(&c, i)
     return filters
 
 

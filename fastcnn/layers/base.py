@@ -203,7 +203,8 @@ class Layer(Configurable):
             array = source(name, sizes, initializers.get(initializer))
         except MemoryError:
             raise MemoryError(f"there is no memory for {name} of shape {sizes}") from None
-        array = real_array(array, f"what {initializer!r} gives for {name}")
+        if not isinstance(array, np.ndarray) or array.dtype.kind != "f":
+            array = real_array(array, f"what {initializer!r} gives for {name}")
         if array.shape != sizes:
             raise ValueError(f"{initializer!r} must give {name} in shape {sizes}, got {array.shape}")
         array = np.require(array, self.dtype or "float32", ["C", "A", "W", "O"])
