@@ -257,6 +257,7 @@ cdef void cut_filters(Depthwise *d, Py_ssize_t channels, Py_ssize_t filters, Py_
     d.blocks = d.unit_blocks = 1
     d.tap_bytes = filters * d.table.itemsize
     if not depth == group_filters == 1:
+        # A vector of channels must hold those of a group: nn/_algorithms.py chooses this for small groups only.
         unit_groups = max(1, min(lanes // group_filters, lanes // depth))
         d.depth = depth
         d.group_filters = group_filters
