@@ -191,10 +191,10 @@ cdef void pack_filters(const Correlation *c, Py_ssize_t panel, Py_ssize_t run, P
 
 
 cdef void pack_panel(const Correlation *all, Py_ssize_t i) noexcept nogil:
-    """Pack the i-th panel of all groups to where they begin."""
-    cdef Correlation c = correlation_of(all, i // all.panels)
-    pack_filters(&c, i % c.panels, 0, c.n_runs,
-                 <char *> c.filters + i % c.panels * c.width * c.depth * c.table.itemsize)
+    """Pack the i-th panel of all groups to its place among them."""
+    cdef Correlation c = all[0]
+    c.w += i // c.panels * c.w_conv
+    pack_filters(&c, i % c.panels, 0, c.n_runs, <char *> c.filters + i * c.width * c.depth * c.table.itemsize)
 
 
 cdef void correlate_task(const Correlation *all, Py_ssize_t task, char *copy) noexcept nogil:
@@ -813,7 +813,8 @@ cdef FilterGradient gradient_of(const FilterGradient *f, Py_ssize_t i) noexcept 
     own.source.x += i * f.x_conv
     own.dy += i * f.dy_conv
     own.dw += i * f.dw_conv
-    own.sums += i * f.parts * f.sum_bytes
+    if f.parts > 1:
+        own.sums += i * f.parts * f.sum_bytes
     return own
 
 
