@@ -632,6 +632,12 @@ def test_a_layer_that_returns_no_array_is_told_so(returned, complaint):
     [
         (lambda shape: np.ones((1, 1)), ValueError, r"must give kernel in shape \(3, 2\), got \(1, 1\)"),
         (lambda shape: "a", TypeError, "for kernel must hold real numbers"),
+        (
+            lambda shape: np.ones(shape, np.longdouble),
+            TypeError,
+            "for kernel must hold real numbers of at most 64 bits",
+        ),
+        (lambda shape: np.ma.masked_array(np.ones(shape), mask=True), TypeError, "for kernel must not be masked"),
     ],
 )
 def test_an_initialiser_of_ones_own_is_checked(value, error, complaint):
