@@ -66,8 +66,9 @@ class Conv(Case):
 
     @property
     def name(self) -> str:
-        channels = f"{self.channels}-{self.filters}" if self.groups == 1 else f"{self.channels} in {self.groups}"
-        channels = f"{self.channels} depthwise" if self.depthwise else channels
+        channels = f"{self.channels}-{self.filters}"
+        if self.groups > 1:
+            channels = f"{self.channels} " + ("depthwise" if self.depthwise else f"in {self.groups}")
         return f"{self.network} {_window(self.kernel, self.stride)} {channels} {self.size}x{self.size} n{self.batch}"
 
     @property

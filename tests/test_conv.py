@@ -224,17 +224,28 @@ def test_windows_of_groups_that_share_a_vector(window, strides, padding, dilatio
 
 def test_which_groups_share_a_vector():
     lanes = _runtime.lanes(np.dtype(np.float32))
-    most = lanes // 2
-    if most < 2:
-        return
-    x = normals(1, 5, 5, 8 * lanes, dtype=np.float32)
-    for channels, name in ((most, "grouped"), (2 * most, "direct"), (1, "depthwise")):
-        w = normals(3, 3, channels, 8 * lanes, dtype=np.float32)
-        assert nn.PreparedConv2D(w, x.shape, groups=x.shape[3] // channels).algorithm == name
-    w = normals(3, 3, 1, 8 * lanes, dtype=np.float32)
-    assert nn.PreparedConv2D(w, (1, 5, 5, 4 * lanes), groups=4 * lanes).algorithm == "grouped"
-    w = normals(3, 3, 1, lanes, dtype=np.float32)  # its input holds less than a vector
-    assert nn.PreparedConv2D(w, (1, 5, 5, lanes // 2), groups=lanes // 2).algorithm == "direct"
+    shared = "grouped" if lanes > 2 else "direct"
+    cases = [
+        (max(2, lanes // 2), 8 * lanes, 8 * lanes, shared),
+        (max(2, lanes), 8 * lanes, 8 * lanes, "direct"),
+        (1, 8 * lanes, 8 * lanes, "depthwise"),
+        (1, 4 * lanes, 8 * lanes, shared),
+        (1, max(2, lanes // 2), max(4, lanes), "direct"),  # its input holds less than a vector
+    ]
+    for channels, inputs, filters, name in cases:
+        w = normals(3, 3, channels, filters, dtype=np.float32)
+        assert nn.PreparedConv2D(w, (1, 5, 5, inputs), groups=inputs // channels).algorithm == name
+
+
+@pytest.mark.parametrize(("channels", "filters"), [(4, 4), (2, 3), (1, 2)])
+def test_prepared_groups_that_share_a_vector_give_the_same_bits(channels, filters, dtype):
+    x, w, b = normals(2, 7, 9, 17 * channels), normals(3, 3, channels, 17 * filters), normals(17 * filters)
+    x, w, b = x.astype(dtype), w.astype(dtype), b.astype(dtype)
+    expected = nn.conv2d(x, w, groups=17, padding="same", bias=b, activation="relu")
+    prepared = nn.PreparedConv2D(w, x.shape, groups=17, padding="same", bias=b, activation="relu")
+    w[...] = np.nan  # it has a copy
+    for _ in range(2):
+        assert_equal(prepared(x), expected, dtype)
 
 
 @pytest.mark.parametrize("padding", ["same", 0, 1, 2, ((1, 1), (0, 1)), ((1, 1), (1, 0))])

@@ -24,7 +24,7 @@ from libc.string cimport memcpy, memset
 cimport numpy as cnp
 
 from ._gemm cimport (
-    Product, fc_prefetch, goes_by_blocks, is_panel, multiply_tiles, pack_panels, panel_shape, product,
+    Product, fc_prefetch, goes_by_blocks, is_panel, multiply_tiles, pack_panels, pad_bias, panel_shape, product,
 )
 from ._runtime cimport (
     Shares, acquire, aligned, ceil_div, distance, fc_kernels, fc_tile, kernels, l1_bytes, l2_bytes, line,
@@ -74,6 +74,15 @@ cdef struct Source:
     # Filled by plan_source: whether the source can be read in place, and the pitch of what is read, in bytes.
     bint in_place
     Py_ssize_t copy_w, pixel, pitch
+
+
+cdef Source source_of(Geometry g, cnp.ndarray x) noexcept:
+    """Return the input, of which every output pixel of the first group sees its window."""
+    return Source(
+        x=cnp.PyArray_BYTES(x), in_h=g.in_h, in_w=g.in_w, x_channels=g.channels, channels=g.channels // g.groups,
+        size=cnp.PyArray_ITEMSIZE(x), base_row=-g.top, base_col=-g.left, row_step=g.stride_h, col_step=g.stride_w,
+        span_h=(g.rows - 1) * g.dilation_h + 1, span_w=(g.cols - 1) * g.dilation_w + 1,
+        out_h=g.out_h, out_w=g.out_w, in_place=False, copy_w=0, pixel=0, pitch=0)
 
 
 cdef void plan_source(Source *s) noexcept nogil:
@@ -198,13 +207,14 @@ cdef void pack_panel(const Correlation *all, Py_ssize_t i) noexcept nogil:
 
 
 cdef void correlate_task(const Correlation *all, Py_ssize_t task, char *copy) noexcept nogil:
-    """One band of output rows of one image, for one group of filter panels."""
+    """One task of all groups: each has as many, one group after the other."""
     cdef Py_ssize_t tasks = all.images * all.bands * all.groups
     cdef Correlation own = correlation_of(all, task // tasks)
     correlate_band(&own, task % tasks, copy)
 
 
 cdef void correlate_band(const Correlation *c, Py_ssize_t task, char *copy) noexcept nogil:
+    """One band of output rows of one image, for one group of filter panels."""
     cdef Py_ssize_t size = c.table.itemsize, first_panel = task % c.groups * c.group, panel, row, run
     cdef Py_ssize_t band = task // c.groups % c.bands, image = task // c.groups // c.bands, width
     cdef Py_ssize_t first_row = band * c.rows, last_row = min(first_row + c.rows, c.source.out_h)
@@ -250,13 +260,6 @@ cdef void correlate_band(const Correlation *c, Py_ssize_t task, char *copy) noex
                 break
 
 
-cdef void correlate_share(const Correlation *c, Shares *shares, Py_ssize_t thread, char *copy) noexcept nogil:
-    cdef Py_ssize_t task = take(shares, thread)
-    while task >= 0:
-        correlate_task(c, task, copy)
-        task = take(shares, thread)
-
-
 cdef void cut_correlation(Correlation *c, int threads) noexcept nogil:
     """Choose the bands and groups: a band's source stays in L2, and there are tasks enough to even out."""
     cdef Py_ssize_t size = c.table.itemsize, wanted = ceil_div(4 * threads, c.convs) if threads > 1 else 1
@@ -283,7 +286,7 @@ cdef void cut_correlation(Correlation *c, int threads) noexcept nogil:
 
 cdef int correlate(Correlation *c, const char *bias, int threads) except -1:
     """Run one correlation whose source, output, filters and taps are set."""
-    cdef Py_ssize_t size = c.table.itemsize, i, j, task_bytes, n = 0
+    cdef Py_ssize_t size = c.table.itemsize, i, j, task, task_bytes, n = 0
     cdef Shares shares
     cdef Taps r = c.row_taps, s = c.col_taps
     cdef bint merged
@@ -296,19 +299,18 @@ cdef int correlate(Correlation *c, const char *bias, int threads) except -1:
     c.run_length = (s.count if merged else 1) * c.source.channels
     cut_correlation(c, threads)
     c.filters_conv = 0 if c.packs_slabs else c.panels * c.width * c.depth * size
-    c.bias_conv = line(c.panels * c.width * size)
+    c.bias_conv = c.panels * c.width * size
     task_bytes = c.copy_bytes + c.slab_bytes
-    scratch = acquire((0 if c.prepared else line(c.convs * c.filters_conv)) + c.convs * c.bias_conv
+    scratch = acquire((0 if c.prepared else line(c.convs * c.filters_conv)) + line(c.convs * c.bias_conv)
                       + line(c.n_runs * sizeof(Py_ssize_t)) + threads * task_bytes)
     packed = scratch
     if not c.prepared:
         c.filters = packed
         scratch += line(c.convs * c.filters_conv)
-    c.bias = scratch if bias != NULL else NULL
-    for i in range(c.convs if bias != NULL else 0):
-        memset(scratch + i * c.bias_conv, 0, c.bias_conv)
-        memcpy(scratch + i * c.bias_conv, bias + i * c.columns * size, c.columns * size)
-    scratch += c.convs * c.bias_conv
+    c.bias = pad_bias(bias, c.columns * size, c.bias_conv, scratch)
+    for i in range(1, c.convs if bias != NULL else 1):
+        pad_bias(bias + i * c.columns * size, c.columns * size, c.bias_conv, scratch + i * c.bias_conv)
+    scratch += line(c.convs * c.bias_conv)
     c.runs = <Py_ssize_t *> scratch
     scratch += line(c.n_runs * sizeof(Py_ssize_t))
     for i in range(r.count):
@@ -321,7 +323,10 @@ cdef int correlate(Correlation *c, const char *bias, int threads) except -1:
             for i in prange(c.convs * c.panels, schedule="static"):
                 pack_panel(c, i)
         for i in prange(threads, schedule="static", chunksize=1):
-            correlate_share(c, &shares, i, scratch + i * task_bytes)
+            task = take(&shares, i)
+            while task >= 0:
+                correlate_task(c, task, scratch + i * task_bytes)
+                task = take(&shares, i)
     release(packed)
     return 0
 
@@ -386,7 +391,6 @@ def prepare(Geometry g, cnp.ndarray w):
 def forward(Geometry g, cnp.ndarray x, cnp.ndarray w, cnp.ndarray bias, cnp.ndarray residual, int relu,
             cnp.ndarray y, bint prepared=False):
     """Write act(conv(x, w) + bias + residual) to y, whose pixels may lie apart; bias and residual may be None."""
-    cdef Py_ssize_t size = cnp.PyArray_ITEMSIZE(x)
     cdef const char *b = NULL if bias is None else cnp.PyArray_BYTES(bias)
     cdef int threads = threads_for(g.flops())
     cdef Py_ssize_t to_residual = distance(y, residual)
@@ -413,11 +417,7 @@ def forward(Geometry g, cnp.ndarray x, cnp.ndarray w, cnp.ndarray bias, cnp.ndar
     c.y_col = pixel_pitch(y)
     c.y_row = g.out_w * c.y_col
     c.y_image = g.out_h * c.y_row
-    c.source = Source(
-        x=cnp.PyArray_BYTES(x), in_h=g.in_h, in_w=g.in_w, x_channels=g.channels, channels=g.channels // g.groups,
-        size=size, base_row=-g.top, base_col=-g.left, row_step=g.stride_h, col_step=g.stride_w,
-        span_h=(g.rows - 1) * g.dilation_h + 1, span_w=(g.cols - 1) * g.dilation_w + 1,
-        out_h=g.out_h, out_w=g.out_w, in_place=False, copy_w=0, pixel=0, pitch=0)
+    c.source = source_of(g, x)
     c.y = cnp.PyArray_BYTES(y)
     correlate(&c, b, threads)
 
@@ -824,13 +824,6 @@ cdef void accumulate_task(const FilterGradient *all, Py_ssize_t task, char *scra
     accumulate_part(&own, task % tasks, scratch)
 
 
-cdef void accumulate_share(const FilterGradient *f, Shares *shares, Py_ssize_t thread, char *scratch) noexcept nogil:
-    cdef Py_ssize_t task = take(shares, thread)
-    while task >= 0:
-        accumulate_task(f, task, scratch)
-        task = take(shares, thread)
-
-
 cdef void accumulate_part(const FilterGradient *f, Py_ssize_t task, char *scratch) noexcept nogil:
     """One part of the reduction for one group of units, block after block."""
     cdef Py_ssize_t part = task // f.groups, group = task % f.groups, row, end, unit, left, begin
@@ -922,7 +915,8 @@ cdef void cut_filters(FilterGradient *f, int threads) noexcept nogil:
 
 cdef int accumulate_filters(FilterGradient *f, int threads) except -1:
     """Reduce over all pixels, in tasks that share nothing they write, and add up their sums."""
-    cdef Py_ssize_t size = f.table.itemsize, elements, chunk, chunks, chunk_bytes, scratch_bytes, sum_bytes, vectors, i
+    cdef Py_ssize_t size = f.table.itemsize, elements, chunk, chunks, chunk_bytes, scratch_bytes, sum_bytes, vectors
+    cdef Py_ssize_t i, task
     cdef Shares shares
     cdef bint merged
     cdef char *scratch
@@ -960,7 +954,10 @@ cdef int accumulate_filters(FilterGradient *f, int threads) except -1:
     share(&shares, f.convs * f.parts * f.groups, threads)
     with nogil, parallel(num_threads=threads):
         for i in prange(threads, schedule="static", chunksize=1):
-            accumulate_share(f, &shares, i, scratch + i * scratch_bytes)
+            task = take(&shares, i)
+            while task >= 0:
+                accumulate_task(f, task, scratch + i * scratch_bytes)
+                task = take(&shares, i)
         if f.parts > 1:
             for i in prange(f.convs * chunks, schedule="static"):
                 add_parts(f, i, chunks, chunk, elements, chunk_bytes)
@@ -983,11 +980,7 @@ def backward_filters(Geometry g, cnp.ndarray dy, cnp.ndarray x, cnp.ndarray dw):
     f.convs = g.groups
     f.x_conv = g.channels // g.groups * size
     f.dy_conv = f.dw_conv = f.columns * size
-    f.source = Source(
-        x=cnp.PyArray_BYTES(x), in_h=g.in_h, in_w=g.in_w, x_channels=g.channels, channels=g.channels // g.groups,
-        size=size, base_row=-g.top, base_col=-g.left, row_step=g.stride_h, col_step=g.stride_w,
-        span_h=(g.rows - 1) * g.dilation_h + 1, span_w=(g.cols - 1) * g.dilation_w + 1,
-        out_h=g.out_h, out_w=g.out_w, in_place=False, copy_w=0, pixel=0, pitch=0)
+    f.source = source_of(g, x)
     f.dy = cnp.PyArray_BYTES(dy)
     f.dw = cnp.PyArray_BYTES(dw)
     accumulate_filters(&f, threads_for(g.flops()))

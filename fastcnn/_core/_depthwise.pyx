@@ -8,7 +8,7 @@ but for filters of three columns: those belong to the run, and the leaf leaves o
 The gradient of the input is the same with the taps that a pixel of the input is seen by; with strides, spans are every
 stride-th pixel. With groups, a task is a row of output pixels for a *block* of filters, at most a vector of them, which
 may reach over several groups: to each of its lanes the leaf brings the channels of the lane's group, one after the
-other. The filters of a block are copied to lie together.
+other. The filters of a block are packed to lie together, unless they were prepared.
 
 The gradient of the filters is reduced over pixels: rows are added up in parts whose number does not
 depend on the threads, and the parts in their order, so that results have the same bits for every number of threads.
@@ -23,7 +23,8 @@ cimport numpy as cnp
 
 from ._conv cimport Geometry
 from ._runtime cimport (
-    acquire, ceil_div, distance, fc_depthwise, fc_kernels, kernels, l2_bytes, line, pixel_pitch, release, threads_for,
+    acquire, aligned, ceil_div, distance, fc_depthwise, fc_kernels, kernels, l2_bytes, line, pixel_pitch, release,
+    threads_for,
 )
 
 cnp.import_array()
@@ -72,7 +73,7 @@ cdef struct Depthwise:
     Span *spans
     Py_ssize_t n_spans
     const char *x
-    # The filters, of all blocks or of one after the other; from one tap to the next, and a block's.
+    # The filters, packed where there are groups; bytes from one tap to the next, and of a block.
     const char *w
     Py_ssize_t tap_bytes, block_bytes
     const char *bias
@@ -284,24 +285,24 @@ cdef void unpack_block(const Depthwise *d, const char *packed, Py_ssize_t number
                packed + number * d.block_bytes + i * d.table.lanes * size, block.columns * size)
 
 
-cdef int run(Depthwise *d, const char *w, char *dw, int threads) except -1:
+cdef int run(Depthwise *d, const char *w, bint prepared, char *dw, int threads) except -1:
     """Compute y from the filters w, or, where d has parts, their gradient dw."""
     cdef Py_ssize_t i, tasks = d.parts or d.images * d.rows.out * d.blocks, all_blocks = d.blocks * d.block_bytes
+    cdef Py_ssize_t packed_bytes = all_blocks if d.depth and not prepared else 0
     cdef Py_ssize_t span_bytes = line(d.cols.out * sizeof(Span))
     cdef Py_ssize_t column_bytes = line(d.cols.out * 2 * d.cols.taps * sizeof(Py_ssize_t))
     cdef Py_ssize_t list_bytes = line((2 * d.rows.taps + 2 * d.rows.taps * d.cols.taps) * sizeof(Py_ssize_t))
-    cdef char *scratch = acquire(span_bytes + column_bytes + threads * list_bytes + d.parts * all_blocks
-                                 + (all_blocks if d.depth else 0))
+    cdef char *scratch = acquire(span_bytes + column_bytes + threads * list_bytes + packed_bytes + d.parts * all_blocks)
     cdef char *lists = scratch + span_bytes + column_bytes
     cdef char *packed = lists + threads * list_bytes
     d.spans = <Span *> scratch
-    d.sums = packed + (all_blocks if d.depth else 0)
-    d.w = <const char *> packed if d.depth else w
+    d.sums = packed + packed_bytes
+    d.w = <const char *> packed if packed_bytes else w
     with nogil:
         if not (takes_edges(d) and find_spans(d, True, <Py_ssize_t *> (scratch + span_bytes))):
             find_spans(d, False, <Py_ssize_t *> (scratch + span_bytes))
         with parallel(num_threads=threads):
-            if d.depth and not d.parts:
+            if packed_bytes and not d.parts:
                 for i in prange(d.blocks, schedule="static"):
                     pack_block(d, w, i, packed)
             for i in prange(tasks, schedule="static"):
@@ -321,8 +322,17 @@ cdef int run(Depthwise *d, const char *w, char *dw, int threads) except -1:
 
 
 def prepare(Geometry g, cnp.ndarray w):
-    """Return the filters, which are ready as they are."""
-    return w
+    """Return the filters as forward takes them when they are prepared: where there are groups packed, else as they are.
+    """
+    cdef Depthwise d = depthwise(g, w)
+    cdef cnp.ndarray packed
+    cdef Py_ssize_t i
+    if not d.depth:
+        return w
+    packed = aligned(d.blocks * d.block_bytes // d.table.itemsize, w.dtype)
+    for i in range(d.blocks):
+        pack_block(&d, cnp.PyArray_BYTES(w), i, cnp.PyArray_BYTES(packed))
+    return packed
 
 
 def forward(Geometry g, cnp.ndarray x, cnp.ndarray w, cnp.ndarray bias, cnp.ndarray residual, int relu,
@@ -336,7 +346,7 @@ def forward(Geometry g, cnp.ndarray x, cnp.ndarray w, cnp.ndarray bias, cnp.ndar
     d.relu = relu
     d.y = cnp.PyArray_BYTES(y)
     d.y_pixel = pixel_pitch(y)
-    run(&d, cnp.PyArray_BYTES(w), NULL, threads_for(g.flops()))
+    run(&d, cnp.PyArray_BYTES(w), prepared, NULL, threads_for(g.flops()))
 
 
 def backward_input(Geometry g, cnp.ndarray dy, cnp.ndarray w, cnp.ndarray dx):
@@ -354,7 +364,7 @@ def backward_input(Geometry g, cnp.ndarray dy, cnp.ndarray w, cnp.ndarray dx):
     d.cols = Axis(g.in_w, g.out_w, 1, g.stride_w, -g.left, g.cols, -g.dilation_w)
     d.out_step = g.stride_w
     d.source_step = 1
-    run(&d, cnp.PyArray_BYTES(w), NULL, threads_for(g.flops()))
+    run(&d, cnp.PyArray_BYTES(w), False, NULL, threads_for(g.flops()))
 
 
 def backward_filters(Geometry g, cnp.ndarray dy, cnp.ndarray x, cnp.ndarray dw):
@@ -365,4 +375,4 @@ def backward_filters(Geometry g, cnp.ndarray dy, cnp.ndarray x, cnp.ndarray dw):
     d.y = cnp.PyArray_BYTES(dy)
     d.part_rows = max(PART_ROWS, ceil_div(rows, PARTS))
     d.parts = ceil_div(rows, d.part_rows)
-    run(&d, NULL, cnp.PyArray_BYTES(dw), threads_for(g.flops()))
+    run(&d, NULL, False, cnp.PyArray_BYTES(dw), threads_for(g.flops()))

@@ -191,14 +191,6 @@ cdef void multiply_block(const Product *p, const Blocks *s, Py_ssize_t task, cha
         p.table.past_done()
 
 
-cdef void multiply_share(const Product *p, const Blocks *s, Shares *shares, Py_ssize_t thread,
-                         char *scratch) noexcept nogil:
-    cdef Py_ssize_t task = take(shares, thread)
-    while task >= 0:
-        multiply_block(p, s, task, scratch + thread * s.scratch_bytes)
-        task = take(shares, thread)
-
-
 cdef void cut_blocks(const Product *p, Blocks *s, int threads) noexcept nogil:
     """Choose the blocks' rows and columns: of the cuts into enough of them, the one that costs a thread least.
 
@@ -238,7 +230,7 @@ cdef bint is_panel(const Product *p) noexcept nogil:
 cdef int multiply_blocks(const Product *p, int threads) except -1:
     cdef Blocks s
     cdef Shares shares
-    cdef Py_ssize_t size = p.table.itemsize, lanes = p.table.lanes, tasks, i, bias_bytes
+    cdef Py_ssize_t size = p.table.itemsize, lanes = p.table.lanes, i, task, bias_bytes
     cdef int kind
     cdef char *scratch
     s.width = p.table.panel_vectors * lanes
@@ -251,7 +243,6 @@ cdef int multiply_blocks(const Product *p, int threads) except -1:
         kind = p.table.panel_vectors - 1
     s.group = p.table.max_rows[kind] if p.a_step == size else 3 * lanes
     cut_blocks(p, &s, threads)
-    tasks = ceil_div(p.m, s.rows) * s.across
     # The packed slab takes half of L2, slabs of equal depth; a quarter where the next one is brought there meanwhile.
     s.depth = max(64, l2_bytes // 2 // (s.columns * size))
     if s.packed and s.depth < p.k:
@@ -263,10 +254,13 @@ cdef int multiply_blocks(const Product *p, int threads) except -1:
     bias_bytes = line(ceil_div(p.n, s.width) * s.width * size)
     scratch = acquire(bias_bytes + threads * s.scratch_bytes)
     s.bias = pad_bias(p.bias, p.n * size, bias_bytes, scratch)
-    share(&shares, tasks, threads)
+    share(&shares, ceil_div(p.m, s.rows) * s.across, threads)
     with nogil:
         for i in prange(threads, num_threads=threads, schedule="static", chunksize=1):
-            multiply_share(p, &s, &shares, i, scratch + bias_bytes)
+            task = take(&shares, i)
+            while task >= 0:
+                multiply_block(p, &s, task, scratch + bias_bytes + i * s.scratch_bytes)
+                task = take(&shares, i)
     release(scratch)
     return 0
 
@@ -420,19 +414,18 @@ cdef void dot_columns(const Product *p, const char *a, Py_ssize_t a_row, Py_ssiz
 cdef int multiply_dots(const Product *p, int threads) except -1:
     """A transposed A is turned first, which its few rows make little work."""
     cdef Py_ssize_t i, groups = ceil_div(p.n, 4), a_row = p.a_row
-    cdef bint turns = p.a_step != p.table.itemsize
     cdef char *scratch = NULL
     cdef const char *a = p.a
-    if turns:
+    if p.a_step != p.table.itemsize:
         a_row = line(p.k * p.table.itemsize)
         scratch = acquire(p.m * a_row)
         a = scratch
     with nogil:
-        if turns:
+        if scratch != NULL:
             p.table.pack_transposed(p.m, p.k, a_row // p.table.itemsize, p.a, p.a_step, scratch)
         for i in prange(groups, num_threads=threads, schedule="static"):
             dot_columns(p, a, a_row, i)
-    if turns:
+    if scratch != NULL:
         release(scratch)
     return 0
 

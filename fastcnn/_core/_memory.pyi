@@ -1,16 +1,16 @@
 """Memory of arrays that come and go."""
 
-class Reusing:
-    """A context in which new arrays of this thread have their memory from here."""
+class Context:
+    """Within it new arrays of this thread have their memory as its handler says."""
 
     def __enter__(self) -> None: ...
     def __exit__(self, *_: object) -> None: ...
 
-class Keeping:
-    """A context in which new arrays of this thread, which stay for long, begin at cache lines."""
+class Reusing(Context):
+    """A context in which new arrays of this thread have memory that others leave to them."""
 
-    def __enter__(self) -> None: ...
-    def __exit__(self, *_: object) -> None: ...
+class Keeping(Context):
+    """A context in which new arrays of this thread, which stay for long, have memory of their own."""
 
 def release() -> None: ...
 def held() -> tuple[int, int]: ...

@@ -102,6 +102,13 @@ cdef void shrink(size_t room) noexcept nogil:
         n_waiting -= i
 
 
+cdef Block *new_block(size_t size) noexcept nogil:
+    cdef Block *block = <Block *> fc_pages(size)
+    if block != NULL:
+        block.size = size
+    return block
+
+
 cdef Block *take_waiting(size_t size) noexcept nogil:
     """Return a block that has waited, or new pages."""
     global used_bytes, most_used_bytes
@@ -114,9 +121,7 @@ cdef Block *take_waiting(size_t size) noexcept nogil:
         # step of a network for CIFAR-10 still had a fifth of its memory from the system.
         most = 2 * most_used_bytes
         shrink(most - used_bytes - size if most > used_bytes + size else 0)
-        block = <Block *> fc_pages(size)
-        if block != NULL:
-            block.size = size
+        block = new_block(size)
     if block != NULL:
         used_bytes += block.size
         most_used_bytes = max(most_used_bytes, used_bytes)
@@ -127,23 +132,24 @@ cdef Block *take_waiting(size_t size) noexcept nogil:
 # As a context NumPy hands on what the handler says: whether memory waits when it is freed, NULL if not.
 
 cdef void *take(void *waits, size_t asked) noexcept nogil:
-    cdef size_t size = 0
-    cdef void *block = NULL
+    cdef size_t size
+    cdef void *small
+    cdef Block *block
     if asked > <size_t> -1 - 2 * PAGE:
         return NULL
     if asked < LARGE:
-        if posix_memalign(&block, sizeof(Block), sizeof(Block) + asked) != 0:
+        if posix_memalign(&small, sizeof(Block), sizeof(Block) + asked) != 0:
             return NULL
+        block = <Block *> small
+        block.size = 0
     else:
         size = (sizeof(Block) + asked + PAGE - 1) // PAGE * PAGE
-        block = take_waiting(size) if waits != NULL else fc_pages(size)
+        block = take_waiting(size) if waits != NULL else new_block(size)
         if block == NULL:
             return NULL
-    if size == 0 or waits == NULL:
-        (<Block *> block).size = size
-    (<Block *> block).asked = asked
-    (<Block *> block).waits = waits != NULL
-    return <Block *> block + 1
+    block.asked = asked
+    block.waits = waits != NULL
+    return block + 1
 
 
 cdef void *take_zeros(void *waits, size_t count, size_t size) noexcept nogil:
@@ -200,28 +206,30 @@ cdef object REUSING = PyCapsule_New(&reusing, "mem_handler", NULL)
 cdef object KEEPING = PyCapsule_New(&keeping, "mem_handler", NULL)
 
 
-cdef class Reusing:
-    """A context in which new arrays of this thread have their memory from here."""
+cdef class Context:
+    """Within it new arrays of this thread have their memory as its handler says."""
 
-    cdef object before
+    cdef object handler, before
 
     def __enter__(self):
-        self.before = PyDataMem_SetHandler(REUSING)
+        self.before = PyDataMem_SetHandler(self.handler)
 
     def __exit__(self, *_):
         PyDataMem_SetHandler(self.before)
 
 
-cdef class Keeping:
-    """A context in which new arrays of this thread, which stay for long, begin at cache lines."""
+cdef class Reusing(Context):
+    """A context in which new arrays of this thread have memory that others leave to them."""
 
-    cdef object before
+    def __cinit__(self):
+        self.handler = REUSING
 
-    def __enter__(self):
-        self.before = PyDataMem_SetHandler(KEEPING)
 
-    def __exit__(self, *_):
-        PyDataMem_SetHandler(self.before)
+cdef class Keeping(Context):
+    """A context in which new arrays of this thread, which stay for long, have memory of their own."""
+
+    def __cinit__(self):
+        self.handler = KEEPING
 
 
 def release():

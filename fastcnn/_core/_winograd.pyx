@@ -322,20 +322,16 @@ cdef void transform_filters(const Convolution *g, char *scratch, Py_ssize_t thre
         transform_part(g, i // parts, i % parts * channels, channels, scratch + threadid() * thread_bytes)
 
 
-cdef void convolve_share(const Convolution *g, Shares *shares, Py_ssize_t thread, char *scratch) noexcept nogil:
-    cdef Py_ssize_t task = take(shares, thread)
-    while task >= 0:
-        block_task(g, task, scratch)
-        task = take(shares, thread)
-
-
 cdef void convolve_blocks(Convolution *g, char *scratch, Py_ssize_t thread_bytes, int threads) noexcept nogil:
     """Block by block, with filters that are transformed already."""
-    cdef Py_ssize_t i
+    cdef Py_ssize_t i, task
     cdef Shares shares
     share(&shares, g.blocks * g.groups, threads)
     for i in prange(threads, num_threads=threads, schedule="static", chunksize=1):
-        convolve_share(g, &shares, i, scratch + i * thread_bytes)
+        task = take(&shares, i)
+        while task >= 0:
+            block_task(g, task, scratch + i * thread_bytes)
+            task = take(&shares, i)
 
 
 cdef void convolve_panels(Convolution *g, char *scratch, Py_ssize_t thread_bytes, int threads) noexcept nogil:

@@ -75,8 +75,9 @@ def algorithm_of(g: Geometry, algorithm: str, result: str, is_single: bool, lane
         return "depthwise"
     if algorithm not in ("auto", "winograd"):
         return algorithm
-    if g.groups > 1 and max(g.channels, g.filters) * GROUPS_WITHIN[result] <= lanes * g.groups:
-        return "grouped" if min(g.channels, g.filters) >= lanes else "direct"
+    least, most = sorted((g.channels, g.filters))
+    if g.groups > 1 and least >= lanes and most * GROUPS_WITHIN[result] <= lanes * g.groups:
+        return "grouped"
     if winograd or (is_single and winograd_fits(g)):
         side, gain = cheapest_tile(g, result)
         if winograd or gain > GAIN:

@@ -243,7 +243,8 @@ class PreparedConv2D:
             like(scale, self.output_shape[3:], "scale")
         self.algorithm = algorithm_for(self._geometry, algorithm, "prepared", filters)
         self._engine = _ENGINES[self.algorithm]
-        is_plain = self._engine is _depthwise or (self._engine is _conv and _conv.takes_plain(self._geometry, filters))
+        is_direct = self._engine is _conv
+        is_plain = self.algorithm == "depthwise" or (is_direct and _conv.takes_plain(self._geometry, filters))
         # What prepared filters depend on; those of others are never shared.
         self._source = filters if _is_constant(filters) and (scale is None or _is_constant(scale)) else None
         self._scale = scale

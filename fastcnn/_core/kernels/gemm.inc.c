@@ -137,7 +137,7 @@ FC_INLINE void FC_NAME(add_pass)(const fc_tile *t, ptrdiff_t k, const int rows, 
     }
     ptrdiff_t n = 0;
     /* Loads and stores across lines of the cache take twice the time. */
-    const ptrdiff_t head = (-(ptrdiff_t)(size_t)t->b & (FC_VECTOR_BYTES - 1)) / (ptrdiff_t)sizeof(FC_T);
+    const ptrdiff_t head = to_boundary(t->b);
     if (head > 0 && t->columns >= VL) {
         FC_ADD_PASS(load_part, FC_LOAD_WHOLE, store_part, FC_COMMA head)
         n = head;
@@ -199,9 +199,9 @@ FC_INLINE void FC_NAME(dot_finish)(const fc_dot *t, ptrdiff_t m, const vec *acc,
 /* How many elements of B's rows lie before a vector's boundary, where rows are whole vectors, and that is some quarters
  * of one, as it is in NumPy's arrays; else 0. */
 FC_INLINE ptrdiff_t FC_NAME(dot_head)(const fc_dot *t) {
-    const ptrdiff_t bytes = -(ptrdiff_t)(size_t)t->b & (FC_VECTOR_BYTES - 1);
+    const ptrdiff_t head = to_boundary(t->b);
     const int is_whole = !((t->b_row | t->length * (ptrdiff_t)sizeof(FC_T)) & (FC_VECTOR_BYTES - 1));
-    return VL >= 4 && is_whole && !(bytes & (FC_VECTOR_BYTES / 4 - 1)) ? bytes / (ptrdiff_t)sizeof(FC_T) : 0;
+    return VL >= 4 && is_whole && head % ((VL + 3) / 4) == 0 ? head : 0;
 }
 
 /* Part of a vector; the sums are then turned by so many lanes. */

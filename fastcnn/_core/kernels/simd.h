@@ -62,6 +62,7 @@
 #define fold FC_NAME(fold)
 #define sum_lanes_of_4 FC_NAME(sum_lanes_of_4)
 #define rotate FC_NAME(rotate)
+#define to_boundary FC_NAME(to_boundary)
 #define permute FC_NAME(permute)
 
 #endif
@@ -145,6 +146,11 @@ FC_INLINE vec load_left(const FC_T *p, ptrdiff_t left) { return left >= VL ? loa
 FC_INLINE void store_left(FC_T *p, vec v, ptrdiff_t left) {
     if (left >= VL) store(p, v);
     else store_part(p, v, left);
+}
+
+/* Elements from p on to the next boundary of a vector. */
+FC_INLINE ptrdiff_t to_boundary(const void *p) {
+    return (-(ptrdiff_t)(size_t)p & (FC_VECTOR_BYTES - 1)) / (ptrdiff_t)sizeof(FC_T);
 }
 
 /* The last n lanes. */
