@@ -469,6 +469,17 @@ def test_a_bound_convolution_names_what_does_not_fit():
             prepared.bound(*arrays)
 
 
+@pytest.mark.parametrize("filters", [65, 80, 96, 160, 290])
+@pytest.mark.parametrize("channels", [17, 260, 1500])
+@pytest.mark.parametrize("pixels", [(1, 1, 5), (1, 7, 7), (2, 14, 13)])
+def test_a_prepared_product_is_that_of_the_filters_as_they_are(pixels, channels, filters, dtype):
+    x, w = normals(*pixels, channels, dtype=dtype), normals(1, 1, channels, filters, dtype=dtype, seed=1)
+    bias, residual = normals(filters, dtype=dtype, seed=2), normals(*pixels, filters, dtype=dtype, seed=3)
+    prepared = nn.PreparedConv2D(w, x.shape, bias=bias, activation="relu")
+    exact = nn.conv2d(x, w, bias=bias, activation="relu", residual=residual, algorithm="direct")
+    assert prepared(x, residual=residual).tobytes() == exact.tobytes()
+
+
 def test_a_prepared_convolution_shares_filters_that_cannot_change():
     x, w = normals(1, 3, 3, 6, dtype=np.float32), normals(1, 1, 6, 4, dtype=np.float32)
     view = w.view()

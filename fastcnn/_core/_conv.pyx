@@ -24,7 +24,7 @@ from libc.string cimport memcpy, memset
 cimport numpy as cnp
 
 from ._gemm cimport (
-    Product, fc_prefetch, goes_by_blocks, is_panel, multiply_tiles, pack_panels, pad_bias, panel_shape, product,
+    Product, fc_prefetch, multiply_tiles, pack_panels, pad_bias, panel_shape, panel_width, pays_packed, product,
 )
 from ._runtime cimport (
     Shares, acquire, aligned, ceil_div, distance, fc_kernels, fc_tile, kernels, l1_bytes, l2_bytes, line,
@@ -158,18 +158,18 @@ cdef struct Correlation:
     # bias and output are from the last one's.
     Py_ssize_t convs, x_conv, w_conv, filters_conv, bias_conv, y_conv
     # Cut of the work: rows of a band, panels of a group, and how many of each; runs of a slab, whose part of a panel
-    # stays in L2 while the band's rows pass by. Where no two tasks need the same panel, each packs its own, by slabs.
+    # stays in L2 while the band's rows pass by and the next one is brought there. Where no two tasks need the same
+    # panel, each packs its own, by slabs.
     Py_ssize_t rows, bands, group, groups, slab
-    int threads
     bint packs_slabs
     Py_ssize_t copy_bytes, slab_bytes
 
 
 cdef void plan_filters(Correlation *c, Py_ssize_t channels) noexcept nogil:
     """Lay out the packed filters, which see so many channels."""
-    c.width = c.table.panel_vectors * c.table.lanes
-    c.panels = ceil_div(c.columns, c.width)
     c.depth = c.row_taps.count * c.col_taps.count * channels
+    c.width = panel_width(c.table, c.columns, c.depth)
+    c.panels = ceil_div(c.columns, c.width)
 
 
 cdef Correlation correlation_of(const Correlation *c, Py_ssize_t i) noexcept nogil:
@@ -191,12 +191,13 @@ cdef void pack_filters(const Correlation *c, Py_ssize_t panel, Py_ssize_t run, P
     cdef Py_ssize_t taps = c.run_length // max(1, c.source.channels), i, tap
     if not c.transposed:
         pack_panels(c.table, c.w + run * c.run_length * c.w_row + first * size, c.w_row, False, n_runs * c.run_length,
-                    left, to)
+                    left, c.width, to)
         return
     for i in range(run * taps, (run + n_runs) * taps):
         tap = ((c.row_taps.first + i // c.col_taps.count * c.row_taps.step) * c.w_cols
                + c.col_taps.first + i % c.col_taps.count * c.col_taps.step)
-        to = pack_panels(c.table, c.w + (tap * c.columns + first) * c.w_row, c.w_row, True, c.source.channels, left, to)
+        to = pack_panels(c.table, c.w + (tap * c.columns + first) * c.w_row, c.w_row, True, c.source.channels, left,
+                         c.width, to)
 
 
 cdef void pack_panel(const Correlation *all, Py_ssize_t i) noexcept nogil:
@@ -245,11 +246,9 @@ cdef void correlate_band(const Correlation *c, Py_ssize_t task, char *copy) noex
                 t.b = copy + c.copy_bytes
             else:
                 t.b = c.filters + panel * c.width * c.depth * size + run * c.run_length * t.b_step
-                # The next slab or panel, or that of the task which this thread is likely to take next.
+                # The next slab or panel, which may be that of the task which this thread is likely to take next.
                 slab_bytes = t.n_runs * c.run_length * t.b_step
                 t.ahead = t.b + slab_bytes
-                if run + c.slab >= c.n_runs and panel + 1 == last_panel:
-                    t.ahead += (c.threads - 1) * c.group * c.width * c.depth * size
                 t.ahead_end = min(t.ahead + slab_bytes, c.filters + c.columns * c.depth * size)
             for row in range(first_row, last_row):
                 t.a = x + (row - first_row) * c.source.row_step * c.source.pitch
@@ -276,9 +275,8 @@ cdef void cut_correlation(Correlation *c, int threads) noexcept nogil:
     c.bands = ceil_div(c.source.out_h, c.rows)
     c.group = ceil_div(c.panels, c.groups)
     c.groups = ceil_div(c.panels, c.group)
-    c.threads = threads
     c.copy_bytes = 0 if c.source.in_place else line(band_rows(&c.source, c.rows) * c.source.pitch)
-    c.slab = max(1, l2_bytes // 2 // max(1, c.run_length * c.width * size))
+    c.slab = max(1, l2_bytes // 8 // max(1, c.run_length * c.width * size))
     c.slab = max(1, ceil_div(c.n_runs, ceil_div(max(1, c.n_runs), c.slab)))
     c.packs_slabs = c.images * c.bands == 1 and not c.prepared
     c.slab_bytes = line(c.slab * c.run_length * c.width * size) if c.packs_slabs else 0
@@ -363,7 +361,7 @@ cdef Product forward_product(Geometry g, cnp.ndarray w) noexcept:
 def takes_plain(Geometry g, cnp.ndarray w):
     """Whether prepared filters are the filters themselves: those of a product that reads them in place."""
     cdef Product p = forward_product(g, w)
-    return g.is_product() and (is_panel(&p) or not goes_by_blocks(&p))
+    return g.is_product() and not pays_packed(&p)
 
 
 def prepare(Geometry g, cnp.ndarray w):
@@ -399,7 +397,7 @@ def forward(Geometry g, cnp.ndarray x, cnp.ndarray w, cnp.ndarray bias, cnp.ndar
     if g.is_product():
         p = forward_product(g, w)
         p.a = cnp.PyArray_BYTES(x)
-        p.packed = prepared and goes_by_blocks(&p)
+        p.packed = prepared and pays_packed(&p)
         p.bias = b
         p.c = cnp.PyArray_BYTES(y)
         p.c_row = pixel_pitch(y)
@@ -542,7 +540,7 @@ cdef int scatter(Geometry g, cnp.ndarray dy, cnp.ndarray w, cnp.ndarray dx) exce
     s.out_h, s.out_w, s.stride_h, s.stride_w = g.out_h, g.out_w, g.stride_h, g.stride_w
     s.top, s.left, s.dilation_h = g.top, g.left, g.dilation_h
     s.columns = g.cols * g.channels
-    s.width = s.table.panel_vectors * s.table.lanes
+    s.width = panel_width(s.table, s.columns, s.filters)
     s.panels = ceil_div(s.columns, s.width)
     s.apart = ceil_div(g.cols, g.stride_w)
     s.copy_w = (g.out_w - 1) * g.stride_w + g.cols
@@ -561,7 +559,7 @@ cdef int scatter(Geometry g, cnp.ndarray dy, cnp.ndarray w, cnp.ndarray dx) exce
     packed = scratch
     for r in range(s.rows):
         pack_panels(s.table, cnp.PyArray_BYTES(w) + r * s.columns * s.filters * size, s.filters * size, True, s.filters,
-                    s.columns, packed)
+                    s.columns, s.width, packed)
         packed += s.panels * s.width * s.filters * size
     with nogil, parallel(num_threads=threads):
         for i in prange(g.images * s.bands, schedule="dynamic"):
@@ -727,7 +725,7 @@ cdef void find_gradients(const FilterGradient *f, Block *b, Py_ssize_t panels) n
               or not (f.whole or f.overhang and left >= f.overhang))
     if b.pack:
         pack_panels(f.table, f.dy + b.first * f.source.out_w * f.dy_row + first * size, f.dy_row, False, pixels,
-                    min(panels * f.width, f.columns - first), b.packed)
+                    min(panels * f.width, f.columns - first), f.width, b.packed)
 
 
 cdef int begin_tile(const FilterGradient *f, const Block *block, Py_ssize_t panel, Py_ssize_t dw_row,
@@ -921,7 +919,7 @@ cdef int accumulate_filters(FilterGradient *f, int threads) except -1:
     cdef bint merged
     cdef char *scratch
     plan_source(&f.source)
-    f.width = f.table.panel_vectors * f.table.lanes
+    f.width = panel_width(f.table, f.columns, 0)
     f.panels = ceil_div(f.columns, f.width)
     f.whole = f.columns % f.table.lanes == 0
     f.overhang = 0

@@ -33,11 +33,11 @@ cdef struct Product:
 
 
 cdef int product(const Product *p) except -1
-cdef bint goes_by_blocks(const Product *p) noexcept nogil
-cdef bint is_panel(const Product *p) noexcept nogil
+cdef bint pays_packed(const Product *p) noexcept nogil
 cdef void panel_shape(const fc_kernels *table, Py_ssize_t columns, Py_ssize_t *width, int *kind) noexcept nogil
+cdef Py_ssize_t panel_width(const fc_kernels *table, Py_ssize_t columns, Py_ssize_t depth) noexcept nogil
 cdef char *pack_panels(const fc_kernels *table, const char *b, Py_ssize_t b_row, bint b_transposed, Py_ssize_t depth,
-                       Py_ssize_t columns, char *to) noexcept nogil
+                       Py_ssize_t columns, Py_ssize_t most, char *to) noexcept nogil
 
 
 cdef inline void multiply_tiles(const fc_kernels *table, int kind, fc_tile *t, Py_ssize_t rows) noexcept nogil:

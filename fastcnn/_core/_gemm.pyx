@@ -6,7 +6,7 @@ Four ways, by shape:
   reduction: the slab of B is packed into panels as wide as a register tile, which stay in L2 while all rows of A
   pass by, a tile's rows at a time, which stay in L1 (the layers of Goto and van de Geijn, "Anatomy of
   high-performance matrix multiplication", 2008, without a packed A: its rows are read in place, unless it is
-  transposed);
+  transposed). Of a B that was packed before, panel after panel passes by the rows of A in L2;
 * *in place*, where A has few rows and B fits into L2: as blocks, but tiles read B where it is;
 * *stream*, where A has very few rows and B is larger: rows of B are added up in long passes, each read once and in
   its own order;
@@ -36,6 +36,8 @@ cdef enum:
     DOT_ROWS = 16
     # Rows of A up to which reading B in place beats packing it, while B fits into half of L2.
     IN_PLACE_ROWS = 64
+    # Vectors of a panel that L1 has no room for.
+    DEEP_VECTORS = 2
     # Rows of A up to which streaming through B beats packing it: those that a stream takes at a time.
     STREAM_ROWS = 4
     # Parts of such a product, each of which a thread may take, and the rows of B that a part has at least.
@@ -48,8 +50,8 @@ cdef enum:
     BLOCK_COLUMNS = 512
     # Products of an element of C from which it may be written past the caches (1x1 layers of benchmarks/layers.py).
     PAST_DEPTH = 64
-    # What it costs to bring an element of A near, and to pack one of B, in multiply-adds.
-    A_COST = 1
+    # What it costs to bring an element of A or of a packed B near, and to pack one of B, in multiply-adds.
+    READ_COST = 1
     B_COST = 8
     # What it costs to begin a row of a block of C, all of its multiply-adds over k together.
     C_COST = 64
@@ -62,14 +64,26 @@ cdef void panel_shape(const fc_kernels *table, Py_ssize_t columns, Py_ssize_t *w
     width[0] = vectors * table.lanes
 
 
+cdef Py_ssize_t panel_width(const fc_kernels *table, Py_ssize_t columns, Py_ssize_t depth) noexcept nogil:
+    """Return the width of all but the last of the panels of so many columns and rows: as few as can be, equally wide.
+
+    A panel that has more rows than L1 has room for is read from L2 by every tile: tall tiles of narrow panels do that
+    less often.
+    """
+    cdef Py_ssize_t vectors = max(1, ceil_div(columns, table.lanes)), most = table.panel_vectors
+    if depth * most * table.lanes * table.itemsize > l1_bytes:
+        most = min(most, DEEP_VECTORS)
+    return ceil_div(vectors, ceil_div(vectors, most)) * table.lanes
+
+
 cdef char *pack_panels(const fc_kernels *table, const char *b, Py_ssize_t b_row, bint b_transposed, Py_ssize_t depth,
-                       Py_ssize_t columns, char *to) noexcept nogil:
+                       Py_ssize_t columns, Py_ssize_t most, char *to) noexcept nogil:
     """Pack a matrix of depth x columns, which has b_row bytes from row to row (transposed: from column to column),
-    panel after panel; return where the next one goes."""
+    in panels of at most so many columns, one after the other; return where the next one goes."""
     cdef Py_ssize_t size = table.itemsize, width, n = 0
     cdef int kind
     while n < columns:
-        panel_shape(table, columns - n, &width, &kind)
+        panel_shape(table, min(most, columns - n), &width, &kind)
         if b_transposed:
             table.pack_transposed(depth, min(width, columns - n), width, b + n * b_row, b_row, to)
         else:
@@ -80,112 +94,93 @@ cdef char *pack_panels(const fc_kernels *table, const char *b, Py_ssize_t b_row,
 
 
 cdef struct Blocks:
-    Py_ssize_t width, depth, rows, columns, across, group
-    int threads
+    Py_ssize_t width, depth, down, across, columns, group
     const char *bias
-    bint past, packed
+    bint past, packed, by_panels
     Py_ssize_t b_bytes, scratch_bytes
 
 
 cdef struct Slab:
-    # Panels of a block's columns, with so many rows in each, from b on (NULL: there is no such slab); and of those rows
-    # `length`, from `first` on.
+    # Panels of a block's columns from b on, with so many rows in each; and of those rows `length`, from `first` on,
+    # which are rows k and on of B.
     const char *b
-    Py_ssize_t rows, first, length
+    Py_ssize_t rows, first, length, k
 
 
-cdef Slab slab_after(const Product *p, const Blocks *s, Py_ssize_t task, Py_ssize_t k) noexcept nogil:
-    """Which slab of a packed B comes after the one that ends at row k; behind the last one that of the task which a
-    thread is likely to take next."""
-    cdef Slab slab
-    cdef Py_ssize_t next_task = task if k < p.k else task + s.threads
-    slab.rows = p.k
-    slab.first = k if k < p.k else 0
-    slab.length = min(s.depth, p.k - slab.first)
-    slab.b = p.b + next_task % s.across * s.columns * p.k * p.table.itemsize
-    if next_task // s.across * s.rows >= p.m or (s.across == 1 and s.depth == p.k):
-        slab.b = NULL  # there is none, or it is the same
-    return slab
-
-
-cdef void multiply_rows(const Product *p, const Blocks *s, Py_ssize_t k, const Slab *slab, const Slab *next_slab,
-                        const char *a, Py_ssize_t a_row, Py_ssize_t a_step, Py_ssize_t m, Py_ssize_t rows,
-                        Py_ssize_t n, Py_ssize_t end, Py_ssize_t ahead, Py_ssize_t group) noexcept nogil:
-    """Some rows of C, the group of that number, which lie a_row apart in A from a on, over one slab and columns n to
-    end.
+cdef void multiply_rows(const Product *p, const Blocks *s, const Slab *slab, const char *a, Py_ssize_t a_row,
+                        Py_ssize_t a_step, Py_ssize_t m, Py_ssize_t rows, Py_ssize_t n, Py_ssize_t end,
+                        Py_ssize_t ahead) noexcept nogil:
+    """Rows m to m + rows of C, which lie a_row apart in A from a on, over one slab and columns n to end.
 
     Meanwhile the next `ahead` rows of A are brought nearer, a part with each panel: their reading would cost as much as
-    a panel's arithmetic. And every group of rows brings a part of the next slab nearer.
+    a panel's arithmetic. Of a block that goes by panels it is the next panel.
     """
-    cdef Py_ssize_t size = p.table.itemsize, width, no_offset = 0, part, i, length = slab.length
+    cdef Py_ssize_t size = p.table.itemsize, width, no_offset = 0, part, i
     cdef const char *next_rows = a + rows * a_row
     cdef const char *b = slab.b
-    cdef const char *next_b = next_slab.b
     cdef int kind
     cdef fc_tile t
     t.runs = &no_offset
     t.n_runs = 1
-    t.run_length = length
+    t.run_length = slab.length
     t.a_row = a_row
     t.a_step = a_step
     t.c_row = p.c_row
     t.residual = p.residual
-    t.accumulate = k > 0
-    t.relu = p.relu if k + length == p.k else 0
+    t.accumulate = slab.k > 0
+    t.relu = p.relu if slab.k + slab.length == p.k else 0
     t.past = s.past
     t.ahead = t.ahead_end = NULL
-    part = line(ceil_div(length * size, ceil_div(end - n, s.width)))
+    part = line(ceil_div(slab.length * size, ceil_div(end - n, s.width)))
     while n < end:
         for i in range(ahead):
             fc_prefetch(next_rows + i * a_row, part)
         next_rows += part
         t.columns = min(end - n, s.width)
         panel_shape(p.table, t.columns, &width, &kind)
-        t.b = b + slab.first * width * size
-        if next_b != NULL:
-            t.ahead_end = next_b + (next_slab.first + next_slab.length) * width * size
-            t.ahead = next_b + next_slab.first * width * size + group * length * FC_LINE
-            next_b += width * next_slab.rows * size
         t.b_step = width * size
+        t.b = b + slab.first * t.b_step
+        b += slab.rows * t.b_step
+        if s.by_panels:
+            # The next task's first one too, which this thread is likely to take.
+            t.ahead = b
+            t.ahead_end = min(b + slab.length * t.b_step, p.b + p.n * p.k * size)
         t.bias = s.bias + n * size if s.bias != NULL else NULL
         t.a = a
         t.c = p.c + m * p.c_row + n * size
         multiply_tiles(p.table, kind, &t, rows)
-        b += width * slab.rows * size
         n += t.columns
 
 
 cdef void multiply_block(const Product *p, const Blocks *s, Py_ssize_t task, char *scratch) noexcept nogil:
-    cdef Py_ssize_t size = p.table.itemsize, m, rows, k = 0, group
-    cdef Py_ssize_t m0 = task // s.across * s.rows, m1 = min(p.m, m0 + s.rows)
+    cdef Py_ssize_t size = p.table.itemsize, m, rows
+    cdef Py_ssize_t m0 = p.m * (task // s.across) // s.down, m1 = p.m * (task // s.across + 1) // s.down
     cdef Py_ssize_t n0 = task % s.across * s.columns, n1 = min(p.n, n0 + s.columns)
     cdef char *packed_a = scratch + s.b_bytes
     cdef const char *b
-    cdef Slab slab, next_slab
+    cdef Slab slab
+    slab.k = 0
     while True:
-        slab.length = min(s.depth, p.k - k)
+        slab.length = min(s.depth, p.k - slab.k)
         if s.packed:
-            slab.b, slab.rows, slab.first = p.b + n0 * p.k * size, p.k, k
-            next_slab = slab_after(p, s, task, k + slab.length)
+            slab.b, slab.rows, slab.first = p.b + n0 * p.k * size, p.k, slab.k
         else:
-            b = p.b + (n0 * p.b_row + k * size if p.b_transposed else k * p.b_row + n0 * size)
-            pack_panels(p.table, b, p.b_row, p.b_transposed, slab.length, n1 - n0, scratch)
+            b = p.b + (n0 * p.b_row + slab.k * size if p.b_transposed else slab.k * p.b_row + n0 * size)
+            pack_panels(p.table, b, p.b_row, p.b_transposed, slab.length, n1 - n0, s.width, scratch)
             slab.b, slab.rows, slab.first = scratch, slab.length, 0
-            next_slab.b = NULL
         m = m0
-        group = 0
         while m < m1:
-            rows = min(m1 - m, s.group)
+            # Equal groups, as equal tiles.
+            rows = m1 - m if s.by_panels else ceil_div(m1 - m, ceil_div(m1 - m, s.group))
             if p.a_step == size:
-                multiply_rows(p, s, k, &slab, &next_slab, p.a + m * p.a_row + k * size, p.a_row, size, m, rows, n0, n1,
-                              min(s.group, m1 - m - rows), group)
+                multiply_rows(p, s, &slab, p.a + m * p.a_row + slab.k * size, p.a_row, size, m, rows, n0, n1,
+                              min(s.group, m1 - m - rows))
             else:
-                p.table.pack_rows(slab.length, rows, s.group, p.a + k * p.a_step + m * size, p.a_step, packed_a)
-                multiply_rows(p, s, k, &slab, &next_slab, packed_a, size, s.group * size, m, rows, n0, n1, 0, group)
+                p.table.pack_rows(slab.length, rows, s.group, p.a + slab.k * p.a_step + m * size, p.a_step, packed_a)
+                multiply_rows(p, s, &slab, packed_a, size, s.group * size, m, rows, n0, n1, 0)
             m += rows
-            group += 1
-        k += slab.length
-        if k >= p.k:
+        slab.k += slab.length
+        if slab.k >= p.k:
             break
     if s.past:
         p.table.past_done()
@@ -197,19 +192,23 @@ cdef void cut_blocks(const Product *p, Blocks *s, int threads) noexcept nogil:
     Blocks side by side read the same rows of A, blocks below each other pack the same part of B.
     """
     cdef Py_ssize_t panels = ceil_div(p.n, s.width), wanted = 4 * threads if threads > 1 else 1
-    cdef Py_ssize_t most = max(1, BLOCK_COLUMNS // s.width), fewest = ceil_div(panels, most), across, rows, columns
-    cdef double cost, least = -1, b_cost = 0 if s.packed else B_COST
-    s.rows, s.columns, s.across = s.group, s.width, panels
+    cdef Py_ssize_t most = max(1, BLOCK_COLUMNS // s.width), fewest = ceil_div(panels, most), across, down, columns
+    cdef double cost, rows, least = -1, b_cost = READ_COST if s.packed else B_COST
+    s.down, s.across, s.columns = 1, panels, s.width
     for across in range(fewest, max(fewest, min(panels, wanted)) + 1):
         columns = ceil_div(panels, across) * s.width
         if ceil_div(p.n, columns) < across:
             continue  # the same blocks as those of fewer across
-        rows = ceil_div(ceil_div(p.m, max(1, wanted // across)), s.group) * s.group
-        cost = (ceil_div(ceil_div(p.m, rows) * across, threads)
-                * (<double> rows * columns + (A_COST + C_COST / max(1, p.k)) * rows + b_cost * columns))
+        down = ceil_div(wanted, across)
+        while down * across % threads:
+            down += 1  # as many blocks for every thread
+        down = max(1, min(down, p.m // s.group))
+        rows = <double> p.m / down
+        cost = (ceil_div(down * across, threads)
+                * (rows * min(columns, p.n) + (READ_COST + C_COST / max(1, p.k)) * rows + b_cost * columns))
         if least < 0 or cost < least:
             least = cost
-            s.rows, s.columns, s.across = rows, columns, across
+            s.down, s.across, s.columns = down, across, columns
 
 
 cdef bint goes_past(const Product *p) noexcept nogil:
@@ -230,23 +229,27 @@ cdef bint is_panel(const Product *p) noexcept nogil:
 cdef int multiply_blocks(const Product *p, int threads) except -1:
     cdef Blocks s
     cdef Shares shares
-    cdef Py_ssize_t size = p.table.itemsize, lanes = p.table.lanes, i, task, bias_bytes
+    cdef Py_ssize_t size = p.table.itemsize, lanes = p.table.lanes, i, task, rows, bias_bytes
     cdef int kind
     cdef char *scratch
-    s.width = p.table.panel_vectors * lanes
-    s.threads = threads
     s.packed = p.packed or is_panel(p)
+    s.width = p.n
+    if p.packed or not s.packed:
+        s.width = panel_width(p.table, p.n, p.k if p.packed else 0)  # of B that is packed here, slabs are not deep
     # Rows of A that take turns at a panel: a tile's, or, where they must be packed, whole vectors of them. From afar a
     # narrow panel's tall tiles would have too many brought nearer at once.
-    panel_shape(p.table, p.n, &i, &kind)
+    panel_shape(p.table, s.width, &i, &kind)
     if p.m * p.a_row > max(l2_bytes, l3_bytes // 4):
         kind = p.table.panel_vectors - 1
     s.group = p.table.max_rows[kind] if p.a_step == size else 3 * lanes
     cut_blocks(p, &s, threads)
-    # The packed slab takes half of L2, slabs of equal depth; a quarter where the next one is brought there meanwhile.
-    s.depth = max(64, l2_bytes // 2 // (s.columns * size))
-    if s.packed and s.depth < p.k:
-        s.depth = max(64, s.depth // 2)
+    # Panels that are packed already are taken one after the other, each by all rows of a block, if these and two panels
+    # stay in L2 meanwhile: so B, which may come from memory, is read in one slow stream.
+    rows = ceil_div(p.m, s.down)
+    s.by_panels = (s.packed and p.a_step == size and s.columns * p.k * size > l1_bytes
+                   and (rows + 2 * s.width) * p.k * size <= l2_bytes * 3 // 4)
+    # The packed slab takes half of L2, slabs of equal depth.
+    s.depth = p.k if s.by_panels else max(64, l2_bytes // 2 // (s.columns * size))
     s.depth = max(1, ceil_div(p.k, max(1, ceil_div(p.k, s.depth))))
     s.past = s.depth == p.k and goes_past(p)
     s.b_bytes = 0 if s.packed else line(s.columns * s.depth * size)
@@ -254,7 +257,7 @@ cdef int multiply_blocks(const Product *p, int threads) except -1:
     bias_bytes = line(ceil_div(p.n, s.width) * s.width * size)
     scratch = acquire(bias_bytes + threads * s.scratch_bytes)
     s.bias = pad_bias(p.bias, p.n * size, bias_bytes, scratch)
-    share(&shares, ceil_div(p.m, s.rows) * s.across, threads)
+    share(&shares, s.down * s.across, threads)
     with nogil:
         for i in prange(threads, num_threads=threads, schedule="static", chunksize=1):
             task = take(&shares, i)
@@ -315,8 +318,14 @@ cdef void panel_in_place(const Product *p, Py_ssize_t n, Py_ssize_t vectors) noe
 
 
 cdef int multiply_in_place(const Product *p, int threads) except -1:
-    cdef Py_ssize_t i, vectors = p.table.row_vectors if p.m == 1 else p.table.panel_vectors
-    cdef Py_ssize_t width = vectors * p.table.lanes
+    """Each thread some of the panels, which are as wide as leaves it the fewest vectors."""
+    cdef Py_ssize_t vectors = p.table.row_vectors if p.m == 1 else p.table.panel_vectors
+    cdef Py_ssize_t across = ceil_div(p.n, p.table.lanes), least = across + vectors, i, width
+    for i in range(p.table.panel_vectors if p.m > 1 else 0, 1, -1):
+        if ceil_div(ceil_div(across, i), threads) * i < least:
+            least = ceil_div(ceil_div(across, i), threads) * i
+            vectors = i
+    width = vectors * p.table.lanes
     with nogil:
         for i in prange(ceil_div(p.n, width), num_threads=threads, schedule="static"):
             panel_in_place(p, i * width, vectors)
@@ -438,9 +447,11 @@ cdef bint fits_in_place(const Product *p) noexcept nogil:
             and not (is_panel(p) and p.m > p.table.max_rows[p.n // p.table.lanes - 1]))
 
 
-cdef bint goes_by_blocks(const Product *p) noexcept nogil:
-    """Whether a product whose B is not transposed is computed by blocks, which would be glad of a packed B."""
-    return not fits_in_place(p) and p.m > STREAM_ROWS
+cdef bint pays_packed(const Product *p) noexcept nogil:
+    """Whether a product whose B is not transposed would be glad of a packed B, which goes by blocks."""
+    if is_panel(p) or p.m <= STREAM_ROWS:
+        return False
+    return p.k * p.b_row > l1_bytes // 2 or not fits_in_place(p)
 
 
 cdef int product(const Product *p) except -1:

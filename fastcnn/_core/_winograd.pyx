@@ -336,13 +336,18 @@ cdef void convolve_blocks(Convolution *g, char *scratch, Py_ssize_t thread_bytes
 
 cdef void convolve_panels(Convolution *g, char *scratch, Py_ssize_t thread_bytes, int threads) noexcept nogil:
     """All tiles as one block, whose points all threads share, panel by panel."""
-    cdef Py_ssize_t i
+    cdef Py_ssize_t i, panel
+    cdef Shares shares
     cdef char *points = scratch + threads * thread_bytes
+    share(&shares, g.panels, threads)
     with parallel(num_threads=threads):
         for i in prange(g.tiles, schedule="static"):
             transform_input(g, 0, i, points, scratch + threadid() * thread_bytes)
-        for i in prange(g.panels, schedule="dynamic"):
-            panel_task(g, i, points, scratch + threadid() * thread_bytes)
+        for i in prange(threads, schedule="static", chunksize=1):
+            panel = take(&shares, i)
+            while panel >= 0:
+                panel_task(g, panel, points, scratch + i * thread_bytes)
+                panel = take(&shares, i)
 
 
 cdef int convolve(Convolution *g, const char *bias, int threads) except -1:
