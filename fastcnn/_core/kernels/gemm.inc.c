@@ -1,29 +1,39 @@
 /* Register tiles of the matrix product, dot tiles, and packing: see fc_tile and fc_dot in kernels.h. */
 
-#define tile_finish FC_NAME(tile_finish)
-#define tile_start FC_NAME(tile_start)
-#define tile_residual FC_NAME(tile_residual)
+#define tile_begin FC_NAME(tile_begin)
+#define tile_end FC_NAME(tile_end)
 
-FC_INLINE vec tile_start(const fc_tile *t, ptrdiff_t m, ptrdiff_t j) {
-    if (t->accumulate) {
-        const FC_T *c = (const FC_T *)(t->c + m * t->c_row) + j * VL;
-        ptrdiff_t left = t->columns - j * VL;
-        return left > 0 ? load_left(c, left) : (vec){0};
+#define FC_EACH(what)                                                                  \
+    {                                                                                  \
+        FC_UNROLL for (int m = 0; m < rows; m++)                                       \
+            FC_UNROLL for (int j = 0; j < vecs; j++) if (whole || left > j * VL) what; \
     }
-    return t->bias ? load((const FC_T *)t->bias + j * VL) : (vec){0};
+#define FC_C(offset) ((FC_T *)(t->c + (offset) + m * t->c_row) + j * VL)
+
+/* What the sums of a tile begin with; whole: all of its columns are stored. */
+FC_INLINE void tile_begin(const fc_tile *t, vec *acc, const int rows, const int vecs, const int whole) {
+    const ptrdiff_t left = t->columns;
+    if (t->accumulate) {
+        if (!whole) FC_UNROLL for (int i = 0; i < rows * vecs; i++) acc[i] = (vec){0};
+        FC_EACH(acc[m * vecs + j] = whole ? load(FC_C(0)) : load_left(FC_C(0), left - j * VL))
+        return;
+    }
+    FC_UNROLL for (int j = 0; j < vecs; j++) {
+        const vec start = t->bias ? load((const FC_T *)t->bias + j * VL) : (vec){0};
+        FC_UNROLL for (int m = 0; m < rows; m++) acc[m * vecs + j] = start;
+    }
+    if (t->residual)
+        FC_EACH(acc[m * vecs + j] += whole ? load(FC_C(t->residual)) : load_left(FC_C(t->residual), left - j * VL))
 }
 
-FC_INLINE vec tile_residual(const fc_tile *t, ptrdiff_t m, ptrdiff_t j) {
-    const FC_T *residual = (const FC_T *)(t->c + t->residual + m * t->c_row) + j * VL;
-    const ptrdiff_t left = t->columns - j * VL;
-    return left > 0 ? load_left(residual, left) : (vec){0};
-}
-
-FC_INLINE void tile_finish(const fc_tile *t, ptrdiff_t m, ptrdiff_t j, vec v) {
-    FC_T *c = (FC_T *)(t->c + m * t->c_row) + j * VL;
-    ptrdiff_t left = t->columns - j * VL;
-    if (t->past && left >= VL) store_past(c, clamp(v, t->relu));
-    else if (left > 0) store_left(c, clamp(v, t->relu), left);
+/* What becomes of them. */
+FC_INLINE void tile_end(const fc_tile *t, vec *acc, const int rows, const int vecs, const int whole) {
+    const ptrdiff_t left = t->columns;
+    if (t->relu == 1) FC_UNROLL for (int i = 0; i < rows * vecs; i++) acc[i] = vrelu(acc[i]);
+    else if (t->relu) FC_UNROLL for (int i = 0; i < rows * vecs; i++) acc[i] = vrelu6(acc[i]);
+    if (!whole) FC_EACH(store_left(FC_C(0), acc[m * vecs + j], left - j * VL))
+    else if (t->past) FC_EACH(store_past(FC_C(0), acc[m * vecs + j]))
+    else FC_EACH(store(FC_C(0), acc[m * vecs + j]))
 }
 
 /* Rows are addressed from every third one, at +0, +1 and +2 row strides: x86 forms these in the load itself,
@@ -40,7 +50,7 @@ FC_INLINE void tile_finish(const fc_tile *t, ptrdiff_t m, ptrdiff_t j, vec v) {
         }                                                                                          \
         FC_UNROLL for (int m = 0; m < ROWS; m++) {                                                 \
             vec am = splat(*(const FC_T *)(a[m / 3] + m % 3 * row));                               \
-            FC_UNROLL for (int j = 0; j < VECS; j++) acc[m][j] += am * bk[j];                      \
+            FC_UNROLL for (int j = 0; j < VECS; j++) acc[m * VECS + j] += am * bk[j];              \
         }                                                                                          \
         FC_UNROLL for (int i = 0; i < (ROWS + 2) / 3; i++) a[i] += a_step;                         \
         b += b_step;                                                                               \
@@ -53,12 +63,10 @@ FC_INLINE void tile_finish(const fc_tile *t, ptrdiff_t m, ptrdiff_t j, vec v) {
 /* Two steps a round: with 14 x 2 vectors of AVX-512, 95 % of the peak instead of 88 % with one. */
 #define TILE(ROWS, VECS)                                                                               \
     static void FC_NAME(tile_##ROWS##x##VECS)(const fc_tile *t) {                                      \
-        vec acc[ROWS][VECS];                                                                           \
-        FC_UNROLL for (int m = 0; m < ROWS; m++)                                                       \
-            FC_UNROLL for (int j = 0; j < VECS; j++) acc[m][j] = tile_start(t, m, j);                  \
-        if (t->residual && !t->accumulate)                                                             \
-            FC_UNROLL for (int m = 0; m < ROWS; m++)                                                   \
-                FC_UNROLL for (int j = 0; j < VECS; j++) acc[m][j] += tile_residual(t, m, j);          \
+        vec acc[ROWS * VECS];                                                                          \
+        const int whole = t->columns >= VECS * VL;                                                     \
+        if (whole) tile_begin(t, acc, ROWS, VECS, 1);                                                  \
+        else tile_begin(t, acc, ROWS, VECS, 0);                                                        \
         const int goes_ahead = t->ahead < t->ahead_end;                                                \
         const char *b = t->b, *ahead = goes_ahead ? t->ahead : b;                                      \
         const ptrdiff_t ahead_step = goes_ahead ? FC_LINE : 0;                                         \
@@ -73,8 +81,8 @@ FC_INLINE void tile_finish(const fc_tile *t, ptrdiff_t m, ptrdiff_t j, vec v) {
             }                                                                                          \
             if (k > 0) TILE_STEP(ROWS, VECS)                                                           \
         }                                                                                              \
-        FC_UNROLL for (int m = 0; m < ROWS; m++)                                                       \
-            FC_UNROLL for (int j = 0; j < VECS; j++) tile_finish(t, m, j, acc[m][j]);                  \
+        if (whole) tile_end(t, acc, ROWS, VECS, 1);                                                    \
+        else tile_end(t, acc, ROWS, VECS, 0);                                                          \
     }
 
 /* The tallest tile of each width: what leaves a register for each vector of B's row and one for A; and wider ones of

@@ -3,8 +3,8 @@
  * A stub (isa_*.c) sets FC_VECTOR_BYTES, and FC_MASKED_MOVES to the same where the ISA has them; table.inc.c sets the
  * element type FC_T, its integer twin FC_INT and its suffix, then includes this file and the bodies once for float and
  * once for double.
- * Everything is GCC/Clang vector extensions; intrinsics are the moves that they have no word for: masked ones, and
- * those past the caches.
+ * Everything is GCC/Clang vector extensions; intrinsics are what they have no word for: masked moves, those past the
+ * caches, and the larger of two.
  */
 #ifndef FC_SIMD_H
 #define FC_SIMD_H
@@ -55,6 +55,8 @@
 #define load_left FC_NAME(load_left)
 #define store_left FC_NAME(store_left)
 #define last_lanes FC_NAME(last_lanes)
+#define larger FC_NAME(larger)
+#define smaller FC_NAME(smaller)
 #define vrelu FC_NAME(vrelu)
 #define vrelu6 FC_NAME(vrelu6)
 #define clamp FC_NAME(clamp)
@@ -76,8 +78,29 @@ FC_INLINE vec load(const FC_T *p) { return *(const vec_at *)p; }
 FC_INLINE void store(FC_T *p, vec v) { *(vec_at *)p = v; }
 FC_INLINE vec splat(FC_T x) { return x - (vec){0}; }
 FC_INLINE vec blend(mask m, vec yes, vec no) { return (vec)(((mask)yes & m) | ((mask)no & ~m)); }
-FC_INLINE vec vrelu(vec x) { return blend(x < (FC_T)0, (vec){0}, x); } /* NaN stays */
-FC_INLINE vec vrelu6(vec x) { return blend(x > (FC_T)6, splat((FC_T)6), vrelu(x)); }
+
+/* a > b ? a : b and a < b ? a : b; so b where one is NaN. */
+#if FC_MASKED_MOVES == 64
+FC_INLINE vec larger(vec a, vec b) {
+    return sizeof(FC_T) == 4 ? (vec)_mm512_max_ps((__m512)a, (__m512)b) : (vec)_mm512_max_pd((__m512d)a, (__m512d)b);
+}
+FC_INLINE vec smaller(vec a, vec b) {
+    return sizeof(FC_T) == 4 ? (vec)_mm512_min_ps((__m512)a, (__m512)b) : (vec)_mm512_min_pd((__m512d)a, (__m512d)b);
+}
+#elif FC_MASKED_MOVES == 32
+FC_INLINE vec larger(vec a, vec b) {
+    return sizeof(FC_T) == 4 ? (vec)_mm256_max_ps((__m256)a, (__m256)b) : (vec)_mm256_max_pd((__m256d)a, (__m256d)b);
+}
+FC_INLINE vec smaller(vec a, vec b) {
+    return sizeof(FC_T) == 4 ? (vec)_mm256_min_ps((__m256)a, (__m256)b) : (vec)_mm256_min_pd((__m256d)a, (__m256d)b);
+}
+#else
+FC_INLINE vec larger(vec a, vec b) { return blend(a > b, a, b); }
+FC_INLINE vec smaller(vec a, vec b) { return blend(a < b, a, b); }
+#endif
+
+FC_INLINE vec vrelu(vec x) { return larger((vec){0}, x); } /* NaN stays */
+FC_INLINE vec vrelu6(vec x) { return smaller(splat((FC_T)6), vrelu(x)); }
 FC_INLINE vec clamp(vec x, int relu) { return relu == 1 ? vrelu(x) : relu ? vrelu6(x) : x; }
 
 /* Stores past the caches, to multiples of a vector's size: for results that are larger than the caches, which would be
