@@ -48,6 +48,10 @@ cdef enum:
     NARROW_B = 1 << 17
     # Columns of a block: enough of them that packing is little work beside multiplying.
     BLOCK_COLUMNS = 512
+    # Tiles of A's rows that take turns at a panel, and products for each element of A and C up to which they take it one
+    # by one where these come from memory.
+    GROUP_TILES = 8
+    FAR_DEPTH = 256
     # Products of an element of C from which it may be written past the caches (1x1 layers of benchmarks/layers.py).
     PAST_DEPTH = 64
     # What it costs to bring an element of A or of a packed B near, and to pack one of B, in multiply-adds.
@@ -96,7 +100,7 @@ cdef char *pack_panels(const fc_kernels *table, const char *b, Py_ssize_t b_row,
 cdef struct Blocks:
     Py_ssize_t width, depth, down, across, columns, group
     const char *bias
-    bint past, packed, by_panels
+    bint past, packed, by_panels, is_far
     Py_ssize_t b_bytes, scratch_bytes
 
 
@@ -170,11 +174,10 @@ cdef void multiply_block(const Product *p, const Blocks *s, Py_ssize_t task, cha
             slab.b, slab.rows, slab.first = scratch, slab.length, 0
         m = m0
         while m < m1:
-            # Equal groups, as equal tiles.
-            rows = m1 - m if s.by_panels else ceil_div(m1 - m, ceil_div(m1 - m, s.group))
+            rows = ceil_div(m1 - m, ceil_div(m1 - m, s.group))  # equal groups, as equal tiles
             if p.a_step == size:
                 multiply_rows(p, s, &slab, p.a + m * p.a_row + slab.k * size, p.a_row, size, m, rows, n0, n1,
-                              min(s.group, m1 - m - rows))
+                              min(s.group, m1 - m - rows) if s.is_far else 0)
             else:
                 p.table.pack_rows(slab.length, rows, s.group, p.a + slab.k * p.a_step + m * size, p.a_step, packed_a)
                 multiply_rows(p, s, &slab, packed_a, size, s.group * size, m, rows, n0, n1, 0)
@@ -243,11 +246,17 @@ cdef int multiply_blocks(const Product *p, int threads) except -1:
         kind = p.table.panel_vectors - 1
     s.group = p.table.max_rows[kind] if p.a_step == size else 3 * lanes
     cut_blocks(p, &s, threads)
+    # But for matrices that come from afar and go there with little arithmetic, some tiles' rows: tiles one below the
+    # other begin faster.
+    s.is_far = p.m * (p.a_row + p.c_row) > 4 * l2_bytes and p.n * p.k < FAR_DEPTH * (p.n + p.k)
+    if p.a_step == size and not s.is_far:
+        s.group *= GROUP_TILES
     # Panels that are packed already are taken one after the other, each by all rows of a block, if these and two panels
     # stay in L2 meanwhile: so B, which may come from memory, is read in one slow stream.
     rows = ceil_div(p.m, s.down)
-    s.by_panels = (s.packed and p.a_step == size and s.columns * p.k * size > l1_bytes
-                   and (rows + 2 * s.width) * p.k * size <= l2_bytes * 3 // 4)
+    s.by_panels = s.packed and p.a_step == size and (rows + 2 * s.width) * p.k * size <= l2_bytes * 3 // 4
+    if s.by_panels:
+        s.group = p.m
     # The packed slab takes half of L2, slabs of equal depth.
     s.depth = p.k if s.by_panels else max(64, l2_bytes // 2 // (s.columns * size))
     s.depth = max(1, ceil_div(p.k, max(1, ceil_div(p.k, s.depth))))

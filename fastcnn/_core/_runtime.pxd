@@ -105,7 +105,7 @@ cdef extern from "kernels.h" nogil:
         Py_ssize_t max_rows[8]
         Py_ssize_t panel_vectors
         Py_ssize_t row_vectors
-        void (*tile[8][14])(const fc_tile *) noexcept nogil
+        void (*tile[8][14])(const fc_tile *, Py_ssize_t tiles) noexcept nogil
         void (*stream[4])(const fc_tile *) noexcept nogil
         void (*past_done)() noexcept nogil
         void (*dot[4][4])(const fc_dot *) noexcept nogil

@@ -176,7 +176,8 @@ typedef struct {
     ptrdiff_t max_rows[FC_WIDTHS]; /* tallest tile of each width in vectors; 0 where there is none of that width */
     ptrdiff_t panel_vectors;       /* the width that runs fastest, for which panels of B are packed */
     ptrdiff_t row_vectors;         /* the widest tile of one row */
-    void (*tile[FC_WIDTHS][FC_MAX_ROWS])(const fc_tile *); /* [vectors - 1][rows - 1] */
+    /* So many tiles, each below the last one. [vectors - 1][rows - 1] */
+    void (*tile[FC_WIDTHS][FC_MAX_ROWS])(const fc_tile *, ptrdiff_t tiles);
     /* A few rows of C of any width, reduced over one run, by streaming through rows of B; as fc_tile, but the tail rule:
      * reads and writes the first `columns` columns only.  [rows - 1] */
     void (*stream[FC_STREAM_ROWS])(const fc_tile *);
