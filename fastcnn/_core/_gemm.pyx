@@ -48,8 +48,8 @@ cdef enum:
     NARROW_B = 1 << 17
     # Columns of a block: enough of them that packing is little work beside multiplying.
     BLOCK_COLUMNS = 512
-    # Tiles of A's rows that take turns at a panel, and products for each element of A and C up to which they take it one
-    # by one where these come from memory.
+    # Tiles of A's rows that take turns at a panel, and products for each element of A and C up to which they take it
+    # one by one where these come from memory.
     GROUP_TILES = 8
     FAR_DEPTH = 256
     # Products of an element of C from which it may be written past the caches (1x1 layers of benchmarks/layers.py).
