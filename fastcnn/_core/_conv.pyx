@@ -207,22 +207,17 @@ cdef void pack_panel(const Correlation *all, Py_ssize_t i) noexcept nogil:
     pack_filters(&c, i % c.panels, 0, c.n_runs, <char *> c.filters + i * c.width * c.depth * c.table.itemsize)
 
 
-cdef void correlate_task(const Correlation *all, Py_ssize_t task, char *copy) noexcept nogil:
-    """One task of all groups: each has as many, one group after the other."""
-    cdef Py_ssize_t tasks = all.images * all.bands * all.groups
-    cdef Correlation own = correlation_of(all, task // tasks)
-    correlate_band(&own, task % tasks, copy)
-
-
-cdef void correlate_band(const Correlation *c, Py_ssize_t task, char *copy) noexcept nogil:
-    """One band of output rows of one image, for one group of filter panels."""
+cdef void correlate_band(const Correlation *c, Py_ssize_t task, char *copy, bint copied) noexcept nogil:
+    """One band of output rows of one image, for one group of filter panels; copied: its source is in the copy."""
     cdef Py_ssize_t size = c.table.itemsize, first_panel = task % c.groups * c.group, panel, row, run
     cdef Py_ssize_t band = task // c.groups % c.bands, image = task // c.groups // c.bands, width
     cdef Py_ssize_t first_row = band * c.rows, last_row = min(first_row + c.rows, c.source.out_h)
     cdef Py_ssize_t last_panel = min(first_panel + c.group, c.panels), slab_bytes
-    cdef const char *x = window(&c.source, image, first_row, last_row - first_row, copy)
+    cdef const char *x = copy
     cdef int kind
     cdef fc_tile t
+    if not copied:
+        x = window(&c.source, image, first_row, last_row - first_row, copy)
     t.run_length = c.run_length
     t.a_row = c.source.col_step * c.source.pixel
     t.a_step = size
@@ -259,6 +254,17 @@ cdef void correlate_band(const Correlation *c, Py_ssize_t task, char *copy) noex
                 break
 
 
+cdef void correlate_tasks(const Correlation *all, Shares *shares, Py_ssize_t thread, char *copy) noexcept nogil:
+    """A thread's tasks. Each convolution has as many, one after the other, and each of its bands."""
+    cdef Py_ssize_t tasks = all.images * all.bands * all.groups, band = -1, task = take(shares, thread)
+    cdef Correlation own
+    while task >= 0:
+        own = correlation_of(all, task // tasks)
+        correlate_band(&own, task % tasks, copy, task // all.groups == band and not own.source.in_place)
+        band = task // all.groups
+        task = take(shares, thread)
+
+
 cdef void cut_correlation(Correlation *c, int threads) noexcept nogil:
     """Choose the bands and groups: a band's source stays in L2, and there are tasks enough to even out."""
     cdef Py_ssize_t size = c.table.itemsize, wanted = ceil_div(4 * threads, c.convs) if threads > 1 else 1
@@ -284,7 +290,7 @@ cdef void cut_correlation(Correlation *c, int threads) noexcept nogil:
 
 cdef int correlate(Correlation *c, const char *bias, int threads) except -1:
     """Run one correlation whose source, output, filters and taps are set."""
-    cdef Py_ssize_t size = c.table.itemsize, i, j, task, task_bytes, n = 0
+    cdef Py_ssize_t size = c.table.itemsize, i, j, task_bytes, n = 0
     cdef Shares shares
     cdef Taps r = c.row_taps, s = c.col_taps
     cdef bint merged
@@ -321,10 +327,7 @@ cdef int correlate(Correlation *c, const char *bias, int threads) except -1:
             for i in prange(c.convs * c.panels, schedule="static"):
                 pack_panel(c, i)
         for i in prange(threads, schedule="static", chunksize=1):
-            task = take(&shares, i)
-            while task >= 0:
-                correlate_task(c, task, scratch + i * task_bytes)
-                task = take(&shares, i)
+            correlate_tasks(c, &shares, i, scratch + i * task_bytes)
     release(packed)
     return 0
 
