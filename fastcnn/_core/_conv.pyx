@@ -24,7 +24,8 @@ from libc.string cimport memcpy, memset
 cimport numpy as cnp
 
 from ._gemm cimport (
-    Product, fc_prefetch, multiply_tiles, pack_panels, pad_bias, panel_shape, panel_width, pays_packed, product,
+    Product, bring_near, fc_prefetch, multiply_tiles, pack_panels, pad_bias, panel_shape, panel_width, pays_packed,
+    product,
 )
 from ._runtime cimport (
     Shares, acquire, aligned, ceil_div, distance, fc_kernels, fc_tile, kernels, l1_bytes, l2_bytes, line,
@@ -243,8 +244,8 @@ cdef void correlate_band(const Correlation *c, Py_ssize_t task, char *copy, bint
                 t.b = c.filters + panel * c.width * c.depth * size + run * c.run_length * t.b_step
                 # The next slab or panel, which may be that of the task which this thread is likely to take next.
                 slab_bytes = t.n_runs * c.run_length * t.b_step
-                t.ahead = t.b + slab_bytes
-                t.ahead_end = min(t.ahead + slab_bytes, c.filters + c.columns * c.depth * size)
+                bring_near(c.table, kind, &t, (last_row - first_row) * c.source.out_w, t.b + slab_bytes,
+                           min(slab_bytes, c.filters + c.columns * c.depth * size - t.b - slab_bytes))
             for row in range(first_row, last_row):
                 t.a = x + (row - first_row) * c.source.row_step * c.source.pitch
                 t.c = c.y + image * c.y_image + row * c.y_row + panel * c.width * size

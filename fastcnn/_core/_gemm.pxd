@@ -40,6 +40,20 @@ cdef char *pack_panels(const fc_kernels *table, const char *b, Py_ssize_t b_row,
                        Py_ssize_t columns, Py_ssize_t most, char *to) noexcept nogil
 
 
+cdef inline void bring_near(const fc_kernels *table, int kind, fc_tile *t, Py_ssize_t rows, const char *start,
+                            Py_ssize_t nbytes) noexcept nogil:
+    """Have the tiles of so many rows ask for memory that is read next, as slowly as they can.
+
+    Memory answers only so many requests at a time, and loads would wait for them.
+    """
+    cdef Py_ssize_t steps = ceil_div(rows, table.max_rows[kind]) * t.n_runs * t.run_length
+    t.ahead = start
+    t.ahead_end = start + nbytes
+    t.ahead_step = FC_LINE
+    while t.ahead_step > FC_LINE // 4 and steps * t.ahead_step // 2 >= nbytes:
+        t.ahead_step //= 2
+
+
 cdef inline void run_tiles(const fc_kernels *table, int kind, fc_tile *t, Py_ssize_t rows,
                            Py_ssize_t tiles) noexcept nogil:
     """Run so many tiles of so many rows, from t.a, t.c and t.ahead on, which it moves."""
@@ -47,7 +61,7 @@ cdef inline void run_tiles(const fc_kernels *table, int kind, fc_tile *t, Py_ssi
     t.a += tiles * rows * t.a_row
     t.c += tiles * rows * t.c_row
     if t.ahead < t.ahead_end:
-        t.ahead += tiles * t.n_runs * t.run_length * FC_LINE
+        t.ahead += tiles * t.n_runs * t.run_length * t.ahead_step
 
 
 cdef inline void multiply_tiles(const fc_kernels *table, int kind, fc_tile *t, Py_ssize_t rows) noexcept nogil:

@@ -147,8 +147,7 @@ cdef void multiply_rows(const Product *p, const Blocks *s, const Slab *slab, con
         b += slab.rows * t.b_step
         if s.by_panels:
             # The next task's first one too, which this thread is likely to take.
-            t.ahead = b
-            t.ahead_end = min(b + slab.length * t.b_step, p.b + p.n * p.k * size)
+            bring_near(p.table, kind, &t, rows, b, min(slab.length * t.b_step, p.b + p.n * p.k * size - b))
         t.bias = s.bias + n * size if s.bias != NULL else NULL
         t.a = a
         t.c = p.c + m * p.c_row + n * size

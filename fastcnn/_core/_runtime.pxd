@@ -26,6 +26,7 @@ cdef extern from "kernels.h" nogil:
         Py_ssize_t c_row, columns, residual
         const char *ahead
         const char *ahead_end
+        Py_ssize_t ahead_step
         int accumulate, relu, past
 
     ctypedef struct fc_dot:

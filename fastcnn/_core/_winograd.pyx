@@ -22,7 +22,7 @@ from libc.string cimport memcpy, memset
 cimport numpy as cnp
 
 from ._conv cimport Geometry
-from ._gemm cimport fc_prefetch, multiply_tiles, pad_bias, panel_shape
+from ._gemm cimport bring_near, fc_prefetch, multiply_tiles, pad_bias, panel_shape
 from ._runtime cimport (
     Shares, acquire, aligned, ceil_div, distance, fc_kernels, fc_tile, fc_winograd,
     fc_winograd_leaves, kernels, l2_bytes, line, pixel_pitch, release, share, take, threads_for,
@@ -181,8 +181,7 @@ cdef void multiply_panel(const Convolution *g, Py_ssize_t panel, Py_ssize_t chan
         t.a = points + i * g.point + channel * size
         t.c = products + i * g.product_point
         # The next point's filters, or the next panel's.
-        t.ahead = t.b + filter_point
-        t.ahead_end = t.ahead + channels * t.b_step
+        bring_near(g.table, kind, &t, tiles, t.b + filter_point, channels * t.b_step)
         multiply_tiles(g.table, kind, &t, tiles)
 
 

@@ -76,7 +76,7 @@ FC_INLINE void tile_end(const fc_tile *t, char *c, vec *acc, const int rows, con
             vec acc[ROWS * VECS];                                                                      \
             const int goes_ahead = next_ahead < t->ahead_end;                                          \
             const char *b = t->b, *ahead = goes_ahead ? next_ahead : b;                                \
-            const ptrdiff_t ahead_step = goes_ahead ? FC_LINE : 0;                                     \
+            const ptrdiff_t ahead_step = goes_ahead ? t->ahead_step : 0;                               \
             if (whole) tile_begin(t, c, acc, ROWS, VECS, 1);                                           \
             else tile_begin(t, c, acc, ROWS, VECS, 0);                                                 \
             for (ptrdiff_t r = 0; r < t->n_runs; r++) {                                                \
@@ -93,7 +93,7 @@ FC_INLINE void tile_end(const fc_tile *t, char *c, vec *acc, const int rows, con
             else tile_end(t, c, acc, ROWS, VECS, 0);                                                   \
             rows += ROWS * row;                                                                        \
             c += ROWS * t->c_row;                                                                      \
-            next_ahead += goes_ahead ? t->n_runs * t->run_length * FC_LINE : 0;                        \
+            next_ahead += t->n_runs * t->run_length * ahead_step;                                      \
         }                                                                                              \
     }
 
