@@ -4,3 +4,4 @@ cdef class Geometry:
 
     cdef double flops(self) noexcept
     cdef bint is_product(self) noexcept
+    cdef bint samples(self) noexcept

@@ -61,6 +61,12 @@ cdef class Geometry:
                 and self.top == 0 and self.left == 0 and self.groups == 1
                 and self.out_h == self.in_h and self.out_w == self.in_w)
 
+    cdef bint samples(self) noexcept:
+        """Whether it is one of some of the pixels, few enough that a copy of them stays in L2."""
+        return (self.rows == 1 and self.cols == 1 and self.top == 0 and self.left == 0 and self.groups == 1
+                and (self.out_h - 1) * self.stride_h < self.in_h and (self.out_w - 1) * self.stride_w < self.in_w
+                and self.images * self.out_h * self.out_w * self.channels <= l2_bytes // 8)
+
 
 # ---- a window that slides over a padded source ----
 
@@ -357,9 +363,29 @@ cdef Product forward_product(Geometry g, cnp.ndarray w) noexcept:
     """Return a 1x1 convolution as a product with its filters; the rest is still to be set."""
     cdef Py_ssize_t size = cnp.PyArray_ITEMSIZE(w)
     return Product(
-        table=kernels(w), m=g.images * g.in_h * g.in_w, n=g.filters, k=g.channels, a=NULL, a_row=g.channels * size,
+        table=kernels(w), m=g.images * g.out_h * g.out_w, n=g.filters, k=g.channels, a=NULL, a_row=g.channels * size,
         a_step=size, b=cnp.PyArray_BYTES(w), b_row=g.filters * size, b_transposed=False, packed=False, bias=NULL,
         c=NULL, c_row=g.filters * size, residual=0, relu=0)
+
+
+cdef void sample_row(Geometry g, const char *x, Py_ssize_t number, Py_ssize_t pixel, char *to) noexcept nogil:
+    """Copy what one output row sees of the input."""
+    cdef Py_ssize_t col
+    x += (number // g.out_h * g.in_h + number % g.out_h * g.stride_h) * g.in_w * pixel
+    to += number * g.out_w * pixel
+    for col in range(g.out_w):
+        memcpy(to + col * pixel, x + col * g.stride_w * pixel, pixel)
+
+
+cdef char *sample(Geometry g, cnp.ndarray x, int threads) except NULL:
+    """Return a copy, to be released, of the pixels that a 1x1 convolution with strides sees."""
+    cdef Py_ssize_t pixel = g.channels * cnp.PyArray_ITEMSIZE(x), i
+    cdef char *copy = acquire(g.images * g.out_h * g.out_w * pixel)
+    cdef const char *pixels = cnp.PyArray_BYTES(x)
+    with nogil:
+        for i in prange(g.images * g.out_h, num_threads=threads, schedule="static"):
+            sample_row(g, pixels, i, pixel, copy)
+    return copy
 
 
 def takes_plain(Geometry g, cnp.ndarray w):
@@ -396,18 +422,25 @@ def forward(Geometry g, cnp.ndarray x, cnp.ndarray w, cnp.ndarray bias, cnp.ndar
     cdef const char *b = NULL if bias is None else cnp.PyArray_BYTES(bias)
     cdef int threads = threads_for(g.flops())
     cdef Py_ssize_t to_residual = distance(y, residual)
+    cdef char *pixels = NULL
     cdef Correlation c
     cdef Product p
-    if g.is_product():
+    if g.is_product() or g.samples():
         p = forward_product(g, w)
         p.a = cnp.PyArray_BYTES(x)
         p.packed = prepared and pays_packed(&p)
+        if not g.is_product():
+            p.packed = prepared
+            pixels = sample(g, x, threads)
+            p.a = pixels
         p.bias = b
         p.c = cnp.PyArray_BYTES(y)
         p.c_row = pixel_pitch(y)
         p.residual = to_residual
         p.relu = relu
         product(&p)
+        if pixels != NULL:
+            release(pixels)
         return
     c = forward_of(g, w)
     c.prepared = prepared
