@@ -46,7 +46,9 @@ class NcnnEngine(Engine):
             return None
         images, _ = arrays(case)
         # It knows no batches: the images of one follow each other.
-        each = [ncnn.Mat(np.ascontiguousarray(image.transpose(2, 0, 1))).clone() for image in images]
+        # A Mat of an array does not keep it: the planes must be there until they are copied.
+        planes = np.ascontiguousarray(images.transpose(0, 3, 1, 2))
+        each = [ncnn.Mat(image).clone() for image in planes]
         net = _net(self.threads)
         net.load_param(str(self.files / f"{NCNN}.ncnn.param"))
         net.load_model(str(self.files / f"{NCNN}.ncnn.bin"))

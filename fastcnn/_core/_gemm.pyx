@@ -4,7 +4,7 @@ Four ways, by shape:
 
 * *blocks*, the general one: C is cut into blocks, which are shared out among the threads; for each, slabs of the
   reduction: the slab of B is packed into panels as wide as a register tile, which stay in L2 while all rows of A
-  pass by, a tile's rows at a time, which stay in L1 (the layers of Goto and van de Geijn, "Anatomy of
+  pass by, some tiles' rows at a time (the layers of Goto and van de Geijn, "Anatomy of
   high-performance matrix multiplication", 2008, without a packed A: its rows are read in place, unless it is
   transposed). Of a B that was packed before, panel after panel passes by the rows of A in L2;
 * *in place*, where A has few rows and B fits into L2: as blocks, but tiles read B where it is;
