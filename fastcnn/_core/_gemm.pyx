@@ -36,6 +36,8 @@ cdef enum:
     DOT_ROWS = 16
     # Rows of A up to which reading B in place beats packing it, while B fits into half of L2.
     IN_PLACE_ROWS = 64
+    # Sums of a tile with which its multiply-adds need not wait for each other.
+    LEAST_SUMS = 12
     # Vectors of a panel that L1 has no room for.
     DEEP_VECTORS = 2
     # Rows of A up to which streaming through B beats packing it: those that a stream takes at a time.
@@ -328,10 +330,13 @@ cdef void panel_in_place(const Product *p, Py_ssize_t n, Py_ssize_t vectors) noe
 cdef int multiply_in_place(const Product *p, int threads) except -1:
     """Each thread some of the panels, which are as wide as leaves it the fewest vectors."""
     cdef Py_ssize_t vectors = p.table.row_vectors if p.m == 1 else p.table.panel_vectors
-    cdef Py_ssize_t across = ceil_div(p.n, p.table.lanes), least = across + vectors, i, width
-    for i in range(p.table.panel_vectors if p.m > 1 else 0, 1, -1):
-        if ceil_div(ceil_div(across, i), threads) * i < least:
-            least = ceil_div(ceil_div(across, i), threads) * i
+    cdef Py_ssize_t across = ceil_div(p.n, p.table.lanes), i = vectors, width
+    cdef Py_ssize_t least = ceil_div(ceil_div(across, i), threads) * i
+    while i > 2 and (i - 1) * p.m >= LEAST_SUMS:
+        i -= 1
+        width = ceil_div(ceil_div(across, i), threads) * i
+        if width < least:
+            least = width
             vectors = i
     width = vectors * p.table.lanes
     with nogil:
