@@ -428,19 +428,20 @@ def forward(Geometry g, cnp.ndarray x, cnp.ndarray w, cnp.ndarray bias, cnp.ndar
     if g.is_product() or g.samples():
         p = forward_product(g, w)
         p.a = cnp.PyArray_BYTES(x)
-        p.packed = prepared and pays_packed(&p)
         if not g.is_product():
-            p.packed = prepared
             pixels = sample(g, x, threads)
             p.a = pixels
+        p.packed = prepared and (pixels != NULL or pays_packed(&p))
         p.bias = b
         p.c = cnp.PyArray_BYTES(y)
         p.c_row = pixel_pitch(y)
         p.residual = to_residual
         p.relu = relu
-        product(&p)
-        if pixels != NULL:
-            release(pixels)
+        try:
+            product(&p)
+        finally:
+            if pixels != NULL:
+                release(pixels)
         return
     c = forward_of(g, w)
     c.prepared = prepared

@@ -330,13 +330,13 @@ cdef void panel_in_place(const Product *p, Py_ssize_t n, Py_ssize_t vectors) noe
 cdef int multiply_in_place(const Product *p, int threads) except -1:
     """Each thread some of the panels, which are as wide as leaves it the fewest vectors."""
     cdef Py_ssize_t vectors = p.table.row_vectors if p.m == 1 else p.table.panel_vectors
-    cdef Py_ssize_t across = ceil_div(p.n, p.table.lanes), i = vectors, width
+    cdef Py_ssize_t across = ceil_div(p.n, p.table.lanes), i = vectors, load, width
     cdef Py_ssize_t least = ceil_div(ceil_div(across, i), threads) * i
     while i > 2 and (i - 1) * p.m >= LEAST_SUMS:
         i -= 1
-        width = ceil_div(ceil_div(across, i), threads) * i
-        if width < least:
-            least = width
+        load = ceil_div(ceil_div(across, i), threads) * i
+        if load < least:
+            least = load
             vectors = i
     width = vectors * p.table.lanes
     with nogil:

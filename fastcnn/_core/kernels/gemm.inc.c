@@ -40,6 +40,8 @@ FC_INLINE void tile_end(const fc_tile *t, char *c, vec *acc, const int rows, con
     else if (t->past) FC_EACH(store_past(FC_C(0), acc[m * vecs + j]))
     else FC_EACH(store(FC_C(0), acc[m * vecs + j]))
 }
+#undef FC_EACH
+#undef FC_C
 
 /* Rows are addressed from every third one, at +0, +1 and +2 row strides: x86 forms these in the load itself,
  * so that 14 rows need five pointers, not 14.  The loops over m and j must unroll fully, or the accumulators
@@ -81,7 +83,8 @@ FC_INLINE void tile_end(const fc_tile *t, char *c, vec *acc, const int rows, con
             else tile_begin(t, c, acc, ROWS, VECS, 0);                                                 \
             for (ptrdiff_t r = 0; r < t->n_runs; r++) {                                                \
                 const char *a[(ROWS + 2) / 3];                                                         \
-                FC_UNROLL for (int i = 0; i < (ROWS + 2) / 3; i++) a[i] = rows + t->runs[r] + 3 * i * row; \
+                FC_UNROLL for (int i = 0; i < (ROWS + 2) / 3; i++)                                     \
+                    a[i] = rows + t->runs[r] + 3 * i * row;                                            \
                 ptrdiff_t k = t->run_length;                                                           \
                 for (; k > 1; k -= 2) {                                                                \
                     TILE_STEP(ROWS, VECS)                                                              \
@@ -109,7 +112,7 @@ FC_INLINE void tile_end(const fc_tile *t, char *c, vec *acc, const int rows, con
       X(10, 1), X(11, 1), X(12, 1), X(13, 1), X(14, 1)},                                  \
      {X(1, 2), X(2, 2), X(3, 2), X(4, 2), X(5, 2), X(6, 2), X(7, 2), X(8, 2), X(9, 2),    \
       X(10, 2), X(11, 2), X(12, 2), X(13, 2), X(14, 2)},                                  \
-     {X(1, 3), X(2, 3), X(3, 3), X(4, 3), X(5, 3), X(6, 3), X(7, 3), X(8, 3)},             \
+     {X(1, 3), X(2, 3), X(3, 3), X(4, 3), X(5, 3), X(6, 3), X(7, 3), X(8, 3)},            \
      {X(1, 4), X(2, 4), X(3, 4), X(4, 4), X(5, 4), X(6, 4)},                              \
      {X(1, 5)}, {X(1, 6)}, {X(1, 7)}, {X(1, 8)}}
 #else
