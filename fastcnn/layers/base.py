@@ -203,9 +203,8 @@ class Layer(Configurable):
             array = source(name, sizes, initializers.get(initializer))
         except MemoryError:
             raise MemoryError(f"there is no memory for {name} of shape {sizes}") from None
-        if (
-            type(array) is not np.ndarray or array.dtype.char not in "fd"
-        ):  # what is wrong is described, which takes long
+        # What is right is known at a glance; to say what is wrong takes long.
+        if type(array) is not np.ndarray or array.dtype.char not in "fd":
             array = real_array(array, f"what {initializer!r} gives for {name}")
         if array.shape != sizes:
             raise ValueError(f"{initializer!r} must give {name} in shape {sizes}, got {array.shape}")
