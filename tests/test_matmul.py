@@ -65,11 +65,11 @@ def test_a_reduction_longer_than_one_slab(m, n, transpose_a, transpose_b, dtype)
 
 
 # Rows and columns of B: beyond L2, or of one panel that all threads would wait for.
-SHARED = [(1, 300_001), (64, 20_001), (65, 20_000), (200, 7001), (1025, 1100), (4097, 320), (4200, 32), (14_001, 10)]
+LARGE = [(1, 300_001), (64, 20_001), (65, 20_000), (200, 7001), (1025, 1100), (4097, 320), (4200, 32), (14_001, 10)]
 
 
 @pytest.mark.parametrize("m", [1, 2, 3, 4])
-@pytest.mark.parametrize(("k", "n"), SHARED)
+@pytest.mark.parametrize(("k", "n"), LARGE)
 def test_a_few_rows_with_a_large_b_are_reduced_in_parts(m, k, n, dtype):
     x, kernel, bias = integers(m, k), integers(k, n, seed=1), integers(n, seed=2)
     for activation in ("relu", "relu6"):
@@ -125,22 +125,36 @@ def test_nan_and_infinity_reach_exactly_their_row_and_column(rows, dtype):
     assert np.isfinite(out[:-1, :34]).all()
 
 
-@pytest.mark.parametrize("rows", [1, 2, 3, 4, 16])
-@pytest.mark.parametrize("depth", [64, 80, 128, 132, 256])
-def test_no_bit_depends_on_where_a_matrix_lies(rows, depth, dtype):
-    a, b = normals(rows, depth, dtype=dtype), normals(9, depth, dtype=dtype, seed=1)
-    a[0, 0], b[2, 1] = np.inf, np.nan
-    a[:, 1:3] = 0  # so that 0 * NaN and infinity meet what other lanes hold
-    room = np.empty(b.size + 32, dtype)
-    first = -room.ctypes.data // room.itemsize % 16  # then it lies at a boundary
-    results = []
+def at_16_places(b):
+    """Yield b at a boundary of 16 elements, and at each of the 15 places behind it."""
+    room = np.empty(b.size + 32, b.dtype)
+    first = -room.ctypes.data // room.itemsize % 16
     for begin in range(first, first + 16):
         moved = room[begin : begin + b.size].reshape(b.shape)
         moved[...] = b
-        results.append(nn.matmul(a, moved, transpose_b=True))
+        yield moved
+
+
+@pytest.mark.parametrize("rows", [1, 2, 3, 4, 16])
+@pytest.mark.parametrize("depth", [64, 80, 128, 132, 256])
+def test_no_bit_depends_on_where_a_transposed_matrix_lies(rows, depth, dtype):
+    a, b = normals(rows, depth, dtype=dtype), normals(9, depth, dtype=dtype, seed=1)
+    a[0, 0], b[2, 1] = np.inf, np.nan
+    a[:, 1:3] = 0  # so that 0 * NaN and infinity meet what other lanes hold
+    results = [nn.matmul(a, moved, transpose_b=True) for moved in at_16_places(b)]
     assert_close(results[0][1:, 3:], a[1:].astype(np.longdouble) @ b[3:].T.astype(np.longdouble), dtype, depth=depth)
     assert np.isnan(results[0][:, 2]).all()
     assert np.isinf(results[0][0, [0, 1, *range(3, 9)]]).all()
+    assert all(result.tobytes() == results[0].tobytes() for result in results)
+
+
+@pytest.mark.parametrize("rows", [1, 2, 3, 7, 16, 64])
+@pytest.mark.parametrize("columns", [16, 32, 80, 96, 144, 400, 37])
+def test_no_bit_depends_on_where_a_matrix_lies(rows, columns, dtype):
+    a, b = normals(rows, 21, dtype=dtype), normals(21, columns, dtype=dtype, seed=1)
+    results = [nn.matmul(a, moved) for moved in at_16_places(b)]
+    expected = a.astype(np.longdouble) @ b.astype(np.longdouble)
+    assert_close(results[0], expected, dtype, depth=22, scale=np.maximum(np.abs(expected), np.std(expected)))
     assert all(result.tobytes() == results[0].tobytes() for result in results)
 
 

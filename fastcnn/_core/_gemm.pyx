@@ -10,7 +10,8 @@ Four ways, by shape:
 * *in place*, where A has few rows and B fits into L2: as blocks, but tiles read B where it is;
 * *stream*, where A has very few rows and B is larger: rows of B are added up in long passes, each read once and in
   its own order;
-* *dots*, where A has few rows and B is transposed: rows of A against rows of B.
+* *dots*, where A has few rows and B is transposed: rows of A against rows of B. Of short ones, where A is transposed
+  too, the product is that of B and A, and C is turned.
 
 A tile's element is one chain of multiply-adds over k in all of the tile's widths and heights, and slabs
 continue it through C, so neither the threads nor the cut of the work change a bit of the result.
@@ -34,6 +35,8 @@ cdef Py_ssize_t MAX_ELEMENTS = 1 << 47
 cdef enum:
     # Rows of A up to which dots beat packing a transposed B (benchmarks/test_matmul.py, both sides of the crossing).
     DOT_ROWS = 16
+    # Elements of B's rows for each of A's from which dots pay: what ends a sum is the same for short ones.
+    DOT_DEPTH = 4
     # Rows of A up to which reading B in place beats packing it, while B fits into half of L2.
     IN_PLACE_ROWS = 64
     # Sums of a tile with which its multiply-adds need not wait for each other.
@@ -278,23 +281,22 @@ cdef int multiply_blocks(const Product *p, int threads) except -1:
     return 0
 
 
-cdef void panel_in_place(const Product *p, Py_ssize_t n, Py_ssize_t vectors) noexcept nogil:
-    """All rows of C in the columns of at most so many vectors, from n on.
+cdef void panel_in_place(const Product *p, Py_ssize_t n, Py_ssize_t end) noexcept nogil:
+    """All rows of C in columns n to end.
 
-    A panel that is wider than what is left of B's rows reads on into the next row, into columns that are not stored;
+    A panel is whole vectors: it reads on into columns that are not stored, and beyond B's rows into the next row;
     only the last rows, behind which B ends, are packed.
     """
-    cdef Py_ssize_t size = p.table.itemsize, width, columns, packed_rows, whole, no_offset = 0
+    cdef Py_ssize_t size = p.table.itemsize, width, columns = end - n, packed_rows, whole, no_offset = 0
+    cdef Py_ssize_t vectors = ceil_div(columns, p.table.lanes)
     cdef int kind
     # At most lanes - 1 rows of one vector, where B has one column; and a bias of 8 vectors.
     cdef char packed[1024]
     cdef char bias[512]
     cdef fc_tile t
-    vectors = min(vectors, ceil_div(p.n - n, p.table.lanes))
     kind = <int> vectors - 1
     width = vectors * p.table.lanes
-    columns = min(width, p.n - n)
-    packed_rows = min(p.k, ceil_div(width - columns, p.n))
+    packed_rows = min(p.k, ceil_div(max(0, n + width - p.n), p.n))
     whole = p.k - packed_rows
     if packed_rows:
         p.table.pack_rows(packed_rows, columns, width, p.b + whole * p.b_row + n * size, p.b_row, packed)
@@ -328,9 +330,14 @@ cdef void panel_in_place(const Product *p, Py_ssize_t n, Py_ssize_t vectors) noe
 
 
 cdef int multiply_in_place(const Product *p, int threads) except -1:
-    """Each thread some of the panels, which are as wide as leaves it the fewest vectors."""
+    """Each thread some of the panels, which are as wide as leaves it the fewest vectors.
+
+    Loads across lines of the cache take twice the time: the first panel ends where all others have none.
+    """
     cdef Py_ssize_t vectors = p.table.row_vectors if p.m == 1 else p.table.panel_vectors
-    cdef Py_ssize_t across = ceil_div(p.n, p.table.lanes), i = vectors, load, width
+    cdef Py_ssize_t lanes = p.table.lanes, size = p.table.itemsize, load, width
+    cdef Py_ssize_t before = 0 if p.b_row % (lanes * size) else <size_t> p.b // size % lanes
+    cdef Py_ssize_t across = ceil_div(before + p.n, lanes), i = vectors
     cdef Py_ssize_t least = ceil_div(ceil_div(across, i), threads) * i
     while i > 2 and (i - 1) * p.m >= LEAST_SUMS:
         i -= 1
@@ -338,10 +345,10 @@ cdef int multiply_in_place(const Product *p, int threads) except -1:
         if load < least:
             least = load
             vectors = i
-    width = vectors * p.table.lanes
+    width = vectors * lanes
     with nogil:
-        for i in prange(ceil_div(p.n, width), num_threads=threads, schedule="static"):
-            panel_in_place(p, i * width, vectors)
+        for i in prange(ceil_div(before + p.n, width), num_threads=threads, schedule="static"):
+            panel_in_place(p, max(0, i * width - before), min(p.n, (i + 1) * width - before))
     return 0
 
 
@@ -414,28 +421,32 @@ cdef int multiply_stream(const Product *p, int threads) except -1:
     return 0
 
 
-cdef void dot_columns(const Product *p, const char *a, Py_ssize_t a_row, Py_ssize_t group) noexcept nogil:
-    """Four columns of C, from rows of A that have no gaps."""
-    cdef Py_ssize_t size = p.table.itemsize, n = 4 * group, columns = min(p.n - n, 4), m = 0, rows
+cdef void dot_columns(const Product *p, const char *a, Py_ssize_t a_row, Py_ssize_t n, Py_ssize_t end) noexcept nogil:
+    """Columns n to end of C, from rows of A that have no gaps, as many at a time as all rows of A find in L1."""
+    cdef Py_ssize_t size = p.table.itemsize, most = max(4, l1_bytes // 2 // (p.k * size) // 4 * 4), m, rows
     cdef fc_dot t
     t.a_row = a_row
-    t.b = p.b + n * p.b_row
     t.b_row = p.b_row
     t.length = p.k
-    t.bias = p.bias + n * size if p.bias != NULL else NULL
     t.c_row = p.c_row
     t.relu = p.relu
-    while m < p.m:
-        rows = min(p.m - m, 4)
-        t.a = a + m * a_row
-        t.c = p.c + m * p.c_row + n * size
-        p.table.dot[rows - 1][columns - 1](&t)
-        m += rows
+    while n < end:
+        t.b = p.b + n * p.b_row
+        t.columns = min(end - n, most if p.m > 4 else end)
+        t.bias = p.bias + n * size if p.bias != NULL else NULL
+        m = 0
+        while m < p.m:
+            rows = min(p.m - m, 4)
+            t.a = a + m * a_row
+            t.c = p.c + m * p.c_row + n * size
+            p.table.dot[rows - 1](&t)
+            m += rows
+        n += t.columns
 
 
 cdef int multiply_dots(const Product *p, int threads) except -1:
     """A transposed A is turned first, which its few rows make little work."""
-    cdef Py_ssize_t i, groups = ceil_div(p.n, 4), a_row = p.a_row
+    cdef Py_ssize_t i, columns = ceil_div(ceil_div(p.n, 4), threads) * 4, a_row = p.a_row
     cdef char *scratch = NULL
     cdef const char *a = p.a
     if p.a_step != p.table.itemsize:
@@ -445,10 +456,33 @@ cdef int multiply_dots(const Product *p, int threads) except -1:
     with nogil:
         if scratch != NULL:
             p.table.pack_transposed(p.m, p.k, a_row // p.table.itemsize, p.a, p.a_step, scratch)
-        for i in prange(groups, num_threads=threads, schedule="static"):
-            dot_columns(p, a, a_row, i)
+        for i in prange(ceil_div(p.n, columns), num_threads=threads, schedule="static"):
+            dot_columns(p, a, a_row, i * columns, min(p.n, (i + 1) * columns))
     if scratch != NULL:
         release(scratch)
+    return 0
+
+
+cdef bint pays_turned(const Product *p) noexcept nogil:
+    """Whether, where both are transposed, the product of B and A is less work: lanes that its tiles leave empty cost
+    less than what ends dots."""
+    return (p.m <= DOT_ROWS and 2 * p.m * p.m >= p.k and p.a_step != p.table.itemsize and p.b_transposed
+            and p.bias == NULL and not p.residual and p.c_row == p.n * p.table.itemsize)
+
+
+cdef int multiply_turned(const Product *p) except -1:
+    """C as the transpose of another product, of two that are not transposed."""
+    cdef Product turned = p[0]
+    turned.m, turned.n = p.n, p.m
+    turned.a, turned.a_row, turned.a_step = p.b, p.b_row, p.table.itemsize
+    turned.b, turned.b_row, turned.b_transposed = p.a, p.a_step, False
+    turned.c_row = p.m * p.table.itemsize
+    turned.c = acquire(p.n * turned.c_row)
+    try:
+        product(&turned)
+        p.table.pack_transposed(p.m, p.n, p.n, turned.c, turned.c_row, p.c)
+    finally:
+        release(turned.c)
     return 0
 
 
@@ -474,8 +508,10 @@ cdef int product(const Product *p) except -1:
         return 0
     if p.packed:
         return multiply_blocks(p, threads)
+    if pays_turned(p):
+        return multiply_turned(p)
     if p.b_transposed:
-        if p.m <= DOT_ROWS and p.k >= 4 * p.table.lanes and not p.residual:
+        if p.m <= DOT_ROWS and p.k >= DOT_DEPTH * p.m and not p.residual:
             return multiply_dots(p, threads)
     elif fits_in_place(p):
         return multiply_in_place(p, threads)

@@ -36,7 +36,7 @@ cdef extern from "kernels.h" nogil:
         Py_ssize_t b_row, length
         const char *bias
         char *c
-        Py_ssize_t c_row
+        Py_ssize_t c_row, columns
         int relu
 
     ctypedef struct fc_pool:
@@ -109,7 +109,7 @@ cdef extern from "kernels.h" nogil:
         void (*tile[8][14])(const fc_tile *, Py_ssize_t tiles) noexcept nogil
         void (*stream[4])(const fc_tile *) noexcept nogil
         void (*past_done)() noexcept nogil
-        void (*dot[4][4])(const fc_dot *) noexcept nogil
+        void (*dot[4])(const fc_dot *) noexcept nogil
         void (*pack_rows)(Py_ssize_t depth, Py_ssize_t columns, Py_ssize_t width, const void *src,
                           Py_ssize_t stride, void *dst) noexcept nogil
         void (*pack_transposed)(Py_ssize_t depth, Py_ssize_t columns, Py_ssize_t width, const void *src,

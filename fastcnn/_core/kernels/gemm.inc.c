@@ -203,88 +203,90 @@ static void FC_NAME(stream_2)(const fc_tile *t) { FC_NAME(add_passes)(t, 2, 4); 
 static void FC_NAME(stream_3)(const fc_tile *t) { FC_NAME(add_passes)(t, 3, 4); }
 static void FC_NAME(stream_4)(const fc_tile *t) { FC_NAME(add_passes)(t, 4, 4); }
 
-/* What a row of sums becomes in C.  Four sums are made as one: 13 operations, where each alone takes 8. */
-FC_INLINE void FC_NAME(dot_finish)(const fc_dot *t, ptrdiff_t m, const vec *acc, const int columns) {
-    FC_T *c = (FC_T *)(t->c + m * t->c_row), sums[4];
-    if (columns == 4 && VL >= 4) {
-        const vec all = sum_lanes_of_4(acc);
-        FC_UNROLL for (int n = 0; n < 4; n++) sums[n] = all[n];
-    } else {
-        FC_UNROLL for (int n = 0; n < columns; n++) sums[n] = sum_lanes(acc[n]);
+/* What sums of up to four columns, from column n on, become in row m of C.  Four are made as one: 13 operations, where
+ * each alone takes 8. */
+FC_INLINE void FC_NAME(dot_finish)(const fc_dot *t, ptrdiff_t m, ptrdiff_t n, const vec *acc, const int columns) {
+    FC_T *c = (FC_T *)(t->c + m * t->c_row) + n;
+    const FC_T *bias = t->bias ? (const FC_T *)t->bias + n : NULL;
+    if (VL >= 4) {
+        vec sums = sum_lanes_of_4(acc);
+        if (bias) sums += load_left(bias, columns);
+        store_left(c, clamp(sums, t->relu), columns);
+        return;
     }
-    FC_UNROLL for (int n = 0; n < columns; n++) {
-        if (t->bias) sums[n] += ((const FC_T *)t->bias)[n];
-        if (t->relu && sums[n] < 0) sums[n] = 0;
-        if (t->relu == 2 && sums[n] > 6) sums[n] = 6;
-        c[n] = sums[n];
+    FC_UNROLL for (int i = 0; i < columns; i++) {
+        vec sum = splat(sum_lanes(acc[i]));
+        if (bias) sum += splat(bias[i]);
+        c[i] = clamp(sum, t->relu)[0];
     }
 }
 
 /* How many elements of B's rows lie before a vector's boundary, where rows are whole vectors, and that is some quarters
- * of one, as it is in NumPy's arrays; else 0. */
-FC_INLINE ptrdiff_t FC_NAME(dot_head)(const fc_dot *t) {
+ * of one, as it is in NumPy's arrays; else 0, as for rows so short that they end before it pays. */
+FC_INLINE ptrdiff_t FC_NAME(dot_head)(const fc_dot *t, const int rows) {
     const ptrdiff_t head = to_boundary(t->b);
     const int is_whole = !((t->b_row | t->length * (ptrdiff_t)sizeof(FC_T)) & (FC_VECTOR_BYTES - 1));
-    return VL >= 4 && is_whole && head % ((VL + 3) / 4) == 0 ? head : 0;
+    return VL >= 4 && is_whole && t->length > 3 * VL * rows && head % ((VL + 3) / 4) == 0 ? head : 0;
 }
 
-/* Part of a vector; the sums are then turned by so many lanes. */
-#define DOT_PART(ROWS, COLS, k, lanes)                                                                 \
-    FC_UNROLL for (int n = 0; n < COLS; n++) {                                                         \
-        const vec bn = load_part((const FC_T *)(t->b + n * t->b_row) + k, lanes);                      \
-        FC_UNROLL for (int m = 0; m < ROWS; m++) {                                                     \
-            acc[m][n] += load_part((const FC_T *)(t->a + m * t->a_row) + k, lanes) * bn;               \
-            acc[m][n] = rotate(acc[m][n], lanes);                                                      \
-        }                                                                                              \
+/* Up to four columns of C, from column n on.  Loads take the time, twice as long where they cross lines of the cache: so
+ * B is read from a vector's boundary on, where it has one, and what lies before it first, with the sums turned to where
+ * its lanes are, and back in the end.  No bit of the result depends on where B lies.  Up to 3 rows need FC_KEEP; with
+ * four it made them a quarter slower. */
+FC_INLINE void FC_NAME(dot_columns)(const fc_dot *t, ptrdiff_t n, ptrdiff_t head, const int rows, const int columns) {
+    vec acc[4][4], am[4];
+    const char *b = t->b + n * t->b_row;
+    FC_UNROLL for (int m = 0; m < rows; m++)
+        FC_UNROLL for (int j = 0; j < 4; j++) acc[m][j] = (vec){0};
+#define FC_A(m) ((const FC_T *)(t->a + (m) * t->a_row) + k)
+#define FC_B(j) ((const FC_T *)(b + (j) * t->b_row) + k)
+#define FC_DOT_PART(lanes)                                                                              \
+    {                                                                                                   \
+        FC_UNROLL for (int m = 0; m < rows; m++) am[m] = load_part(FC_A(m), lanes);                     \
+        FC_UNROLL for (int j = 0; j < columns; j++) {                                                   \
+            const vec bj = load_part(FC_B(j), lanes);                                                   \
+            FC_UNROLL for (int m = 0; m < rows; m++) acc[m][j] += am[m] * bj;                           \
+        }                                                                                               \
+        if (head > 0) {                                                                                 \
+            FC_UNROLL for (int m = 0; m < rows; m++)                                                    \
+                FC_UNROLL for (int j = 0; j < columns; j++) acc[m][j] = rotate(acc[m][j], lanes);       \
+        }                                                                                               \
     }
-
-/* Loads take the time, twice as long where they cross lines of the cache: so B is read from a vector's boundary on, and
- * what lies before it first, with the sums turned to where its lanes are, and back in the end.  No bit of the result
- * depends on where B lies.  Up to 3 rows need FC_KEEP; with four it made them a quarter slower. */
-#define DOT(ROWS, COLS)                                                                                \
-    static void FC_NAME(dot_##ROWS##x##COLS)(const fc_dot *t) {                                        \
-        vec acc[ROWS][COLS];                                                                           \
-        FC_UNROLL for (int m = 0; m < ROWS; m++)                                                       \
-            FC_UNROLL for (int n = 0; n < COLS; n++) acc[m][n] = (vec){0};                             \
-        const ptrdiff_t head = COLS == 4 ? FC_NAME(dot_head)(t) : 0;                                   \
-        ptrdiff_t k = head;                                                                            \
-        if (head > 0) DOT_PART(ROWS, COLS, 0, head)                                                    \
-        for (; k + VL <= t->length; k += VL) {                                                         \
-            vec am[ROWS];                                                                              \
-            FC_UNROLL for (int m = 0; m < ROWS; m++) {                                                 \
-                am[m] = load((const FC_T *)(t->a + m * t->a_row) + k);                                 \
-                if (ROWS < 4) FC_KEEP(am[m]);                                                          \
-            }                                                                                          \
-            FC_UNROLL for (int n = 0; n < COLS; n++) {                                                 \
-                vec bn = load((const FC_T *)(t->b + n * t->b_row) + k);                                \
-                if (ROWS > 1 && ROWS < 4) FC_KEEP(bn);                                                 \
-                FC_UNROLL for (int m = 0; m < ROWS; m++) acc[m][n] += am[m] * bn;                      \
-            }                                                                                          \
-        }                                                                                              \
-        if (head > 0) {                                                                                \
-            DOT_PART(ROWS, COLS, k, VL - head)                                                         \
-        } else if (k < t->length) { /* the last vector again, without what is counted already */       \
-            const mask rest = last_lanes(t->length - k);                                               \
-            k = t->length - VL;                                                                        \
-            vec am[ROWS];                                                                              \
-            FC_UNROLL for (int m = 0; m < ROWS; m++)                                                   \
-                am[m] = blend(rest, load((const FC_T *)(t->a + m * t->a_row) + k), (vec){0});          \
-            FC_UNROLL for (int n = 0; n < COLS; n++) {                                                 \
-                vec bn = blend(rest, load((const FC_T *)(t->b + n * t->b_row) + k), (vec){0});         \
-                FC_UNROLL for (int m = 0; m < ROWS; m++) acc[m][n] += am[m] * bn;                      \
-            }                                                                                          \
-        }                                                                                              \
-        FC_UNROLL for (int m = 0; m < ROWS; m++) FC_NAME(dot_finish)(t, m, acc[m], COLS);              \
+    ptrdiff_t k = 0;
+    if (head > 0) FC_DOT_PART(head)
+    for (k = head; k + VL <= t->length; k += VL) {
+        FC_UNROLL for (int m = 0; m < rows; m++) {
+            am[m] = load(FC_A(m));
+            if (rows < 4) FC_KEEP(am[m]);
+        }
+        FC_UNROLL for (int j = 0; j < columns; j++) {
+            vec bj = load(FC_B(j));
+            if (rows > 1 && rows < 4) FC_KEEP(bj);
+            FC_UNROLL for (int m = 0; m < rows; m++) acc[m][j] += am[m] * bj;
+        }
     }
+    if (k < t->length) FC_DOT_PART(t->length - k)
+#undef FC_A
+#undef FC_B
+#undef FC_DOT_PART
+    FC_UNROLL for (int m = 0; m < rows; m++) FC_NAME(dot_finish)(t, m, n, acc[m], columns);
+}
 
-#define FC_DOTS(X)                              \
-    {{X(1, 1), X(1, 2), X(1, 3), X(1, 4)},      \
-     {X(2, 1), X(2, 2), X(2, 3), X(2, 4)},      \
-     {X(3, 1), X(3, 2), X(3, 3), X(3, 4)},      \
-     {X(4, 1), X(4, 2), X(4, 3), X(4, 4)}}
+FC_INLINE void FC_NAME(dots)(const fc_dot *t, const int rows) {
+    const ptrdiff_t head = FC_NAME(dot_head)(t, rows);
+    ptrdiff_t n = 0;
+    for (; n + 4 <= t->columns; n += 4) FC_NAME(dot_columns)(t, n, head, rows, 4);
+    switch (t->columns - n) {
+    case 3: FC_NAME(dot_columns)(t, n, 0, rows, 3); break;
+    case 2: FC_NAME(dot_columns)(t, n, 0, rows, 2); break;
+    case 1: FC_NAME(dot_columns)(t, n, 0, rows, 1); break;
+    }
+}
 
-DOT(1, 1) DOT(1, 2) DOT(1, 3) DOT(1, 4) DOT(2, 1) DOT(2, 2) DOT(2, 3) DOT(2, 4)
-DOT(3, 1) DOT(3, 2) DOT(3, 3) DOT(3, 4) DOT(4, 1) DOT(4, 2) DOT(4, 3) DOT(4, 4)
+static void FC_NAME(dot_1)(const fc_dot *t) { FC_NAME(dots)(t, 1); }
+static void FC_NAME(dot_2)(const fc_dot *t) { FC_NAME(dots)(t, 2); }
+static void FC_NAME(dot_3)(const fc_dot *t) { FC_NAME(dots)(t, 3); }
+static void FC_NAME(dot_4)(const fc_dot *t) { FC_NAME(dots)(t, 4); }
 
 static void FC_NAME(pack_rows)(ptrdiff_t depth, ptrdiff_t columns, ptrdiff_t width, const void *src, ptrdiff_t stride,
                       void *dst) {

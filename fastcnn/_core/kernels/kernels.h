@@ -17,7 +17,7 @@
 #define FC_WIDTHS 8    /* vectors of the widest register tile */
 #define FC_STREAM_ROWS 4
 #define FC_WINOGRAD_TILES 3
-#define FC_DOT_ROWS 4  /* a dot tile is at most 4 x 4 */
+#define FC_DOT_ROWS 4
 
 /* C[m, n] = act(start[n] + sum_k A[m, k] B[k, n]) for one register tile.
  *
@@ -45,8 +45,8 @@ typedef struct {
     int accumulate, relu, past;
 } fc_tile;
 
-/* C[m, n] = act(start[n] + sum_k A[m, k] B[n, k]), k contiguous in both, for up to 4 x 4 elements.
- * Sums VL partial sums, then their tree.  Tail rule: reads only k < length, which is at least VL. */
+/* C[m, n] = act(start[n] + sum_k A[m, k] B[n, k]), k contiguous in both, for up to 4 rows and any number of columns.
+ * Sums VL partial sums, then their tree.  Tail rule: reads only k < length. */
 typedef struct {
     const char *a;
     ptrdiff_t a_row;
@@ -54,7 +54,7 @@ typedef struct {
     ptrdiff_t b_row, length;
     const char *bias;
     char *c;
-    ptrdiff_t c_row;
+    ptrdiff_t c_row, columns;
     int relu;
 } fc_dot;
 
@@ -184,7 +184,7 @@ typedef struct {
      * reads and writes the first `columns` columns only.  [rows - 1] */
     void (*stream[FC_STREAM_ROWS])(const fc_tile *);
     void (*past_done)(void); /* for a thread whose tiles were written past the caches to call */
-    void (*dot[FC_DOT_ROWS][FC_DOT_ROWS])(const fc_dot *); /* [rows of A - 1][rows of B - 1] */
+    void (*dot[FC_DOT_ROWS])(const fc_dot *); /* [rows of A - 1] */
 
     /* dst[k][j] = src[k][j] (pack_rows) or src[j][k] (pack_transposed) for j < columns, zero up to width. */
     void (*pack_rows)(ptrdiff_t depth, ptrdiff_t columns, ptrdiff_t width, const void *src, ptrdiff_t stride,

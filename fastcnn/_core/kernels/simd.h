@@ -58,7 +58,6 @@
 #define store_part FC_NAME(store_part)
 #define load_left FC_NAME(load_left)
 #define store_left FC_NAME(store_left)
-#define last_lanes FC_NAME(last_lanes)
 #define larger FC_NAME(larger)
 #define smaller FC_NAME(smaller)
 #define vrelu FC_NAME(vrelu)
@@ -180,13 +179,6 @@ FC_INLINE ptrdiff_t to_boundary(const void *p) {
     return (-(ptrdiff_t)(size_t)p & (FC_VECTOR_BYTES - 1)) / (ptrdiff_t)sizeof(FC_T);
 }
 
-/* The last n lanes. */
-FC_INLINE mask last_lanes(ptrdiff_t n) {
-    mask lane;
-    for (ptrdiff_t i = 0; i < VL; i++) lane[i] = (FC_INT)i;
-    return lane >= (FC_INT)(VL - n);
-}
-
 /* Lane i is lane from[i] of v. */
 FC_INLINE vec permute(vec v, mask from) {
 #ifdef __clang__
@@ -200,15 +192,10 @@ FC_INLINE vec permute(vec v, mask from) {
 
 /* Lane i is lane (i + n) mod VL of v, for n = 0, VL/4, VL/2 or 3VL/4. */
 FC_INLINE vec rotate(vec v, ptrdiff_t n) {
-    vec other;
-    if (n & VL / 4) {
-        FC_UNROLL for (int i = 0; i < VL; i++) other[i] = v[(i + VL / 4) % VL];
-        v = other;
-    }
-    if (n & VL / 2) {
-        FC_UNROLL for (int i = 0; i < VL; i++) other[i] = v[i ^ VL / 2];
-        v = other;
-    }
+    mask quarter, half;
+    FC_UNROLL for (int i = 0; i < VL; i++) quarter[i] = (i + VL / 4) % VL, half[i] = i ^ VL / 2;
+    if (n & VL / 4) v = permute(v, quarter);
+    if (n & VL / 2) v = permute(v, half);
     return v;
 }
 

@@ -3,7 +3,6 @@
 #include "kernels.h"
 
 #define FC_TILE_ENTRY(ROWS, VECS) FC_NAME(tile_##ROWS##x##VECS)
-#define FC_DOT_ENTRY(ROWS, COLS) FC_NAME(dot_##ROWS##x##COLS)
 #define FC_WINOGRAD_ENTRY(POINTS)                                                                    \
     {FC_NAME(winograd_input_##POINTS), FC_NAME(winograd_filter_##POINTS),                            \
      FC_NAME(winograd_output_##POINTS), FC_NAME(winograd_output_backward_##POINTS),                  \
@@ -14,7 +13,8 @@
         .panel_vectors = FC_PANEL_VECTORS, .row_vectors = FC_ROW_VECTORS,                            \
         .tile = FC_TILES(FC_TILE_ENTRY),                                                             \
         .stream = {FC_NAME(stream_1), FC_NAME(stream_2), FC_NAME(stream_3), FC_NAME(stream_4)},      \
-        .dot = FC_DOTS(FC_DOT_ENTRY), .pack_rows = FC_NAME(pack_rows), .past_done = stores_past_done,                               \
+        .dot = {FC_NAME(dot_1), FC_NAME(dot_2), FC_NAME(dot_3), FC_NAME(dot_4)},                     \
+        .pack_rows = FC_NAME(pack_rows), .past_done = stores_past_done,                              \
         .pack_transposed = FC_NAME(pack_transposed), .max_pool = FC_NAME(max_pool),                  \
         .max_pool_backward = FC_NAME(max_pool_backward), .avg_pool = FC_NAME(avg_pool),              \
         .avg_pool_backward = FC_NAME(avg_pool_backward),                                             \
