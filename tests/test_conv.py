@@ -154,6 +154,17 @@ def test_gradients_of_filters_in_parts(case, dtype):
     check(case, dtype)
 
 
+@cases(
+    ((41, 9, 8, 3), (5, 5, 3, 16), (1, 1), "valid"),
+    ((66, 9, 8, 3), (5, 5, 3, 33), (1, 1), "same"),
+    ((50, 8, 9, 2), (4, 7, 2, 20), (2, 2), ((1, 0), (2, 1))),
+    ((130, 7, 6, 4), (3, 3, 4, 24), (1, 1), "same", (2, 1)),
+    ((41, 5, 30, 2), (3, 5, 2, 40), (1, 3), "valid"),  # more pixels of an image than images
+)
+def test_inputs_of_few_channels_in_many_images(case, dtype):
+    check(case, dtype)
+
+
 @pytest.mark.parametrize("filters", [18, 65, 80, 96, 144])
 @pytest.mark.parametrize("channels", [1, 15, 16, 17, 33, 48, 50, 97])
 def test_filters_of_one_tap_wider_than_a_tile(channels, filters, dtype):

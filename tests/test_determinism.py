@@ -64,6 +64,14 @@ def test_however_a_convolution_of_one_image_is_cut(shapes, options, dtype):
     assert_same_bits(lambda: nn.conv2d_backward(grad, x, w, padding="same", **options))
 
 
+@pytest.mark.parametrize("options", [{}, {"padding": "same"}, {"strides": 2}], ids=["1", "same", "2"])
+@pytest.mark.parametrize("images", [15, 41, 90])
+def test_however_images_of_few_channels_are_grouped(images, options, dtype):
+    x, w = digits_of((images, 9, 8, 3), dtype, 0), digits_of((5, 5, 3, 40), dtype, 1)
+    grad = nn.conv2d(x, w, **options)
+    assert_same_bits(lambda: nn.conv2d_backward(grad, x, w, **options))
+
+
 @pytest.mark.parametrize(("m", "n", "k"), [(1, 40_001, 7), (7, 9, 9000), (129, 3, 3000), (900, 17, 33)])
 @pytest.mark.parametrize("transpose_b", [False, True])
 def test_however_a_product_is_cut(m, n, k, transpose_b, dtype):

@@ -498,16 +498,24 @@ cdef Phase phase_of(Py_ssize_t phase, Py_ssize_t size, Py_ssize_t stride, Py_ssi
 
 # ---- gradient of an input with few channels ----
 
+cdef enum:
+    # Groups of images from which pixels of several of them are a tile's rows: enough for some threads.
+    SCATTER_GROUPS = 8
+
+
 cdef struct Scatter:
     const fc_kernels *table
     Py_ssize_t in_h, in_w, pixel, filters, rows, out_h, out_w, stride_h, stride_w, top, left, dilation_h
-    # A filter row: `columns` wide, packed in panels; output pixels `apart` from each other have no input in common.
-    Py_ssize_t columns, width, panels, apart
+    # A filter row: `columns` wide, packed in panels.
+    Py_ssize_t columns, width, panels
     const char *packed
     const char *dy
     char *dx
-    # A band of input rows, and the pitch of its copy, which has room for every window.
-    Py_ssize_t band, bands, copy_w, pitch
+    # A band of input rows of one image or of some, whose copies have room for every window; their pitch and bytes.
+    Py_ssize_t images, group, band, bands, copy_w, pitch, copy_bytes
+    # The rows of a tile are pixels of some images at the same place, or, of one image, pixels so far `apart` that they
+    # have no input in common: from one to the next of them in dy and in a copy.
+    Py_ssize_t apart, dy_row, copy_row
 
 
 cdef bint scatters(Geometry g, Py_ssize_t lanes) noexcept:
@@ -520,18 +528,18 @@ cdef bint scatters(Geometry g, Py_ssize_t lanes) noexcept:
     return g.groups == 1 and g.dilation_w == 1 and scattering < 0.8 * correlating
 
 
-cdef void scatter_row(const Scatter *s, const char *dy, Py_ssize_t r, char *sums) noexcept nogil:
-    """Add one row of output gradients, times filter row r, to a copied row of the input's gradient."""
+cdef void scatter_row(const Scatter *s, const char *dy, Py_ssize_t images, Py_ssize_t r, char *sums) noexcept nogil:
+    """Add one row of output gradients of some images, times filter row r, to a copied row of the input's gradient."""
     cdef Py_ssize_t size = s.table.itemsize, first, panel, width, no_offset = 0
     cdef int kind
     cdef fc_tile t
     t.runs = &no_offset
     t.n_runs = 1
     t.run_length = s.filters
-    t.a_row = s.apart * s.filters * size
+    t.a_row = s.dy_row
     t.a_step = size
     t.bias = NULL
-    t.c_row = s.apart * s.stride_w * s.pixel
+    t.c_row = s.copy_row
     t.residual = 0
     t.past = False
     t.ahead = t.ahead_end = NULL
@@ -545,35 +553,38 @@ cdef void scatter_row(const Scatter *s, const char *dy, Py_ssize_t r, char *sums
         for first in range(min(s.apart, s.out_w)):
             t.a = dy + first * s.filters * size
             t.c = sums + first * s.stride_w * s.pixel + panel * s.width * size
-            multiply_tiles(s.table, kind, &t, ceil_div(s.out_w - first, s.apart))
+            multiply_tiles(s.table, kind, &t, images if s.group > 1 else ceil_div(s.out_w - first, s.apart))
 
 
 cdef void scatter_task(const Scatter *s, Py_ssize_t task, char *copy) noexcept nogil:
     """A band of input rows: each gathers from the output rows whose windows hold it."""
-    cdef Py_ssize_t image = task // s.bands, first = task % s.bands * s.band, last = min(first + s.band, s.in_h)
-    cdef Py_ssize_t y, r, below, inside = max(0, min(s.in_w, s.copy_w - s.left))
+    cdef Py_ssize_t image = task // s.bands * s.group, images = min(s.group, s.images - image)
+    cdef Py_ssize_t first = task % s.bands * s.band, last = min(first + s.band, s.in_h), out_row
+    cdef Py_ssize_t i, y, r, below, inside = max(0, min(s.in_w, s.copy_w - s.left))
     cdef char *sums
     cdef char *dx
-    memset(copy, 0, (last - first) * s.pitch)
+    out_row = s.out_w * s.filters * s.table.itemsize
+    memset(copy, 0, images * s.copy_bytes)
     for y in range(first, last):
         sums = copy + (y - first) * s.pitch
         for r in range(s.rows):
             below = y + s.top - r * s.dilation_h
             if below >= 0 and below % s.stride_h == 0 and below // s.stride_h < s.out_h:
-                scatter_row(s, s.dy + (image * s.out_h + below // s.stride_h) * s.out_w * s.filters * s.table.itemsize,
-                            r, sums)
-        dx = s.dx + (image * s.in_h + y) * s.in_w * s.pixel
-        memcpy(dx, sums + s.left * s.pixel, inside * s.pixel)
-        memset(dx + inside * s.pixel, 0, (s.in_w - inside) * s.pixel)
+                scatter_row(s, s.dy + (image * s.out_h + below // s.stride_h) * out_row, images, r, sums)
+        for i in range(images):
+            dx = s.dx + ((image + i) * s.in_h + y) * s.in_w * s.pixel
+            memcpy(dx, sums + i * s.copy_bytes + s.left * s.pixel, inside * s.pixel)
+            memset(dx + inside * s.pixel, 0, (s.in_w - inside) * s.pixel)
 
 
 cdef int scatter(Geometry g, cnp.ndarray dy, cnp.ndarray w, cnp.ndarray dx) except -1:
-    cdef Py_ssize_t size = cnp.PyArray_ITEMSIZE(dy), i, r, packed_bytes, copy_bytes
+    cdef Py_ssize_t size = cnp.PyArray_ITEMSIZE(dy), i, r, packed_bytes, task_bytes
     cdef int threads = threads_for(g.flops())
     cdef char *scratch
     cdef char *packed
     cdef Scatter s
     s.table = kernels(dy)
+    s.images = g.images
     s.in_h, s.in_w, s.pixel, s.filters, s.rows = g.in_h, g.in_w, g.channels * size, g.filters, g.rows
     s.out_h, s.out_w, s.stride_h, s.stride_w = g.out_h, g.out_w, g.stride_h, g.stride_w
     s.top, s.left, s.dilation_h = g.top, g.left, g.dilation_h
@@ -583,14 +594,27 @@ cdef int scatter(Geometry g, cnp.ndarray dy, cnp.ndarray w, cnp.ndarray dx) exce
     s.apart = ceil_div(g.cols, g.stride_w)
     s.copy_w = (g.out_w - 1) * g.stride_w + g.cols
     s.pitch = s.copy_w * s.pixel
-    # A band's copy stays in L2, and there are bands enough to even out the load.
-    s.band = max(1, min(g.in_h, l2_bytes // 4 // s.pitch))
+    # Tiles of the more rows; whatever the threads, since sums are in another order. Those of pixels of one image also
+    # wait for each other, to add to what one has just stored.
+    s.group = min(s.table.max_rows[0], g.images // SCATTER_GROUPS)
+    if s.group < ceil_div(g.out_w, s.apart):
+        s.group = 1
+    # A band's copies stay in L2, and there are bands enough to even out the load.
+    s.band = max(1, min(g.in_h, l2_bytes // 4 // (s.group * s.pitch)))
     if threads > 1:
-        s.band = max(1, min(s.band, g.images * g.in_h // (4 * threads)))
+        s.band = max(1, min(s.band, ceil_div(g.images, s.group) * g.in_h // (4 * threads)))
     s.bands = ceil_div(g.in_h, s.band)
+    s.copy_bytes = line(s.band * s.pitch)
+    if s.group > 1:
+        s.apart = g.out_w
+        s.dy_row = g.out_h * g.out_w * g.filters * size
+        s.copy_row = s.copy_bytes
+    else:
+        s.dy_row = s.apart * g.filters * size
+        s.copy_row = s.apart * g.stride_w * s.pixel
     packed_bytes = line(s.rows * s.panels * s.width * s.filters * size)
-    copy_bytes = line(s.band * s.pitch)
-    scratch = acquire(packed_bytes + threads * copy_bytes)
+    task_bytes = s.group * s.copy_bytes
+    scratch = acquire(packed_bytes + threads * task_bytes)
     s.packed = scratch
     s.dy = cnp.PyArray_BYTES(dy)
     s.dx = cnp.PyArray_BYTES(dx)
@@ -600,8 +624,8 @@ cdef int scatter(Geometry g, cnp.ndarray dy, cnp.ndarray w, cnp.ndarray dx) exce
                     s.columns, s.width, packed)
         packed += s.panels * s.width * s.filters * size
     with nogil, parallel(num_threads=threads):
-        for i in prange(g.images * s.bands, schedule="dynamic"):
-            scatter_task(&s, i, scratch + packed_bytes + threadid() * copy_bytes)
+        for i in prange(ceil_div(g.images, s.group) * s.bands, schedule="dynamic"):
+            scatter_task(&s, i, scratch + packed_bytes + threadid() * task_bytes)
     release(scratch)
     return 0
 
