@@ -16,6 +16,8 @@ from hypothesis import strategies as st
 
 from fastcnn import nn, shapes
 from fastcnn._core import _runtime
+from fastcnn.nn._narrow import pixels_beside
+from fastcnn.nn.conv import _geometry, algorithm_for
 
 pytestmark = pytest.mark.usefixtures("isa", "threads")
 
@@ -152,6 +154,28 @@ def test_filters_that_are_read_in_slabs(case, dtype):
 )
 def test_gradients_of_filters_in_parts(case, dtype):
     check(case, dtype)
+
+
+@cases(
+    ((10, 33, 31, 3), (5, 4, 3, 5), (1, 1), "valid"),
+    ((20, 28, 28, 1), (5, 5, 1, 6), (1, 1), "same"),
+    ((20, 28, 28, 2), (5, 5, 2, 8), (2, 1), ((1, 0), (3, 1))),
+    ((9, 40, 36, 7), (5, 2, 7, 1), (3, 1), "same", (2, 1)),
+    ((9, 40, 35, 3), (5, 5, 3, 3), (1, 1), "same"),
+)
+def test_pixels_side_by_side_in_a_vector(case, dtype):
+    x, w, grad, y, (_, dw, db) = expected(case)
+    x, w, grad, bias = x.astype(dtype), w.astype(dtype), grad.astype(dtype), db.astype(dtype)
+    lanes = _runtime.lanes(np.dtype(dtype))
+    geometry, _ = _geometry(case.input, case.filters, **case.options)
+    pixels = pixels_beside(geometry, lanes)
+    assert (pixels > 1) == (algorithm_for(geometry, "auto", "forward", x) == "narrow")
+    if lanes == 16:
+        assert pixels > 1
+    assert pixels * case.filters[3] <= lanes or pixels == 1
+    assert_equal(nn.conv2d(x, w, bias=bias, **case.options), y + bias, dtype)
+    assert_equal(nn.conv2d(x, w, residual=grad, activation="relu", **case.options), np.maximum(y + grad, 0), dtype)
+    assert_equal(nn.conv2d_backward_filters(grad, x, w.shape, **case.options), dw, dtype)
 
 
 @cases(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from .._core import _runtime
 from .._core._conv import Geometry
+from ._narrow import pixels_beside
 
 # In the time of a multiply-add of a long product, by pass: what a filter's packing costs for each of its elements, and
 # by the side of a Winograd tile what transforms cost for each of its points, those of a filter and those of a tile.
@@ -82,4 +83,6 @@ def algorithm_of(g: Geometry, algorithm: str, result: str, is_single: bool, lane
         side, gain = cheapest_tile(g, result)
         if winograd or gain > GAIN:
             return f"winograd-{side}x{side}"
+    if not winograd and result in ("forward", "filters") and pixels_beside(g, lanes) > 1:
+        return "narrow"
     return "direct"

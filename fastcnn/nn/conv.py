@@ -12,6 +12,7 @@ from numpy.typing import ArrayLike
 from .. import shapes
 from .._core import _conv, _depthwise, _elementwise, _runtime, _winograd
 from ..arguments import choice, plain
+from . import _narrow
 from ._algorithms import algorithm_of
 from ._arrays import FloatArray, floats, frozen, like, no_memory, real_array
 from .activations import FUSED, apply_in_place, bound_activation, checked_activation
@@ -24,6 +25,7 @@ _ENGINES: dict[str, Any] = {
     "direct": _conv,
     "depthwise": _depthwise,
     "grouped": _depthwise,
+    "narrow": _narrow,
     **{f"winograd-{side}x{side}": _winograd.Winograd(side) for side in (2, 4, 6)},
 }
 
