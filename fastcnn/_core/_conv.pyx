@@ -29,7 +29,7 @@ from ._gemm cimport (
 )
 from ._runtime cimport (
     Shares, acquire, aligned, ceil_div, distance, fc_kernels, fc_tile, kernels, l1_bytes, l2_bytes, line,
-    pixel_pitch, release, share, take, threads_for,
+    pixel_pitch, release, share, take, threads_for, threads_for_flops,
 )
 
 cnp.import_array()
@@ -420,7 +420,7 @@ def forward(Geometry g, cnp.ndarray x, cnp.ndarray w, cnp.ndarray bias, cnp.ndar
             cnp.ndarray y, bint prepared=False):
     """Write act(conv(x, w) + bias + residual) to y, whose pixels may lie apart; bias and residual may be None."""
     cdef const char *b = NULL if bias is None else cnp.PyArray_BYTES(bias)
-    cdef int threads = threads_for(g.flops())
+    cdef int threads = threads_for_flops(kernels(x), g.flops())
     cdef Py_ssize_t to_residual = distance(y, residual)
     cdef char *pixels = NULL
     cdef Correlation c
@@ -579,7 +579,7 @@ cdef void scatter_task(const Scatter *s, Py_ssize_t task, char *copy) noexcept n
 
 cdef int scatter(Geometry g, cnp.ndarray dy, cnp.ndarray w, cnp.ndarray dx) except -1:
     cdef Py_ssize_t size = cnp.PyArray_ITEMSIZE(dy), i, r, packed_bytes, task_bytes
-    cdef int threads = threads_for(g.flops())
+    cdef int threads = threads_for_flops(kernels(dy), g.flops())
     cdef char *scratch
     cdef char *packed
     cdef Scatter s
@@ -633,7 +633,7 @@ cdef int scatter(Geometry g, cnp.ndarray dy, cnp.ndarray w, cnp.ndarray dx) exce
 def backward_input(Geometry g, cnp.ndarray dy, cnp.ndarray w, cnp.ndarray dx):
     """Write the gradient of the input to dx."""
     cdef Py_ssize_t size = cnp.PyArray_ITEMSIZE(dy), y, x
-    cdef int threads = threads_for(g.flops() / g.stride_h / g.stride_w)
+    cdef int threads = threads_for_flops(kernels(dy), g.flops() / g.stride_h / g.stride_w)
     cdef Phase v, h
     cdef Taps no_taps = Taps(0, 0, 0, 1)
     cdef bint reached
@@ -1043,4 +1043,4 @@ def backward_filters(Geometry g, cnp.ndarray dy, cnp.ndarray x, cnp.ndarray dw):
     f.source = source_of(g, x)
     f.dy = cnp.PyArray_BYTES(dy)
     f.dw = cnp.PyArray_BYTES(dw)
-    accumulate_filters(&f, threads_for(g.flops()))
+    accumulate_filters(&f, threads_for_flops(f.table, g.flops()))

@@ -24,7 +24,7 @@ cimport numpy as cnp
 
 from ._runtime cimport (
     FC_CLIPPED_RELU, FC_RELU, Shares, acquire, ceil_div, fc_dot, fc_kernels, fc_tile, is_plain, kernels, l1_bytes,
-    l2_bytes, l3_bytes, line, release, share, take, threads_for,
+    l2_bytes, l3_bytes, line, release, share, take, threads_for, threads_for_flops,
 )
 
 cnp.import_array()
@@ -503,7 +503,9 @@ cdef bint pays_packed(const Product *p) noexcept nogil:
 
 cdef int product(const Product *p) except -1:
     """Compute the product in the way that suits its shape."""
-    cdef int threads = threads_for(2.0 * p.m * p.n * p.k)
+    # With one row it is B's reading that takes the time, however many lanes a vector has.
+    cdef double flops = 2.0 * p.m * p.n * p.k
+    cdef int threads = threads_for(flops) if p.m == 1 else threads_for_flops(p.table, flops)
     if p.m == 0 or p.n == 0:
         return 0
     if p.packed:

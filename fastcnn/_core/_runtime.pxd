@@ -161,6 +161,7 @@ cdef Py_ssize_t l1_bytes, l2_bytes, l3_bytes
 cdef const fc_kernels *kernels(cnp.ndarray x) noexcept
 cdef bint is_plain(object x) noexcept
 cdef int threads_for(double work) noexcept nogil
+cdef int threads_for_flops(const fc_kernels *table, double flops) noexcept nogil
 cdef char *acquire(size_t size) except NULL
 cdef void release(char *buffer) noexcept
 cdef cnp.ndarray aligned(Py_ssize_t size, cnp.dtype dtype)

@@ -118,7 +118,7 @@ def cache_bytes():
 
 # ---- threads ----
 
-# Below this many floating-point operations (or their time's worth) a second thread costs more than it
+# Below this many floating-point operations in vectors of 8 (or their time's worth) a second thread costs more than it
 # gives: waking the pool and meeting at its end take about 3 microseconds (benchmarks/test_small.py).
 cdef double SERIAL_WORK = 4e5
 cdef int shared_threads = 1
@@ -132,6 +132,11 @@ cdef int threads_for(double work) noexcept nogil:
     if work >= SERIAL_WORK and not forked and FC_OPENMP:
         fc_last_threads = fc_own_threads or shared_threads
     return fc_last_threads
+
+
+cdef int threads_for_flops(const fc_kernels *table, double flops) noexcept nogil:
+    """The same for multiplications and additions, of which a vector does as many at a time as it has lanes."""
+    return threads_for(flops * 8 / table.lanes)
 
 
 def set_num_threads(int n):
