@@ -176,6 +176,16 @@ def test_pixels_side_by_side_in_a_vector(case, dtype):
     assert_equal(nn.conv2d(x, w, bias=bias, **case.options), y + bias, dtype)
     assert_equal(nn.conv2d(x, w, residual=grad, activation="relu", **case.options), np.maximum(y + grad, 0), dtype)
     assert_equal(nn.conv2d_backward_filters(grad, x, w.shape, **case.options), dw, dtype)
+    scale = np.arange(1, 1 + case.filters[3], dtype=dtype)
+    prepared = nn.PreparedConv2D(w, x.shape, bias=bias, scale=scale, activation="relu6", **case.options)
+    assert (prepared.algorithm == "narrow") == (pixels > 1)
+    assert prepared.writes_slices == (pixels == 1)
+    wanted, out = np.clip(y * scale + bias + grad, 0, 6), np.empty(y.shape, dtype)
+    assert_equal(prepared(x, residual=grad), wanted, dtype)
+    prepared.bound(x, out, grad)()
+    assert_equal(out, wanted, dtype)
+    prepared.bound(x, out)()
+    assert_equal(out, np.clip(y * scale + bias, 0, 6), dtype)
 
 
 @cases(

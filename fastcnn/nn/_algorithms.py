@@ -83,6 +83,6 @@ def algorithm_of(g: Geometry, algorithm: str, result: str, is_single: bool, lane
         side, gain = cheapest_tile(g, result)
         if winograd or gain > GAIN:
             return f"winograd-{side}x{side}"
-    if not winograd and result in ("forward", "filters") and pixels_beside(g, lanes) > 1:
+    if result != "input" and pixels_beside(g, lanes, result == "prepared") > 1:
         return "narrow"
     return "direct"

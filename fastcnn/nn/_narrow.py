@@ -23,11 +23,14 @@ LEAST_WORK = 1 << 18
 
 
 @lru_cache(maxsize=4096)
-def pixels_beside(g: _conv.Geometry, lanes: int) -> int:
-    """Return how many pixels are best computed side by side, 1 if this does not pay, in vectors of so many lanes."""
+def pixels_beside(g: _conv.Geometry, lanes: int, prepared: bool = False) -> int:
+    """Return how many pixels are best computed side by side, 1 if this does not pay, in vectors of so many lanes.
+
+    Filters that are prepared cost nothing.
+    """
     if (g.stride_w, g.dilation_w, g.groups) != (1, 1, 1):
         return 1
-    if g.images * g.out_h * g.out_w * g.rows * g.cols * g.channels < LEAST_WORK:
+    if not prepared and g.images * g.out_h * g.out_w * g.rows * g.cols * g.channels < LEAST_WORK:
         return 1
     counts = [n for n in range(1, max(1, lanes // g.filters) + 1) if g.out_w % n == 0]
     gains = {n: n * g.cols / (g.cols + n - 1) for n in counts}
@@ -36,7 +39,8 @@ def pixels_beside(g: _conv.Geometry, lanes: int) -> int:
 
 
 @lru_cache(maxsize=4096)
-def _beside(g: _conv.Geometry, pixels: int) -> _conv.Geometry:
+def beside(g: _conv.Geometry, pixels: int) -> _conv.Geometry:
+    """Return the convolution that so many pixels side by side make."""
     return _conv.Geometry(
         (g.images, g.in_h, g.in_w, g.channels),
         (g.rows, g.cols + pixels - 1, g.channels, pixels * g.filters),
@@ -48,17 +52,25 @@ def _beside(g: _conv.Geometry, pixels: int) -> _conv.Geometry:
     )
 
 
-def _wide(g: _conv.Geometry, dtype: np.dtype[Any]) -> tuple[_conv.Geometry, FloatArray, list[FloatArray]]:
-    """Return the convolution that pixels side by side make, wide filters of zeros, and each pixel's place in them."""
-    pixels = pixels_beside(g, _runtime.lanes(dtype))
-    wide = _beside(g, pixels)
-    filters = np.zeros((g.rows, wide.cols, g.channels, pixels, g.filters), dtype)
-    parts = [filters[:, i : i + g.cols, :, i] for i in range(pixels)]
-    return wide, filters.reshape(*filters.shape[:3], wide.filters), parts
+def output_shape(g: _conv.Geometry) -> tuple[int, int, int, int]:
+    """Return the shape of a convolution's result."""
+    return g.images, g.out_h, g.out_w, g.filters
 
 
-def _as_output(wide: _conv.Geometry, y: FloatArray) -> FloatArray:
-    return y.reshape(wide.images, wide.out_h, wide.out_w, wide.filters)
+def _zeros(g: _conv.Geometry, pixels: int, dtype: np.dtype[Any]) -> tuple[FloatArray, list[FloatArray]]:
+    """Return wide filters of zeros, and the place of each pixel's in them."""
+    cols = g.cols + pixels - 1
+    filters = np.zeros((g.rows, cols, g.channels, pixels, g.filters), dtype)
+    places = [filters[:, i : i + g.cols, :, i] for i in range(pixels)]
+    return filters.reshape(g.rows, cols, g.channels, pixels * g.filters), places
+
+
+def widened(g: _conv.Geometry, pixels: int, w: FloatArray) -> FloatArray:
+    """Return the filters of so many pixels side by side."""
+    filters, places = _zeros(g, pixels, w.dtype)
+    for place in places:
+        place[...] = w
+    return filters
 
 
 def forward(
@@ -69,21 +81,23 @@ def forward(
     residual: FloatArray | None,
     relu: int,
     y: FloatArray,
-    prepared: bool = False,
+    prepared: bool,
 ) -> None:
-    """Write act(conv(x, w) + bias + residual) to y; bias and residual may be None."""
-    wide, filters, parts = _wide(g, w.dtype)
-    for part in parts:
-        part[...] = w
-    bias = None if bias is None else np.tile(bias, len(parts))
-    residual = None if residual is None else _as_output(wide, residual)
-    _conv.forward(wide, x, filters, bias, residual, relu, _as_output(wide, y), prepared)
+    """Write act(conv(x, w) + bias + residual) to y; bias and residual may be None, filters are never prepared."""
+    pixels = pixels_beside(g, _runtime.lanes(w.dtype))
+    wide = beside(g, pixels)
+    shape = output_shape(wide)
+    bias = None if bias is None else np.tile(bias, pixels)
+    residual = None if residual is None else residual.reshape(shape)
+    _conv.forward(wide, x, widened(g, pixels, w), bias, residual, relu, y.reshape(shape), prepared)
 
 
 def backward_filters(g: _conv.Geometry, dy: FloatArray, x: FloatArray, dw: FloatArray) -> None:
     """Write the gradient of the filters to dw."""
-    wide, filters, parts = _wide(g, x.dtype)
-    _conv.backward_filters(wide, _as_output(wide, dy), x, filters)
-    dw[...] = parts[0]
-    for part in parts[1:]:
-        dw += part
+    pixels = pixels_beside(g, _runtime.lanes(x.dtype))
+    wide = beside(g, pixels)
+    filters, places = _zeros(g, pixels, x.dtype)
+    _conv.backward_filters(wide, dy.reshape(output_shape(wide)), x, filters)
+    dw[...] = places[0]
+    for place in places[1:]:
+        dw += place

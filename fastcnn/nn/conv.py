@@ -199,7 +199,7 @@ class PreparedConv2D:
     input_shape, filters_shape, output_shape : tuple of int
         (N, H, W, C), (R, S, C / groups, K) and (N, H', W', K).
     algorithm : str
-        What it computes with: "direct", "depthwise", "grouped", or one of Winograd's.
+        What it computes with: "direct", "narrow", "depthwise", "grouped", or one of Winograd's.
 
     Raises
     ------
@@ -244,13 +244,18 @@ class PreparedConv2D:
         if scale is not None:
             like(scale, self.output_shape[3:], "scale")
         self.algorithm = algorithm_for(self._geometry, algorithm, "prepared", filters)
-        self._engine = _ENGINES[self.algorithm]
+        narrow, pixels = self._geometry, 1
+        if self.algorithm == "narrow":
+            pixels = _narrow.pixels_beside(narrow, _runtime.lanes(filters.dtype), True)
+            self._geometry = _narrow.beside(narrow, pixels)
+            self._bias = None if bias is None else np.tile(bias, pixels)
+        self._engine = _conv if pixels > 1 else _ENGINES[self.algorithm]
         is_direct = self._engine is _conv
         is_plain = self.algorithm == "depthwise" or (is_direct and _conv.takes_plain(self._geometry, filters))
         # What prepared filters depend on; those of others are never shared.
         self._source = filters if _is_constant(filters) and (scale is None or _is_constant(scale)) else None
         self._scale = scale
-        self._form = self.algorithm, is_plain, self._geometry.groups
+        self._form = self.algorithm, is_plain, self._geometry.groups, pixels
         self._filters: FloatArray
         for other in share_with:
             if other._source is filters and other._scale is scale and other._form == self._form:
@@ -260,6 +265,8 @@ class PreparedConv2D:
             if scale is not None:
                 filters = np.multiply(filters, scale, out=np.empty_like(filters), casting="same_kind")
                 filters.flags.writeable = False
+            if pixels > 1:
+                filters = _narrow.widened(narrow, pixels, filters)
             self._filters = _constant(filters) if is_plain else self._engine.prepare(self._geometry, filters)
         except MemoryError:
             raise no_memory(filters.shape, filters=filters.shape) from None
@@ -283,7 +290,10 @@ class PreparedConv2D:
             y = np.empty(self.output_shape, x.dtype)
         except MemoryError:
             raise no_memory(self.output_shape, input=self.input_shape) from None
-        return _fill(y, self._engine, self._geometry, x, self._filters, self._bias, added, self._activation, True)
+        added = None if added is None else self._computed(added)
+        out = self._computed(y)
+        _fill(out, self._engine, self._geometry, x, self._filters, self._bias, added, self._activation, True)
+        return y
 
     def bound(self, input: FloatArray, out: FloatArray, residual: FloatArray | None = None) -> Callable[[], None]:
         """Return a function that reads these arrays as they then are and writes the result to ``out``.
@@ -319,9 +329,8 @@ class PreparedConv2D:
         if not out.size:
             return lambda: None
         fused = FUSED.get(self._activation, 0)
-        forward = partial(
-            self._engine.forward, self._geometry, input, self._filters, self._bias, residual, fused, out, True
-        )
+        y, added = self._computed(out), None if residual is None else self._computed(residual)
+        forward = partial(self._engine.forward, self._geometry, input, self._filters, self._bias, added, fused, y, True)
         if fused or self._activation is None:
             return forward
         activate = bound_activation(self._activation, out, out)
@@ -335,7 +344,11 @@ class PreparedConv2D:
     @property
     def writes_slices(self) -> bool:
         """Whether ``out`` of ``bound`` may be some channels of an array: where nothing goes over it once more."""
-        return self.algorithm != "depthwise" and (self._activation is None or self._activation in FUSED)
+        return self.algorithm not in ("depthwise", "narrow") and (self._activation is None or self._activation in FUSED)
+
+    def _computed(self, y: FloatArray) -> FloatArray:
+        """Return an array of the result's shape in that of what is computed."""
+        return y.reshape(_narrow.output_shape(self._geometry)) if self.algorithm == "narrow" else y
 
     @property
     def nbytes(self) -> int:
