@@ -149,7 +149,7 @@ class Normalization(Op):
 class Convolution(Op):
     """activation(conv(x, kernel) + bias), plus a second input where there is a residual; or, of rows, x @ kernel.
 
-    A dense layer is a convolution of 1x1 pixels.
+    With max_pool, of every 2 x 2 pixels of that the maximum. A dense layer is a convolution of 1x1 pixels.
     """
 
     kernel: Array  # (R, S, C / groups, K)
@@ -160,6 +160,7 @@ class Convolution(Op):
     groups: int = 1
     activation: str | None = None
     residual: bool = False
+    max_pool: bool = False
     scale: Array | None = None  # float64, (K,): what the kernel is multiplied by when it is prepared
     ready: nn.PreparedConv2D | None = field(default=None, compare=False)
 
@@ -170,7 +171,8 @@ class Convolution(Op):
             return "dense"
         rows, cols = self.kernel.shape[:2]
         name = f"depthwise {rows}x{cols}" if self.groups == self.kernel.shape[3] > 1 else f"conv {rows}x{cols}"
-        return name if self.strides == (1, 1) else f"{name}/{self.strides[0]}"
+        name = name if self.strides == (1, 1) else f"{name}/{self.strides[0]}"
+        return f"{name}, max pool" if self.max_pool else name
 
     @property
     def algorithm(self) -> str:  # type: ignore[override]
@@ -178,7 +180,11 @@ class Convolution(Op):
         return "" if self.ready is None or self.kind == "dense" else self.ready.algorithm
 
     def then(self, after: Op) -> Op | None:
-        """Take over an activation by name, or a normalisation, which is folded into kernel and bias."""
+        """Take over an activation by name, a normalisation, which is folded into kernel and bias, or a max pooling."""
+        if self.max_pool:
+            return None
+        if isinstance(after, Pool) and self._pools(after):
+            return replace(self, max_pool=True)
         if self.activation is not None:
             return None
         if isinstance(after, Activation) and after.named():
@@ -194,9 +200,20 @@ class Convolution(Op):
             return replace(self, scale=scale, bias=offset, activation=after.activation)
         return None
 
+    def _pools(self, after: Pool) -> bool:
+        fits = after.size == (2, 2) and after.strides in (None, (2, 2)) and after.padding in ("valid", 0)
+        return (
+            fits
+            and not (after.average or self.residual)
+            and self.groups == 1
+            and self.kernel.shape[:2] != (1, 1)
+            and self.activation in (None, *nn.activations.FUSED)
+        )
+
     def plus(self) -> Op | None:
         """Make the sum on the way."""
-        return replace(self, residual=True) if self.activation is None and not self.residual else None
+        can = self.activation is None and not (self.residual or self.max_pool)
+        return replace(self, residual=True) if can else None
 
     def weight_bytes(self) -> int:
         """Return the bytes of the packed kernel and the bias."""
@@ -206,7 +223,8 @@ class Convolution(Op):
         """Pack or transform the filters."""
         options = self.strides, self.pads, self.dilations, self.groups, self.bias, self.activation
         made = [other.ready for other in others if isinstance(other, Convolution) and other.ready is not None]
-        ready = nn.PreparedConv2D(self.kernel, _images(shapes[0]), *options, scale=self.scale, share_with=made)
+        more: dict[str, Any] = {"max_pool": self.max_pool, "scale": self.scale, "share_with": made}
+        ready = nn.PreparedConv2D(self.kernel, _images(shapes[0]), *options, **more)
         return replace(self, ready=ready)
 
     def writes_slices(self) -> bool:

@@ -169,7 +169,7 @@ def test_pixels_side_by_side_in_a_vector(case, dtype):
     lanes = _runtime.lanes(np.dtype(dtype))
     geometry, _ = _geometry(case.input, case.filters, **case.options)
     pixels = pixels_beside(geometry, lanes)
-    assert (pixels > 1) == (algorithm_for(geometry, "auto", "forward", x) == "narrow")
+    assert (pixels > 1) == (algorithm_for(geometry, "auto", "forward", x) == "direct-narrow")
     if lanes == 16:
         assert pixels > 1
     assert pixels * case.filters[3] <= lanes or pixels == 1
@@ -178,7 +178,7 @@ def test_pixels_side_by_side_in_a_vector(case, dtype):
     assert_equal(nn.conv2d_backward_filters(grad, x, w.shape, **case.options), dw, dtype)
     scale = np.arange(1, 1 + case.filters[3], dtype=dtype)
     prepared = nn.PreparedConv2D(w, x.shape, bias=bias, scale=scale, activation="relu6", **case.options)
-    assert (prepared.algorithm == "narrow") == (pixels > 1)
+    assert (prepared.algorithm == "direct-narrow") == (pixels > 1)
     assert prepared.writes_slices == (pixels == 1)
     wanted, out = np.clip(y * scale + bias + grad, 0, 6), np.empty(y.shape, dtype)
     assert_equal(prepared(x, residual=grad), wanted, dtype)
@@ -186,6 +186,60 @@ def test_pixels_side_by_side_in_a_vector(case, dtype):
     assert_equal(out, wanted, dtype)
     prepared.bound(x, out)()
     assert_equal(out, np.clip(y * scale + bias, 0, 6), dtype)
+
+
+@pytest.mark.parametrize("algorithm", ["auto", "direct", "winograd-2x2", "winograd-4x4", "winograd-6x6"])
+@pytest.mark.parametrize(
+    ("size", "filters", "options"),
+    [
+        ((1, 12, 12), 20, {"padding": "same"}),
+        ((2, 13, 11), 65, {"padding": "same"}),
+        ((3, 17, 18), 130, {"padding": "valid", "activation": "relu"}),
+        ((1, 40, 41), 3, {"padding": "same", "activation": "relu6"}),
+        ((5, 9, 7), 300, {"padding": 1}),
+        ((1, 3, 4), 5, {"padding": "same"}),
+        ((1, 14, 14), 700, {"padding": "same"}),
+    ],
+)
+def test_maxima_of_a_result_on_the_way(size, filters, options, algorithm, dtype):
+    x, w, b = normals(*size, 7, dtype=dtype), normals(3, 3, 7, filters, dtype=dtype, seed=1), normals(filters, seed=2)
+    x[0, -1, -1, -1], w[1, 1, 0, 0] = np.nan, np.inf
+    options = {**options, "bias": b.astype(dtype), "algorithm": algorithm}
+    plain, pooling = (nn.PreparedConv2D(w, x.shape, max_pool=pools, **options) for pools in (False, True))
+    wanted = nn.max_pool(plain(x), 2)
+    assert pooling.output_shape == wanted.shape
+    assert_equal(pooling(x), wanted, dtype)
+    whole = np.full((*wanted.shape[:3], filters + 3), 7, dtype)
+    if pooling.writes_slices:
+        pooling.bound(x, whole[..., 2:-1])()
+        assert_equal(whole[..., 2:-1], wanted, dtype)
+        assert (whole[..., :2] == 7).all() and (whole[..., -1] == 7).all()
+    with pytest.raises(ValueError, match="residual must be None"):
+        pooling(x, residual=wanted)
+    with pytest.raises(ValueError, match="residual must be None"):
+        pooling.bound(x, np.empty_like(wanted), wanted)
+
+
+@pytest.mark.parametrize("strides", [1, 2, (1, 3)])
+def test_maxima_of_a_direct_result_with_strides(strides, dtype):
+    x, w = normals(2, 29, 31, 3, dtype=dtype), normals(5, 4, 3, 6, dtype=dtype, seed=1)
+    plain, pooling = (nn.PreparedConv2D(w, x.shape, strides, "same", max_pool=pools) for pools in (False, True))
+    assert_equal(pooling(x), nn.max_pool(plain(x), 2), dtype)
+
+
+@pytest.mark.parametrize(
+    ("taps", "groups", "activation", "words"),
+    [
+        (1, 1, None, "max_pool needs one group and filters of more than one tap, got 1 groups and 1x1"),
+        (3, 2, None, "max_pool needs one group and filters of more than one tap, got 2 groups and 3x3"),
+        (3, 1, "tanh", "max_pool follows no activation but relu and relu6, got 'tanh'"),
+        (3, 1, "relu", "max_pool=2 is larger than input"),
+    ],
+)
+def test_what_cannot_be_pooled_on_the_way(taps, groups, activation, words, dtype):
+    w = normals(taps, taps, 4 // groups, 4, dtype=dtype)
+    with pytest.raises(ValueError, match=words):
+        nn.PreparedConv2D(w, (1, 3, 3, 4), groups=groups, activation=activation, max_pool=True)
 
 
 @cases(

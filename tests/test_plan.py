@@ -429,6 +429,7 @@ def test_a_layer_in_two_models_is_seen_to_change_in_both():
     x = Input((4,))
     layer = Dense(3, name="shared")
     both = [Model(x, layer(x)), Model(x, ReLU()(layer(x)))]
+    layer.kernel = np.random.default_rng(0).standard_normal((4, 3))
     given_ = RNG.standard_normal((2, 4)).astype(np.float32)
     for model in both:
         model.predict(given_)
@@ -569,14 +570,14 @@ def test_summary_and_profile_tell_where_the_time_goes():
     lines: list[str] = []
     model.plan((4, 28, 28, 1)).summary(lines.append)
     assert lines[0].split() == ["layers", "op", "result", "MFLOP", "MB"]
-    assert "conv2d +1" not in lines[2] and lines[2].startswith("conv2d ")
-    assert "8 steps for a batch of 4" in lines[-2]
+    assert lines[2].startswith("conv2d +1 ") and " conv 5x5, max pool " in lines[2]
+    assert "6 steps for a batch of 4" in lines[-2]
     assert "activations" in lines[-1]
     profile = model.profile(np.zeros((4, 28, 28, 1)), repeats=3)
-    assert [step.layers[0] for step in profile] == [layer.name for layer in model.layers]
+    assert [name for step in profile for name in step.layers] == [layer.name for layer in model.layers]
     assert all(step.seconds > 0 for step in profile if step.op != "view")
-    assert profile[0].shape == (4, 28, 28, 6) and profile[0].flops == 4 * 2 * 28 * 28 * 25 * 6
-    assert profile[0].bytes >= 4 * 4 * 28 * 28 * 7
+    assert profile[0].shape == (4, 14, 14, 6) and profile[0].flops == 4 * (2 * 28 * 28 * 25 + 4 * 14 * 14) * 6
+    assert profile[0].bytes >= 4 * 4 * (28 * 28 + 14 * 14 * 6)
     timed: list[str] = []
     model.plan((4, 28, 28, 1)).summary(timed.append)
     assert timed[0].split()[-2:] == ["us", "%"]
@@ -609,6 +610,22 @@ def test_a_summary_of_long_names_fits_80_columns():
     lines: list[str] = []
     model.plan().summary(lines.append)
     assert max(map(len, lines)) <= 80
+
+
+def test_a_max_pooling_behind_a_convolution_is_made_on_the_way():
+    x = Input((14, 15, 3))
+    parts = [conv(5, activation="relu")(x), conv(20)(x), conv(70)(x)]
+    pooled = [MaxPool2D(2)(part) for part in parts]
+    y = Concatenate()(pooled[:2])  # where they are written, some channels of it
+    others = [MaxPool2D(2)(conv(4, activation="tanh")(x)), MaxPool2D(3)(conv(4)(x)), MaxPool2D(2, padding="same")(x)]
+    both = conv(6)(x)
+    model = Model(x, [y, pooled[2], *others, MaxPool2D(2)(both), both], seed=0)
+    steps = model.plan((2, 14, 15, 3)).steps
+    assert [step.op for step in steps].count("conv 3x3, max pool") == 3
+    assert sum("max pool" in step.op for step in steps) == 7
+    given_ = RNG.standard_normal((2, 14, 15, 3)).astype(np.float32)
+    for actual, wanted in zip(model.predict(given_), layer_by_layer(model, [given_]), strict=True):
+        np.testing.assert_allclose(actual, wanted, rtol=1e-4, atol=1e-5)
 
 
 def test_plot_profile_draws_a_bar_for_each_step(tmp_path):

@@ -1,3 +1,8 @@
+cimport numpy as cnp
+
+from ._runtime cimport fc_kernels
+
+
 cdef class Geometry:
     cdef readonly Py_ssize_t images, in_h, in_w, channels, rows, cols, filters, out_h, out_w
     cdef readonly Py_ssize_t stride_h, stride_w, top, left, dilation_h, dilation_w, groups
@@ -5,3 +10,16 @@ cdef class Geometry:
     cdef double flops(self) noexcept
     cdef bint is_product(self) noexcept
     cdef bint samples(self) noexcept
+
+
+cdef struct Pooled:
+    # Where the maxima of 2 x 2 pixels go that are all that is wanted of a result; NULL: it is wanted itself. Their
+    # images' size, bytes from pixel to pixel, and channels.
+    char *y
+    Py_ssize_t out_h, out_w, pixel, channels
+
+
+cdef Pooled pooled_to(cnp.ndarray y, bint pools) noexcept
+cdef void pool_pixels(const fc_kernels *table, const Pooled *p, const char *x, Py_ssize_t x_row, Py_ssize_t x_col,
+                      Py_ssize_t image, Py_ssize_t row, Py_ssize_t col, Py_ssize_t rows, Py_ssize_t cols,
+                      Py_ssize_t offset, Py_ssize_t channels) noexcept nogil

@@ -28,7 +28,7 @@ from ._gemm cimport (
     product,
 )
 from ._runtime cimport (
-    Shares, acquire, aligned, ceil_div, distance, fc_kernels, fc_tile, kernels, l1_bytes, l2_bytes, line,
+    Shares, acquire, aligned, ceil_div, distance, fc_kernels, fc_pool, fc_tile, kernels, l1_bytes, l2_bytes, line,
     pixel_pitch, release, share, take, threads_for, threads_for_flops,
 )
 
@@ -135,6 +135,46 @@ cdef const char *window(const Source *s, Py_ssize_t image, Py_ssize_t out_row, P
     return copy
 
 
+# ---- max pooling of a result on the way ----
+
+cdef Pooled pooled_to(cnp.ndarray y, bint pools) noexcept:
+    """Return where maxima go, to an array of images whose pixels may lie apart, if a result is pooled."""
+    if not pools:
+        return Pooled(NULL, 0, 0, 0, 0)
+    return Pooled(cnp.PyArray_BYTES(y), cnp.PyArray_DIM(y, 1), cnp.PyArray_DIM(y, 2), pixel_pitch(y),
+                  cnp.PyArray_DIM(y, 3))
+
+
+cdef void pool_pixels(const fc_kernels *table, const Pooled *p, const char *x, Py_ssize_t x_row, Py_ssize_t x_col,
+                      Py_ssize_t image, Py_ssize_t row, Py_ssize_t col, Py_ssize_t rows, Py_ssize_t cols,
+                      Py_ssize_t offset, Py_ssize_t channels) noexcept nogil:
+    """Write the maxima of 2 x 2 of the rows x cols pixels, at x, that begin at (row, col) of an image, in so many
+    channels, the first of which is at some offset into a pixel."""
+    cdef Py_ssize_t i, j, pixels = min(cols // 2, p.out_w - col // 2), step = pixels
+    cdef Py_ssize_t taps[4]
+    cdef fc_pool t
+    taps[0], taps[1], taps[2], taps[3] = 0, x_col, x_row, x_row + x_col
+    t.taps = taps
+    t.n_taps = 4
+    t.x_step = 2 * x_col
+    t.y_step = p.pixel
+    # Of whole vectors, or pixel by pixel: the leaf may write on into the channels of its own next pixels.
+    if channels % table.lanes and p.pixel != channels * table.itemsize:
+        step = 1
+    t.pixels = step
+    t.channels = channels
+    t.argmax = NULL
+    t.tiled = True
+    t.threes = False
+    for i in range(min(rows // 2, p.out_h - row // 2)):
+        j = 0
+        while j < pixels:
+            t.x = x + 2 * i * x_row + j * t.x_step
+            t.y = p.y + ((image * p.out_h + row // 2 + i) * p.out_w + col // 2 + j) * p.pixel + offset
+            table.max_pool(&t)
+            j += step
+
+
 # ---- forward and gradient of the input ----
 
 cdef struct Taps:
@@ -169,7 +209,9 @@ cdef struct Correlation:
     # panel, each packs its own, by slabs.
     Py_ssize_t rows, bands, group, groups, slab
     bint packs_slabs
-    Py_ssize_t copy_bytes, slab_bytes
+    # If the result is pooled, a task's part of it is made in scratch.
+    Pooled pooled
+    Py_ssize_t copy_bytes, slab_bytes, part_bytes
 
 
 cdef void plan_filters(Correlation *c, Py_ssize_t channels) noexcept nogil:
@@ -220,15 +262,22 @@ cdef void correlate_band(const Correlation *c, Py_ssize_t task, char *copy, bint
     cdef Py_ssize_t band = task // c.groups % c.bands, image = task // c.groups // c.bands, width
     cdef Py_ssize_t first_row = band * c.rows, last_row = min(first_row + c.rows, c.source.out_h)
     cdef Py_ssize_t last_panel = min(first_panel + c.group, c.panels), slab_bytes
+    cdef Py_ssize_t y_row = c.y_row, y_col = c.y_col, first_column = first_panel * c.width, columns, beside
+    cdef char *y = c.y + image * c.y_image + first_row * y_row + first_column * size
     cdef const char *x = copy
     cdef int kind
     cdef fc_tile t
     if not copied:
         x = window(&c.source, image, first_row, last_row - first_row, copy)
+    columns = min(last_panel * c.width, c.columns) - first_column
+    if c.pooled.y != NULL:
+        y = copy + c.copy_bytes + c.slab_bytes
+        y_col = columns * size
+        y_row = c.source.out_w * y_col
     t.run_length = c.run_length
     t.a_row = c.source.col_step * c.source.pixel
     t.a_step = size
-    t.c_row = c.y_col
+    t.c_row = y_col
     t.residual = c.residual
     t.past = False
     t.ahead = t.ahead_end = NULL
@@ -254,11 +303,15 @@ cdef void correlate_band(const Correlation *c, Py_ssize_t task, char *copy, bint
                            min(slab_bytes, c.filters + c.columns * c.depth * size - t.b - slab_bytes))
             for row in range(first_row, last_row):
                 t.a = x + (row - first_row) * c.source.row_step * c.source.pitch
-                t.c = c.y + image * c.y_image + row * c.y_row + panel * c.width * size
+                t.c = y + (row - first_row) * y_row + (panel - first_panel) * c.width * size
                 multiply_tiles(c.table, kind, &t, c.source.out_w)
             run += c.slab
             if run >= c.n_runs:
                 break
+    if c.pooled.y != NULL:
+        beside = c.columns // c.pooled.channels  # pixels that are one here
+        pool_pixels(c.table, &c.pooled, y, y_row, y_col // beside, image, first_row, 0, last_row - first_row,
+                    c.source.out_w * beside, first_column * size, columns // beside)
 
 
 cdef void correlate_tasks(const Correlation *all, Shares *shares, Py_ssize_t thread, char *copy) noexcept nogil:
@@ -285,9 +338,14 @@ cdef void cut_correlation(Correlation *c, int threads) noexcept nogil:
         rows = max(1, min(rows, c.images * c.groups * c.source.out_h // wanted))
     c.bands = ceil_div(c.source.out_h, rows)
     c.rows = ceil_div(c.source.out_h, c.bands)
+    if c.pooled.y != NULL:
+        c.rows = ceil_div(c.rows, 2) * 2
     c.bands = ceil_div(c.source.out_h, c.rows)
     c.group = ceil_div(c.panels, c.groups)
     c.groups = ceil_div(c.panels, c.group)
+    c.part_bytes = line(c.rows * c.source.out_w * min(c.group * c.width, c.columns) * size)
+    if c.pooled.y == NULL:
+        c.part_bytes = 0
     c.copy_bytes = 0 if c.source.in_place else line(band_rows(&c.source, c.rows) * c.source.pitch)
     c.slab = max(1, l2_bytes // 8 // max(1, c.run_length * c.width * size))
     c.slab = max(1, ceil_div(c.n_runs, ceil_div(max(1, c.n_runs), c.slab)))
@@ -311,7 +369,7 @@ cdef int correlate(Correlation *c, const char *bias, int threads) except -1:
     cut_correlation(c, threads)
     c.filters_conv = 0 if c.packs_slabs else c.panels * c.width * c.depth * size
     c.bias_conv = c.panels * c.width * size
-    task_bytes = c.copy_bytes + c.slab_bytes
+    task_bytes = c.copy_bytes + c.slab_bytes + c.part_bytes
     scratch = acquire((0 if c.prepared else line(c.convs * c.filters_conv)) + line(c.convs * c.bias_conv)
                       + line(c.n_runs * sizeof(Py_ssize_t)) + threads * task_bytes)
     packed = scratch
@@ -350,6 +408,7 @@ cdef Correlation forward_of(Geometry g, cnp.ndarray w) noexcept:
     c.w_cols = g.cols
     c.transposed = False
     c.prepared = False
+    c.pooled = pooled_to(None, False)
     c.bias = NULL
     c.row_taps = Taps(g.rows, 0, 1, g.dilation_h)
     c.col_taps = Taps(g.cols, 0, 1, g.dilation_w)
@@ -417,8 +476,11 @@ def prepare(Geometry g, cnp.ndarray w):
 
 
 def forward(Geometry g, cnp.ndarray x, cnp.ndarray w, cnp.ndarray bias, cnp.ndarray residual, int relu,
-            cnp.ndarray y, bint prepared=False):
-    """Write act(conv(x, w) + bias + residual) to y, whose pixels may lie apart; bias and residual may be None."""
+            cnp.ndarray y, bint prepared=False, bint pools=False):
+    """Write act(conv(x, w) + bias + residual) to y, whose pixels may lie apart; bias and residual may be None.
+
+    Or, of one group and more than one tap, without a residual, the maxima of 2 x 2 pixels.
+    """
     cdef const char *b = NULL if bias is None else cnp.PyArray_BYTES(bias)
     cdef int threads = threads_for_flops(kernels(x), g.flops())
     cdef Py_ssize_t to_residual = distance(y, residual)
@@ -455,6 +517,7 @@ def forward(Geometry g, cnp.ndarray x, cnp.ndarray w, cnp.ndarray bias, cnp.ndar
     c.y_image = g.out_h * c.y_row
     c.source = source_of(g, x)
     c.y = cnp.PyArray_BYTES(y)
+    c.pooled = pooled_to(y, pools)
     correlate(&c, b, threads)
 
 
@@ -659,6 +722,7 @@ def backward_input(Geometry g, cnp.ndarray dy, cnp.ndarray w, cnp.ndarray dx):
     c.w_cols = g.cols
     c.transposed = True
     c.prepared = False
+    c.pooled = pooled_to(None, False)
     c.residual = 0
     c.relu = 0
     c.y_col = g.stride_w * g.channels * size

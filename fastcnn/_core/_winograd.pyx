@@ -21,7 +21,7 @@ from libc.string cimport memcpy, memset
 
 cimport numpy as cnp
 
-from ._conv cimport Geometry
+from ._conv cimport Geometry, Pooled, pool_pixels, pooled_to
 from ._gemm cimport bring_near, fc_prefetch, multiply_tiles, pad_bias, panel_shape
 from ._runtime cimport (
     Shares, acquire, aligned, ceil_div, distance, fc_kernels, fc_tile, fc_winograd,
@@ -94,14 +94,15 @@ cdef struct Convolution:
     # Bytes from one pixel of the output to the next.
     char *y
     Py_ssize_t out_h, out_w, y_pixel
+    Pooled pooled
     # Cut of the work: tiles of a block, panels of a group; or, by panels, one block, and where the filters are not
     # transformed yet, those of a panel when they are needed, a slab of channels at a time, to points slab_point bytes
     # apart.
     bint by_panels
     Py_ssize_t tiles, block, blocks, group, groups, slab, slab_point
     # Scratch of a thread: the block's points of the input, `row` bytes a tile and `point` bytes from one to the next;
-    # those of a panel's product, likewise; one patch.
-    Py_ssize_t row, point, product_point, input_bytes, product_bytes, patch_bytes
+    # those of a panel's product, likewise; one patch; a tile of a result that is pooled.
+    Py_ssize_t row, point, product_point, input_bytes, product_bytes, patch_bytes, tile_bytes
 
 
 cdef inline Py_ssize_t odd_lines(Py_ssize_t nbytes) noexcept nogil:
@@ -197,29 +198,35 @@ cdef void transform_input(const Convolution *g, Py_ssize_t first, Py_ssize_t pla
 
 
 cdef void transform_products(const Convolution *g, Py_ssize_t panel, Py_ssize_t first, Py_ssize_t tiles,
-                             const char *products) noexcept nogil:
-    """Transform a block's products with one panel to output pixels."""
-    cdef Py_ssize_t size = g.table.itemsize, i, tile, row, col, width
+                             const char *products, char *pixels) noexcept nogil:
+    """Transform a block's products with one panel to output pixels, which are pooled tile by tile if they are."""
+    cdef Py_ssize_t size = g.table.itemsize, i, tile, image, row, col, width
     cdef int kind
     cdef fc_winograd t
     t.residual = g.residual
     t.relu = g.relu
-    t.y_col = g.y_pixel
-    t.y_row = g.out_w * t.y_col
+    t.y_col = g.y_pixel if g.pooled.y == NULL else g.width * size
+    t.y_row = (g.out_w if g.pooled.y == NULL else g.tile) * t.y_col
     t.channels = min(g.width, g.columns - panel * g.width)
     t.point = g.product_point
     t.bias = g.bias + panel * g.width * size if g.bias != NULL else NULL
     panel_shape(g.table, t.channels, &width, &kind)
     for i in range(tiles):
         tile = first + i
+        image = tile // (g.source.tiles_h * g.source.tiles_w)
         row = tile // g.source.tiles_w % g.source.tiles_h * g.tile
         col = tile % g.source.tiles_w * g.tile
         t.x = products + i * width * size
         t.rows = <int> min(g.tile, g.out_h - row)
         t.cols = <int> min(g.tile, g.out_w - col)
-        t.y = g.y + (((tile // (g.source.tiles_h * g.source.tiles_w) * g.out_h + row) * g.out_w + col) * g.y_pixel
-                     + panel * g.width * size)
-        g.leaves.output(&t)
+        if g.pooled.y == NULL:
+            t.y = g.y + ((image * g.out_h + row) * g.out_w + col) * g.y_pixel + panel * g.width * size
+            g.leaves.output(&t)
+        else:
+            t.y = pixels
+            g.leaves.output(&t)
+            pool_pixels(g.table, &g.pooled, pixels, t.y_row, t.y_col, image, row, col, t.rows, t.cols,
+                        panel * g.width * size, t.channels)
 
 
 cdef void block_task(const Convolution *g, Py_ssize_t task, char *scratch) noexcept nogil:
@@ -232,7 +239,7 @@ cdef void block_task(const Convolution *g, Py_ssize_t task, char *scratch) noexc
     for panel in range(first_panel, min(g.panels, first_panel + g.group)):
         multiply_panel(g, panel, 0, g.channels, g.filters + panel * g.points * g.filter_point, g.filter_point, tiles,
                        scratch, products)
-        transform_products(g, panel, first, tiles, products)
+        transform_products(g, panel, first, tiles, products, products + g.product_bytes)
 
 
 cdef void panel_task(const Convolution *g, Py_ssize_t panel, const char *points, char *scratch) noexcept nogil:
@@ -248,7 +255,7 @@ cdef void panel_task(const Convolution *g, Py_ssize_t panel, const char *points,
         transform_panel(g, panel, channel, channels, filters, g.slab_point, filters + g.points * g.slab_point)
         multiply_panel(g, panel, channel, channels, filters, g.slab_point, g.tiles, points, scratch)
         channel += channels
-    transform_products(g, panel, 0, g.tiles, scratch)
+    transform_products(g, panel, 0, g.tiles, scratch, filters)
 
 
 cdef void plan_filters(Convolution *g) noexcept nogil:
@@ -300,6 +307,7 @@ cdef void cut(Convolution *g, int threads) noexcept nogil:
     g.input_bytes = g.points * g.point
     g.product_bytes = g.points * g.product_point
     g.patch_bytes = line(g.source.span * g.source.span * g.source.pixel)
+    g.tile_bytes = 0 if g.pooled.y == NULL else line(g.tile * g.tile * g.width * size)
 
 
 cdef void transform_part(const Convolution *g, Py_ssize_t panel, Py_ssize_t channel, Py_ssize_t channels,
@@ -361,10 +369,11 @@ cdef int convolve(Convolution *g, const char *bias, int threads) except -1:
     if g.filters == NULL:
         taps_bytes = 9 * g.width * SLICE * size if g.transposed else 0
     if g.by_panels:
-        thread_bytes = max(g.patch_bytes, g.product_bytes + g.points * g.slab_point + taps_bytes)
+        thread_bytes = g.product_bytes + max(g.points * g.slab_point + taps_bytes, g.tile_bytes)
+        thread_bytes = max(thread_bytes, g.patch_bytes)
         shared_bytes = g.input_bytes
     else:
-        thread_bytes = max(taps_bytes, g.input_bytes + g.product_bytes + g.patch_bytes)
+        thread_bytes = max(taps_bytes, g.input_bytes + g.product_bytes + max(g.patch_bytes, g.tile_bytes))
         filter_bytes = g.panels * g.points * g.filter_point if g.filters == NULL else 0
     buffer = scratch = acquire(filter_bytes + bias_bytes + threads * thread_bytes + shared_bytes)
     scratch += filter_bytes
@@ -603,8 +612,11 @@ cdef class Winograd:
         return filters
 
     def forward(self, Geometry g, cnp.ndarray x, cnp.ndarray w, cnp.ndarray bias, cnp.ndarray residual, int relu,
-                cnp.ndarray y, bint prepared=False):
-        """Write act(conv(x, w) + bias + residual) to y, whose pixels may lie apart; bias and residual may be None."""
+                cnp.ndarray y, bint prepared=False, bint pools=False):
+        """Write act(conv(x, w) + bias + residual) to y, whose pixels may lie apart; bias and residual may be None.
+
+        Or, without a residual, the maxima of 2 x 2 pixels.
+        """
         cdef Py_ssize_t size = cnp.PyArray_ITEMSIZE(x)
         cdef Convolution c = self.result_of(g, w)
         if prepared:
@@ -616,6 +628,7 @@ cdef class Winograd:
         c.relu = relu
         c.y = cnp.PyArray_BYTES(y)
         c.y_pixel = pixel_pitch(y)
+        c.pooled = pooled_to(y, pools)
         c.out_h, c.out_w = g.out_h, g.out_w
         convolve(&c, NULL if bias is None else cnp.PyArray_BYTES(bias), threads_for(g.flops() / 4))
 
@@ -638,6 +651,7 @@ cdef class Winograd:
         c.relu = 0
         c.y = cnp.PyArray_BYTES(dx)
         c.y_pixel = g.channels * size
+        c.pooled = pooled_to(None, False)
         c.out_h, c.out_w = g.in_h, g.in_w
         convolve(&c, NULL, threads_for(g.flops() / 4))
 

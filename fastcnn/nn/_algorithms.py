@@ -84,5 +84,5 @@ def algorithm_of(g: Geometry, algorithm: str, result: str, is_single: bool, lane
         if winograd or gain > GAIN:
             return f"winograd-{side}x{side}"
     if result != "input" and pixels_beside(g, lanes, result == "prepared") > 1:
-        return "narrow"
+        return "direct-narrow"
     return "direct"

@@ -81,15 +81,14 @@ def forward(
     residual: FloatArray | None,
     relu: int,
     y: FloatArray,
-    prepared: bool,
 ) -> None:
-    """Write act(conv(x, w) + bias + residual) to y; bias and residual may be None, filters are never prepared."""
+    """Write act(conv(x, w) + bias + residual) to y; bias and residual may be None."""
     pixels = pixels_beside(g, _runtime.lanes(w.dtype))
     wide = beside(g, pixels)
     shape = output_shape(wide)
     bias = None if bias is None else np.tile(bias, pixels)
     residual = None if residual is None else residual.reshape(shape)
-    _conv.forward(wide, x, widened(g, pixels, w), bias, residual, relu, y.reshape(shape), prepared)
+    _conv.forward(wide, x, widened(g, pixels, w), bias, residual, relu, y.reshape(shape))
 
 
 def backward_filters(g: _conv.Geometry, dy: FloatArray, x: FloatArray, dw: FloatArray) -> None:

@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike
 
 from .. import shapes
 from .._core import _conv, _depthwise, _elementwise, _runtime, _winograd
-from ..arguments import choice, plain
+from ..arguments import choice, flag, plain
 from . import _narrow
 from ._algorithms import algorithm_of
 from ._arrays import FloatArray, floats, frozen, like, no_memory, real_array
@@ -25,7 +25,7 @@ _ENGINES: dict[str, Any] = {
     "direct": _conv,
     "depthwise": _depthwise,
     "grouped": _depthwise,
-    "narrow": _narrow,
+    "direct-narrow": _narrow,
     **{f"winograd-{side}x{side}": _winograd.Winograd(side) for side in (2, 4, 6)},
 }
 
@@ -153,7 +153,7 @@ def conv2d(
     except MemoryError:
         raise no_memory(shape, input=input.shape, filters=filters.shape, padding=padding) from None
     engine = _ENGINES[algorithm_for(geometry, algorithm, "forward", input)]
-    return _fill(y, engine, geometry, input, filters, bias, residual, activation, False)
+    return _fill(y, engine, geometry, input, filters, bias, residual, activation)
 
 
 def _fill(
@@ -165,11 +165,11 @@ def _fill(
     bias: FloatArray | None,
     residual: FloatArray | None,
     activation: str | None,
-    prepared: bool,
+    *options: bool,
 ) -> FloatArray:
     fused = FUSED.get(activation, 0)
     if y.size:
-        engine.forward(geometry, input, filters, bias, residual, fused, y, prepared)
+        engine.forward(geometry, input, filters, bias, residual, fused, y, *options)
     return y if fused else apply_in_place(y, activation)
 
 
@@ -187,6 +187,9 @@ class PreparedConv2D:
         (N, H, W, C).
     strides, padding, dilations, groups, bias, activation, algorithm
         As in :func:`conv2d`.
+    max_pool
+        Whether of every 2 x 2 pixels of the result, which are never written, the maxima are wanted, as by
+        :func:`max_pool`; after no activation but "relu" and "relu6", of one group and filters of more than one tap.
     scale
         (K,), or None: what each of the filters is multiplied by first, in double precision where it is float64, as for
         a batch normalisation that follows.
@@ -197,9 +200,9 @@ class PreparedConv2D:
     Attributes
     ----------
     input_shape, filters_shape, output_shape : tuple of int
-        (N, H, W, C), (R, S, C / groups, K) and (N, H', W', K).
+        (N, H, W, C), (R, S, C / groups, K) and (N, H', W', K), or with max_pool (N, H' // 2, W' // 2, K).
     algorithm : str
-        What it computes with: "direct", "narrow", "depthwise", "grouped", or one of Winograd's.
+        What it computes with: "direct", "direct-narrow", "depthwise", "grouped", or one of Winograd's.
 
     Raises
     ------
@@ -226,6 +229,7 @@ class PreparedConv2D:
         activation: str | None = None,
         algorithm: str = "auto",
         *,
+        max_pool: bool = False,
         scale: ArrayLike | None = None,
         share_with: Sequence[PreparedConv2D] = (),
     ) -> None:
@@ -237,6 +241,9 @@ class PreparedConv2D:
         self._geometry, self.output_shape = _geometry(
             self.input_shape, self.filters_shape, strides, padding, dilations, groups
         )
+        self._options = (True, True) if flag(max_pool, "max_pool") else (True,)
+        if max_pool:
+            self.output_shape = self._pooled_shape()
         if bias is not None:
             like(bias, self.output_shape[3:], "bias")
         self._bias = None if bias is None else _constant(bias)
@@ -245,7 +252,7 @@ class PreparedConv2D:
             like(scale, self.output_shape[3:], "scale")
         self.algorithm = algorithm_for(self._geometry, algorithm, "prepared", filters)
         narrow, pixels = self._geometry, 1
-        if self.algorithm == "narrow":
+        if self.algorithm == "direct-narrow":
             pixels = _narrow.pixels_beside(narrow, _runtime.lanes(filters.dtype), True)
             self._geometry = _narrow.beside(narrow, pixels)
             self._bias = None if bias is None else np.tile(bias, pixels)
@@ -271,6 +278,17 @@ class PreparedConv2D:
         except MemoryError:
             raise no_memory(filters.shape, filters=filters.shape) from None
 
+    def _pooled_shape(self) -> tuple[int, ...]:
+        groups, taps = self._geometry.groups, self.filters_shape[:2]
+        if groups != 1 or taps == (1, 1):
+            raise ValueError(
+                f"max_pool needs one group and filters of more than one tap, got {groups} groups and "
+                f"{taps[0]}x{taps[1]} filters"
+            )
+        if self._activation is not None and self._activation not in FUSED:
+            raise ValueError(f"max_pool follows no activation but relu and relu6, got {self._activation!r}")
+        return shapes.pool(self.output_shape, 2, None, "valid", "max_pool")[0]  # type: ignore[return-value]
+
     def __call__(self, input: ArrayLike, *, residual: ArrayLike | None = None) -> FloatArray:
         """Return activation(conv(input, filters) + bias + residual), (N, H', W', K), in the filters' element type.
 
@@ -279,12 +297,13 @@ class PreparedConv2D:
         input
             (N, H, W, C).
         residual
-            As in :func:`conv2d`.
+            As in :func:`conv2d`; None with max_pool.
         """
         x = self._plain(input, "input")
         like(x, self.input_shape, "input")
         added = None if residual is None else self._plain(residual, "residual")
         if added is not None:
+            self._takes_residual()
             like(added, self.output_shape, "residual")
         try:
             y = np.empty(self.output_shape, x.dtype)
@@ -292,8 +311,12 @@ class PreparedConv2D:
             raise no_memory(self.output_shape, input=self.input_shape) from None
         added = None if added is None else self._computed(added)
         out = self._computed(y)
-        _fill(out, self._engine, self._geometry, x, self._filters, self._bias, added, self._activation, True)
+        _fill(out, self._engine, self._geometry, x, self._filters, self._bias, added, self._activation, *self._options)
         return y
+
+    def _takes_residual(self) -> None:
+        if len(self._options) > 1:
+            raise ValueError("residual must be None where max_pool is True")
 
     def bound(self, input: FloatArray, out: FloatArray, residual: FloatArray | None = None) -> Callable[[], None]:
         """Return a function that reads these arrays as they then are and writes the result to ``out``.
@@ -328,9 +351,12 @@ class PreparedConv2D:
                 raise ValueError(f"{name} must be C-ordered and of {self._filters.dtype}, got {array.dtype}")
         if not out.size:
             return lambda: None
+        if residual is not None:
+            self._takes_residual()
         fused = FUSED.get(self._activation, 0)
         y, added = self._computed(out), None if residual is None else self._computed(residual)
-        forward = partial(self._engine.forward, self._geometry, input, self._filters, self._bias, added, fused, y, True)
+        operands = input, self._filters, self._bias, added
+        forward = partial(self._engine.forward, self._geometry, *operands, fused, y, *self._options)
         if fused or self._activation is None:
             return forward
         activate = bound_activation(self._activation, out, out)
@@ -344,11 +370,13 @@ class PreparedConv2D:
     @property
     def writes_slices(self) -> bool:
         """Whether ``out`` of ``bound`` may be some channels of an array: where nothing goes over it once more."""
-        return self.algorithm not in ("depthwise", "narrow") and (self._activation is None or self._activation in FUSED)
+        return self.algorithm not in ("depthwise", "direct-narrow") and (self._activation is None or self._activation in FUSED)
 
     def _computed(self, y: FloatArray) -> FloatArray:
         """Return an array of the result's shape in that of what is computed."""
-        return y.reshape(_narrow.output_shape(self._geometry)) if self.algorithm == "narrow" else y
+        if self.algorithm != "direct-narrow" or len(self._options) > 1:
+            return y
+        return y.reshape(_narrow.output_shape(self._geometry))
 
     @property
     def nbytes(self) -> int:
