@@ -370,7 +370,9 @@ class PreparedConv2D:
     @property
     def writes_slices(self) -> bool:
         """Whether ``out`` of ``bound`` may be some channels of an array: where nothing goes over it once more."""
-        return self.algorithm not in ("depthwise", "direct-narrow") and (self._activation is None or self._activation in FUSED)
+        return self.algorithm not in ("depthwise", "direct-narrow") and (
+            self._activation is None or self._activation in FUSED
+        )
 
     def _computed(self, y: FloatArray) -> FloatArray:
         """Return an array of the result's shape in that of what is computed."""
