@@ -253,6 +253,23 @@ def cases(dtype: np.dtype, vl: int):
         g = values(*y.shape)
         yield nn.conv2d_backward_input, (g, f, x.shape), options
         yield nn.conv2d_backward_filters, (g, x, f.shape), options
+    for c, k in itertools.product((1, 3, vl + 1), around):
+        n, h, w = pick.choice((1, 2)), pick.randint(4, 11), pick.randint(4, 18)
+        x, f = values(n, h, w, c), values(3, 3, c, k)
+        options = {
+            "padding": pick.choice(("VALID", "SAME")),
+            "algorithm": pick.choice(("direct", *nn.conv.ALGORITHMS[3:])),
+        }
+        yield prepared_conv2d, (x, f), {**options, "bias": values(k), "activation": "relu", "max_pool": True}
+    for k in sorted({1, 3, max(1, vl // 2)}):  # pixels side by side
+        x, f = values(25, 21, 24, 3), values(3, 5, 3, k)
+        options = {"padding": ((0, 1), (2, 2)), "strides": (2, 1)}
+        yield nn.conv2d, (x, f), {**options, "bias": values(k)}
+        yield nn.conv2d_backward_filters, (nn.conv2d(x, f, **options), x, f.shape), options
+        for pools in (False, True):
+            yield prepared_conv2d, (x, f), {**options, "bias": values(k), "max_pool": pools}
+    x, f = values(41, 9, 8, 3), values(5, 5, 3, 2 * vl + 1)  # pixels of several images at a time
+    yield nn.conv2d_backward_input, (nn.conv2d(x, f), f, x.shape), {}
     for c, k in itertools.product(sorted({1, 2, 3, max(1, vl // 2)}), repeat=2):
         n, h, w, stride = pick.choice((1, 2)), pick.randint(3, 11), pick.randint(3, 18), pick.choice((1, 2))
         groups = pick.choice((vl, vl + 1, 2 * vl + 3))
