@@ -241,6 +241,7 @@ class PreparedConv2D:
         self._geometry, self.output_shape = _geometry(
             self.input_shape, self.filters_shape, strides, padding, dilations, groups
         )
+        # That filters are prepared, and whether the result is pooled, where the engine can do that.
         self._options = (True, True) if flag(max_pool, "max_pool") else (True,)
         if max_pool:
             self.output_shape = self._pooled_shape()
