@@ -172,7 +172,7 @@ class Convolution(Op):
         rows, cols = self.kernel.shape[:2]
         name = f"depthwise {rows}x{cols}" if self.groups == self.kernel.shape[3] > 1 else f"conv {rows}x{cols}"
         name = name if self.strides == (1, 1) else f"{name}/{self.strides[0]}"
-        return f"{name} + pool" if self.max_pool else name
+        return f"{name}+pool" if self.max_pool else name
 
     @property
     def algorithm(self) -> str:  # type: ignore[override]

@@ -570,7 +570,7 @@ def test_summary_and_profile_tell_where_the_time_goes():
     lines: list[str] = []
     model.plan((4, 28, 28, 1)).summary(lines.append)
     assert lines[0].split() == ["layers", "op", "result", "MFLOP", "MB"]
-    assert lines[2].startswith("conv2d +1 ") and " conv 5x5 + pool " in lines[2]
+    assert lines[2].startswith("conv2d +1 ") and " conv 5x5+pool " in lines[2]
     assert "6 steps for a batch of 4" in lines[-2]
     assert "activations" in lines[-1]
     profile = model.profile(np.zeros((4, 28, 28, 1)), repeats=3)
@@ -622,7 +622,7 @@ def test_a_max_pooling_behind_a_convolution_is_made_on_the_way():
     both = conv(6)(x)
     model = Model(x, [y, pooled[2], *others, MaxPool2D(2)(both), both], seed=0)
     steps = model.plan((2, 14, 15, 3)).steps
-    assert [step.op for step in steps].count("conv 3x3 + pool") == 3
+    assert [step.op for step in steps].count("conv 3x3+pool") == 3
     assert sum(step.op.startswith("max pool") for step in steps) == 4
     given_ = RNG.standard_normal((2, 14, 15, 3)).astype(np.float32)
     for actual, wanted in zip(model.predict(given_), layer_by_layer(model, [given_]), strict=True):
