@@ -186,6 +186,10 @@ def test_pixels_side_by_side_in_a_vector(case, dtype):
     assert_equal(out, wanted, dtype)
     prepared.bound(x, out)()
     assert_equal(out, np.clip(y * scale + bias, 0, 6), dtype)
+    chances = nn.PreparedConv2D(w / dtype(64), x.shape, activation="softmax", **case.options)
+    np.testing.assert_array_equal(chances(x), nn.softmax(y.astype(dtype) / dtype(64)))
+    chances.bound(x, out)()
+    np.testing.assert_array_equal(out, nn.softmax(y.astype(dtype) / dtype(64)))
 
 
 @pytest.mark.parametrize("algorithm", ["auto", "direct", "winograd-2x2", "winograd-4x4", "winograd-6x6"])

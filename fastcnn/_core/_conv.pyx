@@ -329,7 +329,9 @@ cdef void cut_correlation(Correlation *c, int threads) noexcept nogil:
     """Choose the bands and groups: a band's source stays in L2, and there are tasks enough to even out."""
     cdef Py_ssize_t size = c.table.itemsize, wanted = ceil_div(4 * threads, c.convs) if threads > 1 else 1
     cdef Py_ssize_t row_bytes = max(1, c.source.row_step * c.source.pitch), rows
-    rows = max(1, min(c.source.out_h, l2_bytes // 3 // row_bytes))
+    # So does its result, if it is pooled.
+    rows = l2_bytes // 3 // max(row_bytes, c.source.out_w * c.columns * size if c.pooled.y != NULL else 0)
+    rows = max(1, min(c.source.out_h, rows))
     c.groups = 1
     if c.images * ceil_div(c.source.out_h, rows) < wanted:
         # Too few tasks: split whichever operand is the larger, so that each thread reads only its part of it.

@@ -467,7 +467,8 @@ cdef bint pays_turned(const Product *p) noexcept nogil:
     """Whether, where both are transposed, the product of B and A is less work: lanes that its tiles leave empty cost
     less than what ends dots."""
     return (p.m <= DOT_ROWS and 2 * p.m * p.m >= p.k and p.a_step != p.table.itemsize and p.b_transposed
-            and p.bias == NULL and not p.residual and p.c_row == p.n * p.table.itemsize)
+            and p.bias == NULL and not p.residual and p.c_row == p.n * p.table.itemsize
+            and p.m * p.c_row <= l2_bytes // 2)
 
 
 cdef int multiply_turned(const Product *p) except -1:

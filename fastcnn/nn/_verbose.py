@@ -146,7 +146,7 @@ def _nbytes(value: Any) -> int:
 def _flops(name: str, arguments: Mapping[str, Any], result: Any) -> Any:
     """Return the floating-point operations of the direct method, None for what moves more than it computes."""
     if name == "PreparedConv2D":
-        return 2.0 * np.size(result) * math.prod(arguments["self"].filters_shape[:3])
+        return arguments["self"].flops
     if name in _RESULTS:
         filters = arguments["filters_shape"] if "filters_shape" in arguments else np.shape(arguments["filters"])
         output = result if name == "conv2d" else arguments["grad"]

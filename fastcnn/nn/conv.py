@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from functools import lru_cache, partial
 from typing import Any
@@ -117,7 +118,8 @@ def conv2d(
         sum of their magnitudes. Winograd (Lavin and Gray, 2016) is for 3x3 filters at stride 1; "winograd-2x2",
         "winograd-4x4" and "winograd-6x6" are its F(m x m, 3x3), "winograd" is the fastest of them. They take 4/9,
         1/4 and 16/81 of the multiplications; errors are about those of direct, four and seven times as large (README),
-        and a NaN or infinity spreads over the m x m pixels computed with it.
+        and a NaN or infinity spreads over the m x m pixels computed with it. Of few filters "auto" computes some pixels
+        of a row side by side as "direct" does, but a NaN or infinity spreads over these too.
     residual
         What a shortcut brings (He et al., 2016), (N, H', W', K), or None: added on the way, without a pass of its own.
         Its gradient is that of the sum.
@@ -153,23 +155,9 @@ def conv2d(
     except MemoryError:
         raise no_memory(shape, input=input.shape, filters=filters.shape, padding=padding) from None
     engine = _ENGINES[algorithm_for(geometry, algorithm, "forward", input)]
-    return _fill(y, engine, geometry, input, filters, bias, residual, activation)
-
-
-def _fill(
-    y: FloatArray,
-    engine: Any,
-    geometry: _conv.Geometry,
-    input: FloatArray,
-    filters: FloatArray,
-    bias: FloatArray | None,
-    residual: FloatArray | None,
-    activation: str | None,
-    *options: bool,
-) -> FloatArray:
     fused = FUSED.get(activation, 0)
     if y.size:
-        engine.forward(geometry, input, filters, bias, residual, fused, y, *options)
+        engine.forward(geometry, input, filters, bias, residual, fused, y)
     return y if fused else apply_in_place(y, activation)
 
 
@@ -201,6 +189,8 @@ class PreparedConv2D:
     ----------
     input_shape, filters_shape, output_shape : tuple of int
         (N, H, W, C), (R, S, C / groups, K) and (N, H', W', K), or with max_pool (N, H' // 2, W' // 2, K).
+    flops : int
+        Multiplications and additions of the convolution by its definition.
     algorithm : str
         What it computes with: "direct", "direct-narrow", "depthwise", "grouped", or one of Winograd's.
 
@@ -243,6 +233,7 @@ class PreparedConv2D:
         )
         # That filters are prepared, and whether the result is pooled, where the engine can do that.
         self._options = (True, True) if flag(max_pool, "max_pool") else (True,)
+        self.flops = 2 * math.prod(self.output_shape) * math.prod(self.filters_shape[:3])
         if max_pool:
             self.output_shape = self._pooled_shape()
         if bias is not None:
@@ -291,7 +282,7 @@ class PreparedConv2D:
         return shapes.pool(self.output_shape, 2, None, "valid", "max_pool")[0]  # type: ignore[return-value]
 
     def __call__(self, input: ArrayLike, *, residual: ArrayLike | None = None) -> FloatArray:
-        """Return activation(conv(input, filters) + bias + residual), (N, H', W', K), in the filters' element type.
+        """Return activation(conv(input, filters) + bias + residual), of ``output_shape``, in the filters' element type.
 
         Parameters
         ----------
@@ -311,9 +302,11 @@ class PreparedConv2D:
         except MemoryError:
             raise no_memory(self.output_shape, input=self.input_shape) from None
         added = None if added is None else self._computed(added)
-        out = self._computed(y)
-        _fill(out, self._engine, self._geometry, x, self._filters, self._bias, added, self._activation, *self._options)
-        return y
+        fused = FUSED.get(self._activation, 0)
+        if y.size:
+            operands = x, self._filters, self._bias, added
+            self._engine.forward(self._geometry, *operands, fused, self._computed(y), *self._options)
+        return y if fused else apply_in_place(y, self._activation)
 
     def _takes_residual(self) -> None:
         if len(self._options) > 1:
@@ -329,8 +322,8 @@ class PreparedConv2D:
         input
             (N, H, W, C), C-ordered, of the filters' element type.
         out
-            (N, H', W', K), likewise, sharing no memory with the others; without a residual, and unless the convolution
-            is depthwise, it may be some channels of such an array.
+            Of ``output_shape``, likewise, sharing no memory with the others; without a residual, and where
+            ``writes_slices`` is true, it may be some channels of such an array.
         residual
             None, or as ``out``.
 
