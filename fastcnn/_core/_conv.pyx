@@ -345,9 +345,8 @@ cdef void cut_correlation(Correlation *c, int threads) noexcept nogil:
     c.bands = ceil_div(c.source.out_h, c.rows)
     c.group = ceil_div(c.panels, c.groups)
     c.groups = ceil_div(c.panels, c.group)
-    c.part_bytes = line(c.rows * c.source.out_w * min(c.group * c.width, c.columns) * size)
-    if c.pooled.y == NULL:
-        c.part_bytes = 0
+    c.part_bytes = 0 if c.pooled.y == NULL else line(
+        c.rows * c.source.out_w * min(c.group * c.width, c.columns) * size)
     c.copy_bytes = 0 if c.source.in_place else line(band_rows(&c.source, c.rows) * c.source.pitch)
     c.slab = max(1, l2_bytes // 8 // max(1, c.run_length * c.width * size))
     c.slab = max(1, ceil_div(c.n_runs, ceil_div(max(1, c.n_runs), c.slab)))
@@ -481,7 +480,8 @@ def forward(Geometry g, cnp.ndarray x, cnp.ndarray w, cnp.ndarray bias, cnp.ndar
             cnp.ndarray y, bint prepared=False, bint pools=False):
     """Write act(conv(x, w) + bias + residual) to y, whose pixels may lie apart; bias and residual may be None.
 
-    Or, of one group and more than one tap, without a residual, the maxima of 2 x 2 pixels.
+    Or, of one group and more than one tap, without a residual, the maxima of 2 x 2 pixels. A pixel of the convolution
+    may be several of y that lie side by side, without gaps.
     """
     cdef const char *b = NULL if bias is None else cnp.PyArray_BYTES(bias)
     cdef int threads = threads_for_flops(kernels(x), g.flops())
@@ -514,7 +514,7 @@ def forward(Geometry g, cnp.ndarray x, cnp.ndarray w, cnp.ndarray bias, cnp.ndar
     c.images = g.images
     c.residual = to_residual
     c.relu = relu
-    c.y_col = pixel_pitch(y)
+    c.y_col = cnp.PyArray_DIM(y, 2) // g.out_w * pixel_pitch(y)
     c.y_row = g.out_w * c.y_col
     c.y_image = g.out_h * c.y_row
     c.source = source_of(g, x)

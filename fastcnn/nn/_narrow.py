@@ -53,11 +53,6 @@ def beside(g: _conv.Geometry, pixels: int) -> _conv.Geometry:
     )
 
 
-def output_shape(g: _conv.Geometry) -> tuple[int, int, int, int]:
-    """Return the shape of a convolution's result."""
-    return g.images, g.out_h, g.out_w, g.filters
-
-
 def _zeros(g: _conv.Geometry, pixels: int, dtype: np.dtype[Any]) -> tuple[FloatArray, list[FloatArray]]:
     """Return wide filters of zeros, and the place of each pixel's in them."""
     cols = g.cols + pixels - 1
@@ -85,19 +80,15 @@ def forward(
 ) -> None:
     """Write act(conv(x, w) + bias + residual) to y; bias and residual may be None."""
     pixels = pixels_beside(g, _runtime.lanes(w.dtype))
-    wide = beside(g, pixels)
-    shape = output_shape(wide)
     bias = None if bias is None else np.tile(bias, pixels)
-    residual = None if residual is None else residual.reshape(shape)
-    _conv.forward(wide, x, widened(g, pixels, w), bias, residual, relu, y.reshape(shape))
+    _conv.forward(beside(g, pixels), x, widened(g, pixels, w), bias, residual, relu, y)
 
 
 def backward_filters(g: _conv.Geometry, dy: FloatArray, x: FloatArray, dw: FloatArray) -> None:
     """Write the gradient of the filters to dw."""
     pixels = pixels_beside(g, _runtime.lanes(x.dtype))
-    wide = beside(g, pixels)
     filters, places = _zeros(g, pixels, x.dtype)
-    _conv.backward_filters(wide, dy.reshape(output_shape(wide)), x, filters)
+    _conv.backward_filters(beside(g, pixels), dy, x, filters)
     dw[...] = places[0]
     for place in places[1:]:
         dw += place

@@ -155,9 +155,23 @@ def conv2d(
     except MemoryError:
         raise no_memory(shape, input=input.shape, filters=filters.shape, padding=padding) from None
     engine = _ENGINES[algorithm_for(geometry, algorithm, "forward", input)]
+    return _fill(y, engine, geometry, input, filters, bias, residual, activation)
+
+
+def _fill(
+    y: FloatArray,
+    engine: Any,
+    geometry: _conv.Geometry,
+    input: FloatArray,
+    filters: FloatArray,
+    bias: FloatArray | None,
+    residual: FloatArray | None,
+    activation: str | None,
+    *options: bool,
+) -> FloatArray:
     fused = FUSED.get(activation, 0)
     if y.size:
-        engine.forward(geometry, input, filters, bias, residual, fused, y)
+        engine.forward(geometry, input, filters, bias, residual, fused, y, *options)
     return y if fused else apply_in_place(y, activation)
 
 
@@ -231,10 +245,11 @@ class PreparedConv2D:
         self._geometry, self.output_shape = _geometry(
             self.input_shape, self.filters_shape, strides, padding, dilations, groups
         )
-        # That filters are prepared, and whether the result is pooled, where the engine can do that.
-        self._options = (True, True) if flag(max_pool, "max_pool") else (True,)
         self.flops = 2 * math.prod(self.output_shape) * math.prod(self.filters_shape[:3])
-        if max_pool:
+        self._pools = flag(max_pool, "max_pool")
+        # Of the engine's forward: that filters are prepared, and that the result is pooled, which few can do.
+        self._options = (True, True) if self._pools else (True,)
+        if self._pools:
             self.output_shape = self._pooled_shape()
         if bias is not None:
             like(bias, self.output_shape[3:], "bias")
@@ -301,15 +316,11 @@ class PreparedConv2D:
             y = np.empty(self.output_shape, x.dtype)
         except MemoryError:
             raise no_memory(self.output_shape, input=self.input_shape) from None
-        added = None if added is None else self._computed(added)
-        fused = FUSED.get(self._activation, 0)
-        if y.size:
-            operands = x, self._filters, self._bias, added
-            self._engine.forward(self._geometry, *operands, fused, self._computed(y), *self._options)
-        return y if fused else apply_in_place(y, self._activation)
+        operands = x, self._filters, self._bias, added
+        return _fill(y, self._engine, self._geometry, *operands, self._activation, *self._options)
 
     def _takes_residual(self) -> None:
-        if len(self._options) > 1:
+        if self._pools:
             raise ValueError("residual must be None where max_pool is True")
 
     def bound(self, input: FloatArray, out: FloatArray, residual: FloatArray | None = None) -> Callable[[], None]:
@@ -348,9 +359,8 @@ class PreparedConv2D:
         if residual is not None:
             self._takes_residual()
         fused = FUSED.get(self._activation, 0)
-        y, added = self._computed(out), None if residual is None else self._computed(residual)
-        operands = input, self._filters, self._bias, added
-        forward = partial(self._engine.forward, self._geometry, *operands, fused, y, *self._options)
+        operands = input, self._filters, self._bias, residual
+        forward = partial(self._engine.forward, self._geometry, *operands, fused, out, *self._options)
         if fused or self._activation is None:
             return forward
         activate = bound_activation(self._activation, out, out)
@@ -367,12 +377,6 @@ class PreparedConv2D:
         return self.algorithm not in ("depthwise", "direct-narrow") and (
             self._activation is None or self._activation in FUSED
         )
-
-    def _computed(self, y: FloatArray) -> FloatArray:
-        """Return an array of the result's shape in that of what is computed."""
-        if self.algorithm != "direct-narrow" or len(self._options) > 1:
-            return y
-        return y.reshape(_narrow.output_shape(self._geometry))
 
     @property
     def nbytes(self) -> int:
