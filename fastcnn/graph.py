@@ -21,6 +21,7 @@ from . import nn, ops
 from .arguments import plain, real_array
 from .layers.activation import Activation, ReLU, ReLU6
 from .layers.base import Activated, Layer, returned_pair
+from .layers.conv import Conv2D
 from .layers.merging import Add
 from .layers.normalization import BatchNormalization
 from .layers.pooling import MaxPool2D
@@ -48,7 +49,7 @@ class Call:
 
 @dataclass(frozen=True)
 class Done:
-    """What backward finds of a sum or a relu that the normalisation before it has done on the way.
+    """What backward finds of a sum, a relu or a max pooling that the layer before it has done on the way.
 
     ``relu`` is the name and the result of one that the normalisation does not go back through itself, as behind a sum.
     """
@@ -238,7 +239,7 @@ class Graph:
 
     def _run(self, values: Any, first: int, last: int, tape: Tape, keeps: bool) -> None:
         """Add the results of some calls to the values by number; what backward needs goes to the tape if it is kept."""
-        done: dict[int, Done] = {}  # sums and relus by index that the normalisation before them has done on the way
+        done: dict[int, Done] = {}  # by index: sums, relus and max poolings that the layer before has done on the way
         pooled = None  # the index of a max pooling that goes back through the activation of the layer before it
         for index in range(first, last):
             call = self.calls[index]
@@ -254,9 +255,13 @@ class Graph:
                 done[index + 1] = Done()
                 if relu is not None and residual is not None:
                     done[index + 2] = Done((relu, given[0]))
-            elif tape.training and self._is_pooled(index, last):
-                pooled = index + 1
-                given = layer.handed_on(x)  # type: ignore[attr-defined]  # it is activated
+            elif tape.training and (pool := self._pool_after(index, last)) is not None:
+                if type(layer) is Conv2D and pool.halves:
+                    given = layer.pooled(x)
+                    done[index + 1] = Done()
+                else:
+                    pooled = index + 1
+                    given = layer.handed_on(x)  # type: ignore[attr-defined]  # it is activated
             elif call.target in tape.logits:
                 given = layer.logits(x)  # type: ignore[attr-defined]  # last_activation has seen to it
             elif tape.training and layer.uses_seed:
@@ -304,13 +309,13 @@ class Graph:
         name = op.named() if isinstance(op, ops.Activation) else None
         return name if name in FUSED else None
 
-    def _is_pooled(self, index: int, last: int) -> bool:
-        """Whether this call ends in a relu, and the next one takes the maxima of its result, for it alone."""
+    def _pool_after(self, index: int, last: int) -> MaxPool2D | None:
+        """Return the layer that takes the maxima of this call's result, alone and next, where this ends in a relu."""
         layer, follower = self.calls[index].layer, self._follower(index, last)
-        if follower is None or not isinstance(layer, Activated):
-            return False
+        if follower is None or not isinstance(layer, Activated) or layer.activation not in FUSED:
+            return None
         pool = follower.layer
-        return type(pool) is MaxPool2D and pool.counts and layer.activation in FUSED
+        return pool if type(pool) is MaxPool2D and pool.counts else None
 
     def _cut(self) -> list[tuple[int, int]]:
         """Return the calls in as many parts as the root of their number, whose results are about equally large."""

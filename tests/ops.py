@@ -94,6 +94,8 @@ OPS = [
        ((2, 5, 6, 27), (2, 5, 6, 18), (3, 3, 2, 27)), ((3, 39, 40, 51), (3, 39, 40, 34), (3, 3, 2, 51))),
     Op("PreparedConv2D", lambda x, w, b: nn.PreparedConv2D(w, np.shape(x), **SAME, bias=b)(x), 1,
        (IMAGE, FILTERS, (5,)), (LARGE_IMAGE, LARGE_FILTERS, (21,))),
+    Op("conv2d_max_pool_with_argmax", lambda x, w, b: nn.conv2d_max_pool_with_argmax(x, w, **SAME, bias=b)[0], 1,
+       (IMAGE, FILTERS, (5,)), (LARGE_IMAGE, LARGE_FILTERS, (21,))),
     Op("conv2d by a product", nn.conv2d, 1, (IMAGE, (1, 1, 3, 5)), (LARGE_IMAGE, (1, 1, 13, 21))),
     Op("conv2d_backward", lambda g, x, w: nn.conv2d_backward(g, x, w, **SAME), 2,
        (GRAD, IMAGE, FILTERS), (LARGE_GRAD, LARGE_IMAGE, LARGE_FILTERS)),

@@ -224,6 +224,55 @@ def test_maxima_of_a_result_on_the_way(size, filters, options, algorithm, dtype)
         pooling.bound(x, np.empty_like(wanted), wanted)
 
 
+@pytest.mark.parametrize("algorithm", ["auto", "direct", "winograd-2x2", "winograd-4x4", "winograd-6x6"])
+@pytest.mark.parametrize(
+    ("size", "filters", "options"),
+    [
+        ((1, 12, 12), 20, {"padding": "same", "activation": "relu"}),
+        ((2, 13, 11), 65, {"padding": "same"}),
+        ((3, 17, 18), 130, {"padding": "valid", "activation": "relu6"}),
+        ((1, 3, 4), 5, {"padding": "same"}),
+        ((1, 14, 14), 700, {"padding": "same", "activation": "relu"}),
+    ],
+)
+def test_maxima_on_the_way_and_which_pixels_they_are(size, filters, options, algorithm, dtype):
+    x, w, b = normals(*size, 7, dtype=dtype), normals(3, 3, 7, filters, dtype=dtype, seed=1), normals(filters, seed=2)
+    x[0, -1, -1, -1], w[1, 1, 0, 0] = np.nan, np.inf
+    options = {**options, "bias": b.astype(dtype), "algorithm": algorithm}
+    wanted, which = nn.max_pool_with_argmax(nn.conv2d(x, w, **options), 2)
+    y, argmax = nn.conv2d_max_pool_with_argmax(x, w, **options)
+    assert_equal(y, wanted, dtype)
+    assert_equal(argmax, which, np.uint8)
+    assert set(np.unique(argmax)) == {0, 1, 2, 3} or wanted.size == 10
+
+
+@pytest.mark.parametrize(
+    ("filters", "options"),
+    [
+        ((5, 4, 3, 6), {"strides": (1, 3)}),
+        ((5, 4, 3, 6), {"strides": 2, "padding": "same"}),
+        ((5, 5, 3, 6), {"padding": "same"}),  # pixels side by side
+        ((3, 3, 3, 40), {"dilations": 2, "activation": "relu"}),
+        ((3, 3, 1, 6), {"groups": 3}),
+        ((3, 3, 1, 3), {"groups": 3}),
+        ((1, 1, 3, 20), {"activation": "relu"}),
+        ((3, 3, 3, 20), {"activation": "tanh"}),
+    ],
+)
+def test_maxima_of_any_convolution_and_which_pixels_they_are(filters, options, dtype):
+    x, w = normals(26, 30, 32, 3, dtype=dtype), normals(*filters, dtype=dtype, seed=1)
+    wanted, which = nn.max_pool_with_argmax(nn.conv2d(x, w, **options), 2)
+    y, argmax = nn.conv2d_max_pool_with_argmax(x, w, **options)
+    assert_equal(y, wanted, dtype)
+    assert_equal(argmax, which, np.uint8)
+
+
+def test_a_result_too_small_for_maxima_is_refused(dtype):
+    for filters in (3, 1):
+        with pytest.raises(ValueError, match="max_pool=2 is larger than input"):
+            nn.conv2d_max_pool_with_argmax(np.ones((1, filters, 5, 1), dtype), np.ones((filters, 3, 1, 1), dtype))
+
+
 @pytest.mark.parametrize("strides", [1, 2, (1, 3)])
 def test_maxima_of_a_direct_result_with_strides(strides, dtype):
     x, w = normals(2, 29, 31, 3, dtype=dtype), normals(5, 4, 3, 6, dtype=dtype, seed=1)

@@ -123,6 +123,17 @@ RIGHT = {
         "dilations": 1,
         "groups": 2,
     },
+    "conv2d_max_pool_with_argmax": {
+        "input": ones(2, 5, 6, 4),
+        "filters": ones(3, 2, 4, 6),
+        "strides": 1,
+        "padding": "VALID",
+        "dilations": 1,
+        "groups": 1,
+        "bias": ones(6),
+        "activation": None,
+        "algorithm": "auto",
+    },
     "conv2d_transpose": {
         "input": ones(2, 3, 4, 6),
         "filters": ones(3, 2, 4, 6),
@@ -216,6 +227,7 @@ OPTIONAL = {
     ("batch_normalization", "residual"),
     ("conv2d", "bias"),
     ("conv2d", "residual"),
+    ("conv2d_max_pool_with_argmax", "bias"),
     ("conv2d_transpose", "bias"),
     ("PreparedConv2D", "bias"),
     ("dense", "bias"),
@@ -526,7 +538,7 @@ def test_none_is_no_padding(op):
     refused(op, "padding", None, TypeError, "None")
 
 
-@pytest.mark.parametrize("op", [op for op, _ in PADDINGS if "pool" in op])
+@pytest.mark.parametrize("op", [op for op, _ in PADDINGS if "pool" in op and "conv" not in op])
 def test_pool_padding_is_smaller_than_the_window(op):
     refused(op, "padding", 2, ValueError, "2")
     refused(op, "padding", ((0, 2), (0, 0)), ValueError, "((0, 2), (0, 0))")

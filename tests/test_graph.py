@@ -585,6 +585,43 @@ def test_going_back_through_a_relu_behind_the_maxima_changes_no_bit(pool_size, a
         assert sizes == [(6, *((4, 4) if behind else (7, 7)), 4)]
 
 
+@pytest.mark.parametrize("extra", [None, "used twice", "checkpoints"])
+@pytest.mark.parametrize("activation", ["relu", "relu6", None])
+@pytest.mark.parametrize("pool", [{}, {"strides": 1}, {"padding": "same"}])
+def test_a_convolution_takes_maxima_on_its_way(pool, activation, extra, monkeypatch):
+    checkpoints = extra == "checkpoints"
+    extra = None if checkpoints else extra
+    loss, expected = pooled(MaxPoolAlone(2, **pool), activation, extra)
+    calls = []
+    fused = nn.conv2d_max_pool_with_argmax
+    monkeypatch.setattr(nn, "conv2d_max_pool_with_argmax", lambda *args: calls.append(args) or fused(*args))
+    found = pooled(MaxPool2D(2, **pool), activation, extra, checkpoints)
+    assert bool(calls) == (not pool and activation is not None and extra is None and not checkpoints)
+    assert found[0] == loss and list(found[1]) == list(expected)
+    for name, gradient in expected.items():
+        # The bias's is the sum of fewer elements, so in another order.
+        error = 1e-6 * np.abs(gradient).max() if name == "conv/bias" else 0
+        np.testing.assert_allclose(found[1][name], gradient, rtol=0, atol=error)
+
+
+@pytest.mark.parametrize("frozen", ["conv", "first"])
+def test_gradients_through_maxima_on_the_way_of_layers_some_of_which_are_frozen(frozen):
+    def gradients(pool):
+        x = Input((8, 9, 3))
+        y = Conv2D(5, 3, padding="same", name="first", trainable=frozen != "first")(x)
+        y = Conv2D(4, 3, activation="relu", use_bias=False, name="conv", trainable=frozen != "conv")(y)
+        model = fastcnn.Model(x, Dense(2, name="dense")(Flatten()(pool(y))), seed=0)
+        model.compile("sgd", "mse")
+        return model.loss_and_gradients(np.random.default_rng(0).standard_normal((6, 8, 9, 3)), np.ones((6, 2)))
+
+    loss, expected = gradients(MaxPoolAlone(2))
+    found = gradients(MaxPool2D(2))
+    assert found[0] == loss and list(found[1]) == list(expected)
+    assert any(name.startswith(("conv", "first")) for name in expected)
+    for name, gradient in expected.items():
+        np.testing.assert_array_equal(found[1][name], gradient)
+
+
 def test_arguments_that_change_count_in_training():
     relu = ReLU()
     model = normalized(relu)

@@ -261,6 +261,7 @@ def cases(dtype: np.dtype, vl: int):
             "algorithm": pick.choice(("direct", *nn.conv.ALGORITHMS[3:])),
         }
         yield prepared_conv2d, (x, f), {**options, "bias": values(k), "activation": "relu", "max_pool": True}
+        yield nn.conv2d_max_pool_with_argmax, (x, f), {**options, "bias": values(k)}
     for k in sorted({1, 3, max(1, vl // 2)}):  # pixels side by side
         x, f = values(25, 21, 24, 3), values(3, 5, 3, k)
         options = {"padding": ((0, 1), (2, 2)), "strides": (2, 1)}
@@ -268,6 +269,7 @@ def cases(dtype: np.dtype, vl: int):
         yield nn.conv2d_backward_filters, (nn.conv2d(x, f, **options), x, f.shape), options
         for pools in (False, True):
             yield prepared_conv2d, (x, f), {**options, "bias": values(k), "max_pool": pools}
+        yield nn.conv2d_max_pool_with_argmax, (x, f), options
     x, f = values(41, 9, 8, 3), values(5, 5, 3, 2 * vl + 1)  # pixels of several images at a time
     yield nn.conv2d_backward_input, (nn.conv2d(x, f), f, x.shape), {}
     for c, k in itertools.product(sorted({1, 2, 3, max(1, vl // 2)}), repeat=2):

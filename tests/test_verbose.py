@@ -71,6 +71,18 @@ def test_a_transposed_convolution_tells_algorithm_and_rate():
     assert float(rate) == pytest.approx(2 * 30 * 30 * 64 * 64 * 9 / float(row["ms"]) / 1e6, rel=0.01)
 
 
+def test_a_convolution_whose_maxima_are_taken_on_its_way_tells_algorithm_and_rate():
+    rows, _ = lines(
+        "x, w = np.ones((1, 33, 30, 64), 'f4'), np.ones((3, 3, 64, 64), 'f4')\n"
+        "nn.conv2d_max_pool_with_argmax(x, w, padding='same', algorithm='winograd-4x4')"
+    )
+    row = dict(zip(HEADER, rows[1], strict=True))
+    assert (row["operation"], row["algorithm"]) == ("conv2d_max_pool_with_argmax", "winograd-4x4")
+    rate, unit = row["rate"].split()
+    assert unit == "GFLOP/s"
+    assert float(rate) == pytest.approx(2 * 33 * 30 * 64 * 64 * 9 / float(row["ms"]) / 1e6, rel=0.01)
+
+
 def test_layers_and_training_are_seen():
     rows, _ = lines(
         "from fastcnn.layers import Conv2D, Dense, Flatten, MaxPool2D\n"

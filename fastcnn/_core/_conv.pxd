@@ -1,3 +1,5 @@
+from libc.stdint cimport uint8_t
+
 cimport numpy as cnp
 
 from ._runtime cimport fc_kernels
@@ -14,12 +16,14 @@ cdef class Geometry:
 
 cdef struct Pooled:
     # Where the maxima of 2 x 2 pixels go that are all that is wanted of a result; NULL: it is wanted itself. Their
-    # images' size, bytes from pixel to pixel, and channels.
+    # images' size, bytes from pixel to pixel, and channels. And which of the four each is, in dense order; NULL: that
+    # is not wanted.
     char *y
     Py_ssize_t out_h, out_w, pixel, channels
+    uint8_t *argmax
 
 
-cdef Pooled pooled_to(cnp.ndarray y, bint pools) noexcept
+cdef Pooled pooled_to(cnp.ndarray y, bint pools, cnp.ndarray argmax) noexcept
 cdef void pool_pixels(const fc_kernels *table, const Pooled *p, const char *x, Py_ssize_t x_row, Py_ssize_t x_col,
                       Py_ssize_t image, Py_ssize_t row, Py_ssize_t col, Py_ssize_t rows, Py_ssize_t cols,
                       Py_ssize_t offset, Py_ssize_t channels) noexcept nogil

@@ -19,6 +19,7 @@ have the same bits for every number of threads.
 """
 
 from cython.parallel cimport parallel, prange, threadid
+from libc.stdint cimport uint8_t
 from libc.string cimport memcpy, memset
 
 cimport numpy as cnp
@@ -137,12 +138,18 @@ cdef const char *window(const Source *s, Py_ssize_t image, Py_ssize_t out_row, P
 
 # ---- max pooling of a result on the way ----
 
-cdef Pooled pooled_to(cnp.ndarray y, bint pools) noexcept:
-    """Return where maxima go, to an array of images whose pixels may lie apart, if a result is pooled."""
-    if not pools:
-        return Pooled(NULL, 0, 0, 0, 0)
-    return Pooled(cnp.PyArray_BYTES(y), cnp.PyArray_DIM(y, 1), cnp.PyArray_DIM(y, 2), pixel_pitch(y),
-                  cnp.PyArray_DIM(y, 3))
+cdef Pooled pooled_to(cnp.ndarray y, bint pools, cnp.ndarray argmax) noexcept:
+    """Return where maxima go, to an array of images whose pixels may lie apart, if a result is pooled.
+
+    With an argmax, of bytes, pixels of y lie side by side.
+    """
+    cdef Pooled p = Pooled(NULL, 0, 0, 0, 0, NULL)
+    if pools:
+        p = Pooled(cnp.PyArray_BYTES(y), cnp.PyArray_DIM(y, 1), cnp.PyArray_DIM(y, 2), pixel_pitch(y),
+                   cnp.PyArray_DIM(y, 3), NULL)
+        if argmax is not None:
+            p.argmax = <uint8_t *> cnp.PyArray_BYTES(argmax)
+    return p
 
 
 cdef void pool_pixels(const fc_kernels *table, const Pooled *p, const char *x, Py_ssize_t x_row, Py_ssize_t x_col,
@@ -171,6 +178,8 @@ cdef void pool_pixels(const fc_kernels *table, const Pooled *p, const char *x, P
         while j < pixels:
             t.x = x + 2 * i * x_row + j * t.x_step
             t.y = p.y + ((image * p.out_h + row // 2 + i) * p.out_w + col // 2 + j) * p.pixel + offset
+            if p.argmax != NULL:
+                t.argmax = p.argmax + (t.y - p.y) // table.itemsize
             table.max_pool(&t)
             j += step
 
@@ -409,7 +418,7 @@ cdef Correlation forward_of(Geometry g, cnp.ndarray w) noexcept:
     c.w_cols = g.cols
     c.transposed = False
     c.prepared = False
-    c.pooled = pooled_to(None, False)
+    c.pooled = pooled_to(None, False, None)
     c.bias = NULL
     c.row_taps = Taps(g.rows, 0, 1, g.dilation_h)
     c.col_taps = Taps(g.cols, 0, 1, g.dilation_w)
@@ -477,11 +486,11 @@ def prepare(Geometry g, cnp.ndarray w):
 
 
 def forward(Geometry g, cnp.ndarray x, cnp.ndarray w, cnp.ndarray bias, cnp.ndarray residual, int relu,
-            cnp.ndarray y, bint prepared=False, bint pools=False):
+            cnp.ndarray y, bint prepared=False, bint pools=False, cnp.ndarray argmax=None):
     """Write act(conv(x, w) + bias + residual) to y, whose pixels may lie apart; bias and residual may be None.
 
-    Or, of one group and more than one tap, without a residual, the maxima of 2 x 2 pixels. A pixel of the convolution
-    may be several of y that lie side by side, without gaps.
+    Or, of one group and more than one tap, without a residual, the maxima of 2 x 2 pixels, and to argmax, of bytes, if
+    there is one, which pixel it is. A pixel of the convolution may be several of y that lie side by side, without gaps.
     """
     cdef const char *b = NULL if bias is None else cnp.PyArray_BYTES(bias)
     cdef int threads = threads_for_flops(kernels(x), g.flops())
@@ -519,7 +528,7 @@ def forward(Geometry g, cnp.ndarray x, cnp.ndarray w, cnp.ndarray bias, cnp.ndar
     c.y_image = g.out_h * c.y_row
     c.source = source_of(g, x)
     c.y = cnp.PyArray_BYTES(y)
-    c.pooled = pooled_to(y, pools)
+    c.pooled = pooled_to(y, pools, argmax)
     correlate(&c, b, threads)
 
 
@@ -724,7 +733,7 @@ def backward_input(Geometry g, cnp.ndarray dy, cnp.ndarray w, cnp.ndarray dx):
     c.w_cols = g.cols
     c.transposed = True
     c.prepared = False
-    c.pooled = pooled_to(None, False)
+    c.pooled = pooled_to(None, False, None)
     c.residual = 0
     c.relu = 0
     c.y_col = g.stride_w * g.channels * size

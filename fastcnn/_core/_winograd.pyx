@@ -612,10 +612,10 @@ cdef class Winograd:
         return filters
 
     def forward(self, Geometry g, cnp.ndarray x, cnp.ndarray w, cnp.ndarray bias, cnp.ndarray residual, int relu,
-                cnp.ndarray y, bint prepared=False, bint pools=False):
+                cnp.ndarray y, bint prepared=False, bint pools=False, cnp.ndarray argmax=None):
         """Write act(conv(x, w) + bias + residual) to y, whose pixels may lie apart; bias and residual may be None.
 
-        Or, without a residual, the maxima of 2 x 2 pixels.
+        Or, without a residual, the maxima of 2 x 2 pixels, and to argmax, of bytes, if there is one, which pixel it is.
         """
         cdef Py_ssize_t size = cnp.PyArray_ITEMSIZE(x)
         cdef Convolution c = self.result_of(g, w)
@@ -628,7 +628,7 @@ cdef class Winograd:
         c.relu = relu
         c.y = cnp.PyArray_BYTES(y)
         c.y_pixel = pixel_pitch(y)
-        c.pooled = pooled_to(y, pools)
+        c.pooled = pooled_to(y, pools, argmax)
         c.out_h, c.out_w = g.out_h, g.out_w
         convolve(&c, NULL if bias is None else cnp.PyArray_BYTES(bias), threads_for(g.flops() / 4))
 
@@ -651,7 +651,7 @@ cdef class Winograd:
         c.relu = 0
         c.y = cnp.PyArray_BYTES(dx)
         c.y_pixel = g.channels * size
-        c.pooled = pooled_to(None, False)
+        c.pooled = pooled_to(None, False, None)
         c.out_h, c.out_w = g.in_h, g.in_w
         convolve(&c, NULL, threads_for(g.flops() / 4))
 

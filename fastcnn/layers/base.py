@@ -456,13 +456,16 @@ class Activated(Layer):
 
     def backward(self, grad: Array, cache: Any) -> tuple[Array, Gradients]:
         """Return the gradients of the input and the weights."""
-        dx, gradients = self.apply_backward(self._before_activation(grad, cache), cache[0], True)
+        dx, gradients = self._gradients(grad, cache, True)
         assert dx is not None
         return dx, gradients
 
     def backward_weights(self, grad: Array, cache: Any) -> Gradients:
         """Return the gradients of the weights alone."""
-        return self.apply_backward(self._before_activation(grad, cache), cache[0], False)[1]
+        return self._gradients(grad, cache, False)[1]
+
+    def _gradients(self, grad: Array, cache: Any, input_grad: bool) -> tuple[Array | None, Gradients]:
+        return self.apply_backward(self._before_activation(grad, cache), cache[0], input_grad)
 
     def lowered_activation(self) -> list[ops.Op]:
         """Return the activation, where there is one."""

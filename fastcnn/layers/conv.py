@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import Any
 
 from .. import initializers, nn, ops, shapes
@@ -10,6 +11,15 @@ from ..arguments import flag, integer
 from ..nn.activations import checked_activation
 from ..registry import register
 from .base import Activated, Array, Gradients, Shape
+
+
+@dataclass(frozen=True)
+class _Pooled:
+    """What backward needs of a convolution whose maxima of 2 x 2 pixels were taken on its way."""
+
+    x: Array
+    y: Array
+    argmax: Array
 
 
 class _Windowed(Activated):
@@ -94,12 +104,34 @@ class _Convolution(_Windowed):
 
     def apply_backward(self, grad: Array, x: Array, input_grad: bool) -> tuple[Array | None, Gradients]:
         """Return the gradients of the images, kernel and bias."""
-        dx, dkernel, dbias = nn.conv2d_backward(
-            grad, x, self.kernel_hwio(), *self._options(x), input_grad=input_grad, bias_grad=self.use_bias
+        return self._through(grad, x, input_grad, grad)
+
+    def pooled(self, x: Array) -> tuple[Array, Any]:
+        """Return the maxima of 2 x 2 pixels of the result, which ends in a relu; backward then takes their gradient.
+
+        For training: the result itself is never written. That fewer elements come back is less to do, too, for the
+        gradients of relu and bias.
+        """
+        options = *self._options(x), self._bias(), self.activation
+        y, argmax = nn.conv2d_max_pool_with_argmax(x, self.kernel_hwio(), *options)
+        return y, _Pooled(x, y, argmax)
+
+    def _gradients(self, grad: Array, cache: Any, input_grad: bool) -> tuple[Array | None, Gradients]:
+        if not isinstance(cache, _Pooled):
+            return super()._gradients(grad, cache, input_grad)
+        maxima = nn.activate_backward(grad, cache.y, self.activation)
+        shape = self.compute_output_shape(cache.x.shape)
+        grad = nn.max_pool_with_argmax_backward(maxima, cache.argmax, shape, 2)  # type: ignore[arg-type]
+        return self._through(grad, cache.x, input_grad, maxima)
+
+    def _through(self, grad: Array, x: Array, input_grad: bool, for_bias: Array) -> tuple[Array | None, Gradients]:
+        """Return the gradients of the images, kernel and bias, whose is the sum of another array over all pixels."""
+        dx, dkernel, _ = nn.conv2d_backward(
+            grad, x, self.kernel_hwio(), *self._options(x), input_grad=input_grad, bias_grad=False
         )
         gradients = {"kernel": dkernel.reshape(self.kernel.shape)}
-        if dbias is not None:
-            gradients["bias"] = dbias
+        if self.use_bias:
+            gradients["bias"] = nn.bias_add_backward(for_bias)
         return dx, gradients
 
 

@@ -77,11 +77,12 @@ def forward(
     residual: FloatArray | None,
     relu: int,
     y: FloatArray,
+    *options: Any,
 ) -> None:
-    """Write act(conv(x, w) + bias + residual) to y; bias and residual may be None."""
+    """Write act(conv(x, w) + bias + residual) to y; bias and residual may be None. Options are as of _conv."""
     pixels = pixels_beside(g, _runtime.lanes(w.dtype))
     bias = None if bias is None else np.tile(bias, pixels)
-    _conv.forward(beside(g, pixels), x, widened(g, pixels, w), bias, residual, relu, y)
+    _conv.forward(beside(g, pixels), x, widened(g, pixels, w), bias, residual, relu, y, *options)
 
 
 def backward_filters(g: _conv.Geometry, dy: FloatArray, x: FloatArray, dw: FloatArray) -> None:

@@ -30,7 +30,12 @@ _COMPOSITE = {
     "matmul_backward",
     "class_probabilities",
 }
-_RESULTS = {"conv2d": "forward", "conv2d_backward_input": "input", "conv2d_backward_filters": "filters"}
+_RESULTS = {
+    "conv2d": "forward",
+    "conv2d_max_pool_with_argmax": "forward",
+    "conv2d_backward_input": "input",
+    "conv2d_backward_filters": "filters",
+}
 
 _state = threading.local()
 
@@ -148,9 +153,8 @@ def _flops(name: str, arguments: Mapping[str, Any], result: Any) -> Any:
     if name == "PreparedConv2D":
         return arguments["self"].flops
     if name in _RESULTS:
-        filters = arguments["filters_shape"] if "filters_shape" in arguments else np.shape(arguments["filters"])
-        output = result if name == "conv2d" else arguments["grad"]
-        return 2.0 * np.size(output) * filters[0] * filters[1] * filters[2]
+        (_, output), filters = _convolution(arguments)
+        return 2.0 * math.prod(output) * math.prod(filters[:3])
     if name == "conv2d_transpose":
         return 2.0 * np.size(arguments["input"]) * math.prod(np.shape(arguments["filters"])[:3])
     if name == "matmul":
@@ -168,10 +172,16 @@ def _algorithm(name: str, arguments: Mapping[str, Any], result: Any) -> str:
         name, arguments = "conv2d_backward_input", {**arguments, "input_shape": result.shape, "groups": 1}
     if name not in _RESULTS:
         return "-"
-    shapes = (
-        arguments[f"{operand}_shape"] if f"{operand}_shape" in arguments else np.shape(arguments[operand])
+    (geometry, _), _ = _convolution(arguments)
+    array = result[0] if isinstance(result, tuple) else result
+    return conv.algorithm_for(geometry, arguments["algorithm"], _RESULTS[name], array)
+
+
+def _convolution(arguments: Mapping[str, Any]) -> tuple[tuple[Any, tuple[int, ...]], tuple[int, ...]]:
+    """Return geometry and output shape of the convolution that a call is one of, or a gradient of, and its filters'."""
+    image, filters = (
+        tuple(arguments[f"{operand}_shape"] if f"{operand}_shape" in arguments else np.shape(arguments[operand]))
         for operand in ("input", "filters")
     )
     options = (arguments[option] for option in ("strides", "padding", "dilations", "groups"))
-    geometry, _ = conv._geometry(*map(tuple, shapes), *options)
-    return conv.algorithm_for(geometry, arguments["algorithm"], _RESULTS[name], result)
+    return conv._geometry(image, filters, *options), filters

@@ -8,7 +8,7 @@ from functools import lru_cache, partial
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from .. import shapes
 from .._core import _conv, _depthwise, _elementwise, _runtime, _winograd
@@ -18,6 +18,7 @@ from ._algorithms import algorithm_of
 from ._arrays import FloatArray, floats, frozen, like, no_memory, real_array
 from .activations import FUSED, apply_in_place, bound_activation, checked_activation
 from .normalization import bias_add_backward
+from .pool import max_pool_with_argmax
 
 ALGORITHMS = ("auto", "direct", "winograd", "winograd-2x2", "winograd-4x4", "winograd-6x6")
 
@@ -140,22 +141,96 @@ def conv2d(
     >>> conv2d(np.ones((1, 4, 4, 3)), np.ones((3, 3, 3, 2)), padding="SAME")[0, :2, 0, 0].tolist()
     [12.0, 18.0]
     """
+    options = strides, padding, dilations, groups
+    return _conv2d(input, filters, options, bias, activation, algorithm, residual)[0]
+
+
+def conv2d_max_pool_with_argmax(
+    input: ArrayLike,
+    filters: ArrayLike,
+    strides: Any = 1,
+    padding: Any = "VALID",
+    dilations: Any = 1,
+    groups: int = 1,
+    bias: ArrayLike | None = None,
+    activation: str | None = None,
+    algorithm: str = "auto",
+) -> tuple[FloatArray, NDArray[np.uint8]]:
+    """Convolve images with filters, and take the maxima of every 2 x 2 pixels of the result: for training.
+
+    It gives what ``max_pool_with_argmax(conv2d(...), 2)`` does, but the images between, four times as large, are not
+    written where the convolution can take the maxima on its way: of one group and filters of more than one tap, after
+    no activation but "relu" and "relu6".
+
+    Parameters
+    ----------
+    input, filters, strides, padding, dilations, groups, bias, activation, algorithm
+        As in :func:`conv2d`.
+
+    Returns
+    -------
+    output : ndarray
+        (N, H' // 2, W' // 2, K) where ``conv2d`` gives (N, H', W', K).
+    argmax : ndarray of uint8
+        Likewise: 0 to 3, as of :func:`max_pool_with_argmax`, whose gradient takes it.
+
+    Raises
+    ------
+    TypeError, ValueError
+        Naming the argument that does not fit.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> x = np.array([[1.0, 2.0], [8.0, 4.0]]).reshape(1, 2, 2, 1)
+    >>> output, argmax = conv2d_max_pool_with_argmax(x, np.ones((1, 1, 1, 1)), activation="relu")
+    >>> output.item(), argmax.item()
+    (8.0, 2)
+    """
+    options = strides, padding, dilations, groups
+    y, argmax = _conv2d(input, filters, options, bias, activation, algorithm, None, True)
+    return (y, argmax) if argmax is not None else max_pool_with_argmax(y, 2)
+
+
+def _pools(geometry: _conv.Geometry, activation: str | None) -> bool:
+    """Whether a convolution can take the maxima of its result on its way."""
+    is_pointwise = geometry.rows == geometry.cols == 1
+    return geometry.groups == 1 and not is_pointwise and (activation is None or activation in FUSED)
+
+
+def _conv2d(
+    input: ArrayLike,
+    filters: ArrayLike,
+    options: tuple[Any, ...],
+    bias: ArrayLike | None,
+    activation: str | None,
+    algorithm: str,
+    residual: ArrayLike | None,
+    pools: bool = False,
+) -> tuple[FloatArray, NDArray[np.uint8] | None]:
+    """Return the convolution; or, if that is wanted and possible, its maxima and which pixels they are."""
     choice(algorithm, "algorithm", ALGORITHMS)
     activation = checked_activation(activation)
     input, filters, bias, residual = floats(
         ("input", "filters", "bias", "residual"), input, filters, bias, residual, optional=2
     )
-    geometry, shape = _geometry(input.shape, filters.shape, strides, padding, dilations, groups)
+    geometry, shape = _geometry(input.shape, filters.shape, *options)
     if bias is not None:
         like(bias, shape[3:], "bias")
     if residual is not None:
         like(residual, shape, "residual")
+    if pools:
+        pooled = shapes.pool(shape, 2, None, "valid", "max_pool")[0]
+        pools = _pools(geometry, activation)
+        shape = pooled if pools else shape  # type: ignore[assignment]  # the batch is known
     try:
         y = np.empty(shape, input.dtype)
+        argmax = np.empty(shape, np.uint8) if pools else None
     except MemoryError:
-        raise no_memory(shape, input=input.shape, filters=filters.shape, padding=padding) from None
+        raise no_memory(shape, input=input.shape, filters=filters.shape, padding=options[1]) from None
     engine = _ENGINES[algorithm_for(geometry, algorithm, "forward", input)]
-    return _fill(y, engine, geometry, input, filters, bias, residual, activation)
+    more = (False, True, argmax) if pools else ()
+    return _fill(y, engine, geometry, input, filters, bias, residual, activation, *more), argmax
 
 
 def _fill(
@@ -167,7 +242,7 @@ def _fill(
     bias: FloatArray | None,
     residual: FloatArray | None,
     activation: str | None,
-    *options: bool,
+    *options: Any,
 ) -> FloatArray:
     fused = FUSED.get(activation, 0)
     if y.size:
