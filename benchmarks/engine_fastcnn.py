@@ -66,7 +66,7 @@ class FastcnnEngine(Engine):
         return runtime.fma_peak("float32", threads=self.threads)
 
     def scratch(self) -> int:
-        return _runtime.largest_scratch()
+        return _runtime.peak_scratch()
 
     def conv(self, case: Conv, what: str, configuration: str) -> Prepared:
         x, w, g = arrays(case)

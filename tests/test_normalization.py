@@ -106,6 +106,15 @@ def test_moments_of_one_value_and_of_equal_values(dtype):
         assert_equal(variance, [0, 0, 0], dtype)
 
 
+def test_moments_of_values_whose_sum_is_too_large(dtype):
+    x = np.full((100, 3), 3e37, dtype)
+    x[:, 1] = normals(100)
+    mean, variance = nn.moments(x)
+    np.testing.assert_allclose(mean[::2], dtype(3e37), rtol=1e-6)
+    assert_equal(variance[::2], [0, 0], dtype)
+    assert 0.5 < variance[1] < 2
+
+
 def check_relu(x, grad, mean, variance, offset, scale, training, max_value=None):
     """A fused ReLU, whose result is not kept but made again in the backward pass, is one behind the operation."""
     name = "relu6" if max_value else "relu"

@@ -5,6 +5,7 @@ in order, so that they have the same bits for every number of threads.
 """
 
 from cython.parallel cimport prange
+from libc.math cimport isfinite
 from libc.stdint cimport uint32_t, uint64_t
 from libc.string cimport memcpy, memset
 
@@ -334,12 +335,18 @@ cdef inline void write(const fc_kernels *table, char *x, Py_ssize_t i, double va
 cdef void choose_centre(const fc_kernels *table, Py_ssize_t rows, Py_ssize_t columns, const char *x,
                         char *centre) noexcept nogil:
     """The mean of some rows that lie evenly apart."""
-    cdef Py_ssize_t samples = min(rows, SAMPLES), row = columns * table.itemsize, i
+    cdef Py_ssize_t samples = min(rows, SAMPLES), row = columns * table.itemsize, step = rows // samples * row, i, j
+    cdef double sum
     memset(centre, 0, row)
     for i in range(samples):
-        table.column_sum(1, columns, x + i * (rows // samples) * row, centre)
-    for i in range(columns):
-        write(table, centre, i, read(table, centre, i) / samples)
+        table.column_sum(1, columns, x + i * step, centre)
+    for j in range(columns):
+        sum = read(table, centre, j)
+        if not isfinite(sum):  # of float32 it may still fit into a double
+            sum = 0
+            for i in range(samples):
+                sum += read(table, x + i * step, j)
+        write(table, centre, j, sum / samples)
 
 
 cdef inline double join_moments(Py_ssize_t rows, double sum, double squares, double *mean) noexcept nogil:

@@ -183,30 +183,35 @@ cdef size_t KEPT_BYTES = 256 << 20
 
 cdef struct Buffer:
     char *start
-    size_t size
+    # Bytes that it has, and those that were asked for, of one that is in use.
+    size_t size, asked
     bint busy
 
-cdef size_t largest
+# The most bytes that were in use at once.
+cdef size_t peak
 cdef Buffer buffers[SLOTS]
 for _i in range(SLOTS):
-    buffers[_i] = Buffer(NULL, 0, False)
+    buffers[_i] = Buffer(NULL, 0, 0, False)
 
 
 cdef char *acquire(size_t size) except NULL:
     """Return scratch memory of at least size bytes, aligned to a cache line; pair with release()."""
-    global largest
+    global peak
     cdef int i, best = -1, largest_free = -1
+    cdef size_t asked = size, in_use = size
     cdef void *start = NULL
-    largest = max(largest, size)
     for i in range(SLOTS):
         if buffers[i].busy:
+            in_use += buffers[i].asked
             continue
         if buffers[i].size >= size and (best < 0 or buffers[i].size < buffers[best].size):
             best = i
         if largest_free < 0 or buffers[i].size > buffers[largest_free].size:
             largest_free = i
+    peak = max(peak, in_use)
     if best >= 0 and buffers[best].start != NULL:
         buffers[best].busy = True
+        buffers[best].asked = asked
         return buffers[best].start
     # A little more than asked for, so that slightly larger shapes find it large enough.
     size = ((size + size // 8) | 4095) + 1
@@ -215,7 +220,7 @@ cdef char *acquire(size_t size) except NULL:
     # In place of the largest, so that no more buffers grow large than are in use at once.
     if largest_free >= 0:
         free(buffers[largest_free].start)
-        buffers[largest_free] = Buffer(<char *> start, size, True)
+        buffers[largest_free] = Buffer(<char *> start, size, asked, True)
     return <char *> start
 
 
@@ -235,7 +240,7 @@ cdef void release(char *buffer) noexcept:
         free(buffer)
         return
     free(buffer)
-    buffers[i] = Buffer(NULL, 0, False)
+    buffers[i] = Buffer(NULL, 0, 0, False)
 
 
 cdef cnp.ndarray aligned(Py_ssize_t size, cnp.dtype dtype):
@@ -253,11 +258,11 @@ def scratch_bytes():
     return total
 
 
-def largest_scratch():
-    """Return the size in bytes of the largest scratch buffer that was asked for since this was last called."""
-    global largest
-    found = largest
-    largest = 0
+def peak_scratch():
+    """Return how many bytes of scratch memory were in use at once at most since this was last called."""
+    global peak
+    found = peak
+    peak = 0
     return found
 
 
