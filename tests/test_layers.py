@@ -377,6 +377,17 @@ def test_upsampling_of_a_single_pixel_gives_equal_ones():
         assert UpSampling2D(3, how)(x).tolist() == np.full((1, 3, 3, 2), 3.0).tolist()
 
 
+def test_softmax_goes_along_its_axis_whatever_inputs_it_is_shared_by():
+    layer = Softmax(axis=1, dtype="float64")
+    for shape in ((2, 3, 4), (2, 3)):
+        x = samples(*shape)
+        np.testing.assert_array_equal(layer(x), nn.softmax(x, 1))
+    layer = Softmax(axis=1)
+    layer(samples(2, 3))
+    with pytest.raises(ValueError, match=r"axis must not be the last one of some inputs .* \(None, 3, 4\), got 1"):
+        layer(samples(2, 3, 4))
+
+
 def test_separable_is_a_depthwise_and_a_pointwise_convolution():
     x = samples(2, *IMAGE)
     layer = SeparableConv2D(3, 3, padding="same", depth_multiplier=2, activation="relu", dtype="float64")

@@ -157,6 +157,7 @@ NETWORKS = {
     "without effect": chain(lambda: Dropout(0.5), lambda: SpatialDropout2D(0.5), lambda: Activation("linear")),
     "views": chain(Flatten, lambda: Reshape((7, 9, 4)), Flatten, lambda: Dropout(0.1), lambda: Reshape((-1, 4))),
     "as they are": chain(LayerNormalization, PReLU, lambda: UpSampling2D(2), lambda: Softmax(axis=1)),
+    "softmax of channels": chain(lambda: Softmax(axis=3), Flatten, lambda: Softmax(axis=1), lambda: Dense(3)),
     "clipped": chain(conv, lambda: ReLU(0.5), conv, lambda: ReLU(6.0)),
     **{
         name: chain(lambda name=name: conv(activation=name), lambda name=name: Activation(name), lambda: conv(3))

@@ -186,7 +186,13 @@ def test_loss_and_gradients_are_those_of_finite_differences(last, loss, classes)
 
 
 @pytest.mark.parametrize(
-    "last", [[Dense(2, activation="softmax")], [Dense(2), Softmax()], [Dense(2), Activation("softmax")]]
+    "last",
+    [
+        [Dense(2, activation="softmax")],
+        [Dense(2), Softmax()],
+        [Dense(2), Softmax(axis=1)],
+        [Dense(2), Activation("softmax")],
+    ],
 )
 def test_the_loss_works_from_logits_where_the_last_activation_is_a_softmax(last):
     model = fastcnn.Sequential([Input((4,)), *last])

@@ -342,6 +342,16 @@ class Softmax(Activated):
         # Along another axis than the last it is no activation that a loss could take the logits of.
         self.activation = "softmax" if self.axis == -1 else None
 
+    def build(self, input_shape: Shape) -> None:
+        """Find out whether the axis is the last one."""
+        is_last = self.axis in (-1, len(input_shape) - 1)
+        if self.activation and not is_last:
+            raise ValueError(
+                f"axis must not be the last one of some inputs of a shared layer and another of {input_shape}, "
+                f"got {self.axis}"
+            )
+        self.activation = "softmax" if is_last else None
+
     def compute_output_shape(self, input_shape: Shape) -> Shape:
         """Return the input's shape."""
         if not -len(input_shape) < self.axis < len(input_shape) or self.axis == 0:
@@ -349,12 +359,17 @@ class Softmax(Activated):
         return input_shape
 
     def apply(self, x: Array, activation: str | None) -> Array:
-        """Return softmax(x), or x as it is."""
-        return x if activation is None and self.axis == -1 else nn.softmax(x, self.axis)
+        """Return softmax(x)."""
+        return nn.softmax(x, self.axis)
+
+    def logits(self, x: Array) -> tuple[Array, Any]:
+        """Return x as it is; backward then takes its gradient."""
+        return x, (x, None, False)
 
     def lowered(self, input_shape: Shape) -> list[ops.Op]:
-        """Return the activation, of the last axis."""
-        return self.lowered_activation() if self.axis in (-1, len(input_shape) - 1) else [ops.Opaque(self)]
+        """Return the activation, where it goes along the last axis, however that is spelt."""
+        is_last = self.axis in (-1, len(input_shape) - 1)
+        return [ops.Activation("softmax") if is_last else ops.Opaque(self)]
 
     def _before_activation(self, grad: Array, cache: Any) -> Array:
         y = cache[1]
