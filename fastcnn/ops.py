@@ -15,12 +15,20 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from . import nn
+from . import nn, shapes
 from .nn.activations import bound_activation
-from .nn.normalization import bound_batch_normalization, inverse_deviation
+from .nn.conv import bound_conv2d_transpose, conv2d_transpose_algorithm
+from .nn.normalization import (
+    bound_batch_normalization,
+    bound_layer_normalization,
+    bound_prelu,
+    inverse_deviation,
+)
 from .nn.pool import bound_pool
+from .nn.upsampling import bound_repeat, bound_stretch
 
 Array = NDArray[Any]
+Shape = tuple[int | None, ...]
 Run = Callable[[], Any]
 Pads = tuple[tuple[int, int], tuple[int, int]]
 
@@ -40,6 +48,14 @@ class Op:
     def plus(self) -> Op | None:
         """Return the op that adds one more array, its last, to its result; None where there is none."""
         return None
+
+    def output_shape(self, shape: Shape) -> Shape:
+        """Return what it makes of an input of this shape, (None, ...), where another op of its layer follows."""
+        return shape
+
+    def count_flops(self, shape: Shape, of_layer: int) -> int:
+        """Return its part, for a result of this shape, of the operations that its layer has yet to do."""
+        return of_layer
 
     def weight_bytes(self) -> int:
         """Return the bytes of what it reads besides its inputs, once it is prepared."""
@@ -63,7 +79,10 @@ class Op:
 
 @dataclass(frozen=True)
 class Activation(Op):
-    """An activation by name; the parameter is that of a leaky or a clipped relu, None for the name's own."""
+    """An activation by name; the parameter is that of a leaky or a clipped relu, None for the name's own.
+
+    Beside those of ``nn.ACTIVATIONS`` there is "gelu_tanh", the approximate form of "gelu".
+    """
 
     name: str
     parameter: float | None = None
@@ -71,12 +90,29 @@ class Activation(Op):
     kind = "activation"
 
     def named(self) -> str | None:
-        """Return the name where it says all there is."""
-        return self.name if self.parameter is None else None
+        """Return the name where it says all there is, and every op knows it."""
+        return self.name if self.parameter is None and self.name in nn.ACTIVATIONS else None
 
     def bound(self, inputs: Sequence[Array], out: Array) -> Run:
         """Return a function that applies it; out may be the input."""
         return bound_activation(self.name, inputs[0], out, self.parameter)
+
+
+@dataclass(frozen=True)
+class PReLU(Op):
+    """The input where it is positive, else its product with a slope."""
+
+    slopes: Array
+
+    kind = "prelu"
+
+    def weight_bytes(self) -> int:
+        """Return the bytes of the slopes."""
+        return self.slopes.nbytes
+
+    def bound(self, inputs: Sequence[Array], out: Array) -> Run:
+        """Return a function that applies it."""
+        return bound_prelu(inputs[0], self.slopes, out)
 
 
 @dataclass(frozen=True)
@@ -144,6 +180,32 @@ class Normalization(Op):
         """Return a function that normalises; out may be the input."""
         return bound_batch_normalization(inputs[0], self.mean, self.scale, self.offset, self.activation, out)
 
+    def folded(self, bias: Array | None) -> tuple[Array, Array]:
+        """Return what a product before it is multiplied by, in double precision, and the bias that it then has."""
+        scale = self.scale.astype(np.float64)
+        # What is folded is rounded once.
+        before = (0.0 if bias is None else bias.astype(np.float64)) - self.mean
+        return scale, (before * scale + self.offset).astype(self.scale.dtype)
+
+
+@dataclass(frozen=True)
+class RowNormalization(Op):
+    """Layer normalisation: of each row, along the last axis, by its own moments."""
+
+    scale: Array
+    offset: Array
+    epsilon: float
+
+    kind = "normalize rows"
+
+    def weight_bytes(self) -> int:
+        """Return the bytes of what is added and multiplied."""
+        return self.scale.nbytes + self.offset.nbytes
+
+    def bound(self, inputs: Sequence[Array], out: Array) -> Run:
+        """Return a function that normalises."""
+        return bound_layer_normalization(inputs[0], self.scale, self.offset, self.epsilon, out)
+
 
 @dataclass(frozen=True)
 class Convolution(Op):
@@ -190,14 +252,11 @@ class Convolution(Op):
         if isinstance(after, Activation) and after.named():
             return replace(self, activation=after.named())
         if isinstance(after, Normalization) and not self.residual:
-            # In double precision: what is folded is then rounded once.
-            scale = after.scale.astype(np.float64)
-            bias = (0.0 if self.bias is None else self.bias.astype(np.float64)) - after.mean
-            offset = (bias * scale + after.offset).astype(self.kernel.dtype)
+            scale, bias = after.folded(self.bias)
             if self.scale is not None:
                 scale *= self.scale
-            offset.flags.writeable = scale.flags.writeable = False
-            return replace(self, scale=scale, bias=offset, activation=after.activation)
+            bias.flags.writeable = scale.flags.writeable = False
+            return replace(self, scale=scale, bias=bias, activation=after.activation)
         return None
 
     def _pools(self, after: Pool) -> bool:
@@ -214,6 +273,17 @@ class Convolution(Op):
         """Make the sum on the way."""
         can = self.activation is None and not (self.residual or self.max_pool)
         return replace(self, residual=True) if can else None
+
+    def output_shape(self, shape: Shape) -> Shape:
+        """Return that of the convolution, or of the product of rows."""
+        if len(shape) != 4:
+            return (*shape[:-1], self.kernel.shape[3])
+        options = self.strides, self.pads, self.dilations, self.groups
+        return shapes.conv2d_output_shape(shape, self.kernel.shape, *options)
+
+    def count_flops(self, shape: Shape, of_layer: int) -> int:
+        """Return two operations for each weight and each pixel of the result."""
+        return min(of_layer, 2 * self.kernel.size * math.prod(n or 0 for n in shape[1:-1]))
 
     def weight_bytes(self) -> int:
         """Return the bytes of the packed kernel and the bias."""
@@ -242,6 +312,93 @@ class Convolution(Op):
 def _images(shape: tuple[int, ...]) -> tuple[int, ...]:
     """Return the shape of the same rows of channels as images."""
     return shape if len(shape) == 4 else (math.prod(shape[:-1]), 1, 1, shape[-1])
+
+
+@dataclass(frozen=True)
+class TransposedConvolution(Op):
+    """activation(conv^T(x, kernel) + bias)."""
+
+    kernel: Array  # (R, S, K, C)
+    bias: Array | None
+    strides: Any
+    padding: Any
+    output_padding: Any
+    dilations: Any
+    activation: str | None = None
+    algorithm: str = ""
+
+    @property
+    def kind(self) -> str:  # type: ignore[override]
+        """Say what sort of convolution it is."""
+        rows, cols = self.kernel.shape[:2]
+        return f"transposed {rows}x{cols}" + (f"/{self.strides[0]}" if self.strides != (1, 1) else "")
+
+    def then(self, after: Op) -> Op | None:
+        """Take over an activation by name, or a normalisation, which is folded into kernel and bias."""
+        if self.activation is not None:
+            return None
+        if isinstance(after, Activation) and after.named():
+            return replace(self, activation=after.named())
+        if isinstance(after, Normalization):
+            scale, bias = after.folded(self.bias)
+            kernel = (self.kernel * scale[:, None]).astype(self.kernel.dtype)
+            return replace(self, kernel=kernel, bias=bias, activation=after.activation)
+        return None
+
+    def weight_bytes(self) -> int:
+        """Return the bytes of kernel and bias."""
+        return self.kernel.nbytes + (0 if self.bias is None else self.bias.nbytes)
+
+    def prepared(self, shapes: Sequence[tuple[int, ...]], others: Sequence[Op]) -> Op:
+        """Find out the algorithm; the filters are packed at each call."""
+        windows = self.strides, self.padding, self.output_padding, self.dilations
+        return replace(self, algorithm=conv2d_transpose_algorithm(shapes[0], self.kernel, *windows))
+
+    def bound(self, inputs: Sequence[Array], out: Array) -> Run:
+        """Return a function that convolves."""
+        windows = self.strides, self.padding, self.dilations
+        return bound_conv2d_transpose(inputs[0], self.kernel, *windows, self.bias, self.activation, "auto", out)
+
+
+@dataclass(frozen=True)
+class Repetition(Op):
+    """Each pixel of images so many times, (rows, columns)."""
+
+    size: tuple[int, int]
+
+    @property
+    def kind(self) -> str:  # type: ignore[override]
+        """Say how many times."""
+        return f"repeat {self.size[0]}x{self.size[1]}"
+
+    def bound(self, inputs: Sequence[Array], out: Array) -> Run:
+        """Return a function that repeats."""
+        return bound_repeat(inputs[0], self.size, out)
+
+
+@dataclass(frozen=True)
+class Stretch(Op):
+    """Images of so many times as many rows (axis 1) or columns (axis 2), on straight lines between those there are."""
+
+    axis: int
+    times: int
+
+    @property
+    def kind(self) -> str:  # type: ignore[override]
+        """Say in which direction, and how many times."""
+        return f"bilinear {self.times}x1" if self.axis == 1 else f"bilinear 1x{self.times}"
+
+    def output_shape(self, shape: Shape) -> Shape:
+        """Return the larger shape."""
+        return (*shape[: self.axis], (shape[self.axis] or 0) * self.times, *shape[self.axis + 1 :])
+
+    def count_flops(self, shape: Shape, of_layer: int) -> int:
+        """Return three operations for each element."""
+        return 3 * math.prod(n or 0 for n in shape[1:])
+
+    def bound(self, inputs: Sequence[Array], out: Array) -> Run:
+        """Return a function that draws the lines."""
+        return bound_stretch(inputs[0], self.axis, self.times, out)
 
 
 @dataclass(frozen=True)

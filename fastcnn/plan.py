@@ -65,14 +65,16 @@ def lower(graph: Graph, shapes: Sequence[Shape]) -> Lowered:
     """Return what a graph whose values have these shapes computes in inference."""
     fusing = _Fusing(graph, shapes)
     for call in graph.calls:
-        given = call.argument(shapes)
-        flops = call.layer.count_flops(given, shapes[call.target])
-        ops = _ops_of(call.layer, given)
+        shape = call.argument(shapes)
+        flops = call.layer.count_flops(shape, shapes[call.target])
+        *before, last = _ops_of(call.layer, shape)
         sources = call.sources
-        for op in ops:
-            target = call.target if op is ops[-1] else fusing.new_value(shapes[call.target])
-            fusing.add(Step(op, sources, target, [str(call.layer.name)], flops))
-            sources, flops = (target,), 0
+        for op in before:
+            shape = op.output_shape(shape)
+            own, target = op.count_flops(shape, flops), fusing.new_value(shape)
+            fusing.add(Step(op, sources, target, [str(call.layer.name)], own))
+            sources, flops = (target,), flops - own
+        fusing.add(Step(last, sources, call.target, [str(call.layer.name)], flops))
     return fusing.lowered()
 
 

@@ -15,8 +15,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import fastcnn
-from fastcnn import Input, Model, Sequential, nn
+from fastcnn import Input, Model, Sequential, initializers, nn
 from fastcnn.layers import (
+    GELU,
     Activation,
     Add,
     AveragePooling2D,
@@ -149,6 +150,46 @@ NETWORKS = {
     "groups": chain(lambda: conv(6, groups=2, strides=2), norm, ReLU, lambda: conv(4, groups=2), norm),
     "depthwise": chain(lambda: DepthwiseConv2D(3, depth_multiplier=2), norm, lambda: DepthwiseConv2D(2), norm, ReLU6),
     "separable": chain(lambda: SeparableConv2D(5, 3, activation="relu"), norm, lambda: Conv2DTranspose(3, 2, 2)),
+    "separable, normalized": chain(
+        lambda: SeparableConv2D(5, 3, 2, "same", dilation_rate=1, bias_initializer="ones"),
+        norm,
+        ReLU,
+        lambda: SeparableConv2D(3, 2, use_bias=False),
+        norm,
+    ),
+    "transposed": chain(
+        lambda: Conv2DTranspose(5, 3, padding="same", activation="silu", bias_initializer="random_normal"),
+        lambda: Conv2DTranspose(3, 3, 2, output_padding=1, use_bias=False),
+        norm,
+        ReLU6,
+        lambda: Conv2DTranspose(4, (2, 3), padding=1, activation="relu", use_bias=False),
+        lambda: Conv2DTranspose(2, 3, dilation_rate=2, activation="relu", bias_initializer="random_normal"),
+        lambda: Conv2DTranspose(2, 1, bias_initializer="ones"),
+        lambda: norm(activation="tanh"),
+    ),
+    "upsampling": chain(
+        lambda: UpSampling2D((2, 3)),
+        lambda: UpSampling2D((3, 2), "bilinear"),
+        lambda: UpSampling2D((1, 4), "bilinear"),
+        lambda: UpSampling2D((5, 1), "bilinear"),
+    ),
+    "slopes": chain(
+        lambda: PReLU("random_normal"),
+        lambda: conv(3),
+        lambda: PReLU(initializers.RandomUniform(0.5, 3.0), (1, 2)),
+        lambda: conv(3),
+        lambda: PReLU(initializers.RandomUniform(2.0, 3.0), 2),
+        lambda: conv(3),
+        lambda: PReLU(initializers.RandomUniform(0.1, 0.2), (1, 2, 3)),
+    ),
+    "rows": chain(
+        LayerNormalization,
+        lambda: conv(6, 1),
+        lambda: LayerNormalization(beta_initializer="random_normal", scale=False),
+        Flatten,
+        lambda: LayerNormalization(gamma_initializer="random_normal", center=False),
+    ),
+    "error functions": chain(conv, GELU, conv, lambda: GELU(approximate=True), norm, lambda: GELU(approximate=True)),
     "dilated": chain(lambda: conv(dilation_rate=2), lambda: LeakyReLU(0.1), lambda: LeakyReLU(0.2)),
     "norm alone": chain(norm, ReLU, norm, ReLU6, lambda: norm(activation="tanh")),
     "pools": chain(lambda: AveragePooling2D(3, 2, padding="same"), lambda: MaxPool2D(2), GlobalMaxPool2D),
@@ -306,6 +347,16 @@ def test_results_are_new_arrays():
         ("padding", ["conv 3x3", "pad"]),
         ("dense", ["dense", "view", "dense", "dense"]),
         ("norm alone", ["normalize", "normalize", "normalize"]),
+        ("separable", ["depthwise 3x3", "conv 1x1", "normalize", "transposed 2x2/2"]),
+        ("separable, normalized", ["depthwise 3x3/2", "conv 1x1", "depthwise 2x2", "conv 1x1"]),
+        (
+            "transposed",
+            ["transposed 3x3", "transposed 3x3/2", "transposed 2x3", "transposed 3x3", "transposed 1x1"],
+        ),
+        ("upsampling", ["repeat 2x3", "bilinear 3x1", "bilinear 1x2", "bilinear 1x4", "bilinear 5x1"]),
+        ("slopes", ["prelu", "conv 3x3"] * 3 + ["prelu"]),
+        ("rows", ["normalize rows", "conv 1x1", "normalize rows", "view", "normalize rows"]),
+        ("error functions", ["conv 3x3", "conv 3x3", "activation", "normalize", "activation"]),
         ("without effect", []),
         ("kept dims", ["global avg pool", "dense"]),
     ],
@@ -468,9 +519,8 @@ def test_copies_and_files_of_a_model_have_plans_of_their_own(tmp_path):
 # ---- memory and threads ----
 
 
-def test_a_prediction_allocates_nothing_but_its_result():
-    model = lenet()
-    x = RNG.standard_normal((16, 28, 28, 1)).astype(np.float32)
+def allocated(model, x):
+    """The most bytes that a prediction takes at one time beyond what stays."""
     for _ in range(3):
         model.predict_on_batch(x)
     tracemalloc.start()
@@ -479,10 +529,79 @@ def test_a_prediction_allocates_nothing_but_its_result():
         before = tracemalloc.get_traced_memory()[0]
         tracemalloc.reset_peak()
         model.predict_on_batch(x)
-        peak = tracemalloc.get_traced_memory()[1] - before
+        return tracemalloc.get_traced_memory()[1] - before
     finally:
         tracemalloc.stop()
+
+
+def test_a_prediction_allocates_nothing_but_its_result():
+    x = RNG.standard_normal((16, 28, 28, 1)).astype(np.float32)
+    peak = allocated(lenet(), x)
     assert 16 * 10 * 4 <= peak < 16 * 10 * 4 + 4096  # one map of the first layer alone would be 300,000
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: UpSampling2D((2, 1)),
+        lambda: Conv2DTranspose(8, 3, 2, padding="same", activation="silu"),
+        lambda: Conv2DTranspose(8, 3, padding="same", activation="relu"),
+        lambda: PReLU(),
+        lambda: PReLU(initializers.RandomUniform(0.5, 3.0), (1, 2)),
+        lambda: SeparableConv2D(8, 3, padding="same", depth_multiplier=2, activation="relu"),
+        lambda: LayerNormalization(scale=False),
+        lambda: GELU(),
+        lambda: GELU(approximate=True),
+        lambda: ReLU(0.5),
+        lambda: LeakyReLU(0.1),
+        lambda: Softmax(axis=3),
+        lambda: norm(activation="tanh"),
+        lambda: AveragePooling2D(3, 1, padding="same"),
+        lambda: ZeroPadding2D(1),
+    ],
+    ids=lambda make: type(make()).__name__,
+)
+def test_a_prediction_of_any_layer_allocates_nothing_but_its_result(make):
+    layer = make()
+    model = Sequential([Input((16, 32, 8)), layer, GlobalAveragePooling2D()], seed=0)
+    assert layer.name and "Opaque" not in {type(op).__name__ for op in model.plan((4, 16, 32, 8)).ops}
+    peak = allocated(model, RNG.standard_normal((4, 16, 32, 8)).astype(np.float32))
+    assert 4 * 8 * 4 <= peak < 4 * 8 * 4 + 4096  # a mask of the input, a byte each, would be 16,384
+
+
+def test_lines_between_pixels_take_what_numpys_iterators_do_and_no_more():
+    model = Sequential([Input((32, 32, 64)), UpSampling2D(2, "bilinear"), GlobalAveragePooling2D()], seed=0)
+    peak = allocated(model, RNG.standard_normal((4, 32, 32, 64)).astype(np.float32))
+    assert peak < 4 * 64 * 4 + 3 * 8192 * 4 + 8192  # the rows alone would be 2,097,152
+
+
+@pytest.mark.parametrize("make", [Add, Multiply, lambda: Concatenate(2)])
+def test_a_prediction_of_several_arrays_allocates_nothing_but_its_result(make):
+    x, z = Input((16, 32, 8)), Input((16, 32, 8))
+    model = Model([x, z], GlobalAveragePooling2D()(make()([x, z])), seed=0)
+    given_ = [RNG.standard_normal((4, *t.shape[1:])).astype(np.float32) for t in (x, z)]
+    assert 4 * 8 * 4 <= allocated(model, given_) < 4 * 8 * 4 + 4096
+
+
+def test_a_slope_makes_no_number_of_an_infinity():
+    x = np.array([[np.nan, np.inf, -np.inf, -1.0, -0.0]])
+    for slope in (0.5, 2.0):
+        model = Sequential([Input((5,)), PReLU("ones")], dtype="float64")
+        model.layers[0].alpha = [slope] * 5
+        np.testing.assert_array_equal(model.predict(x), layer_by_layer(model, [x])[0])
+    model.layers[0].alpha = [0.0] * 5
+    with np.errstate(invalid="ignore"):
+        np.testing.assert_array_equal(model.predict(x), [[np.nan, np.inf, -np.inf, 0.0, 0.0]])
+
+
+def test_flops_of_a_layer_are_shared_out_among_its_steps():
+    model = Sequential(
+        [Input((8, 8, 4)), SeparableConv2D(5, 3, padding="same", activation="tanh"), UpSampling2D((2, 3), "bilinear")]
+    )
+    flops = [step.flops for step in model.plan((2, 8, 8, 4)).steps]
+    pixels = 2 * 8 * 8
+    assert flops == [pixels * 2 * 9 * 4, pixels * 2 * 4 * 5, 3 * pixels * 2 * 5, 3 * pixels * 6 * 5]
+    assert sum(flops) == 2 * sum(model._flops().values())
 
 
 def test_values_share_memory_where_they_are_not_needed_at_the_same_time():

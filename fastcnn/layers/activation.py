@@ -230,6 +230,10 @@ class PReLU(Layer):
         """Return the activated input."""
         return np.where(x < 0, x * self.alpha, x), x
 
+    def lowered(self, input_shape: Shape) -> list[ops.Op]:
+        """Return the activation."""
+        return [ops.PReLU(self.alpha)]
+
     def backward(self, grad: Array, cache: Any) -> tuple[Array, Gradients]:
         """Return the gradients of the input and of the slopes."""
         below = cache < 0
@@ -308,6 +312,10 @@ class GELU(Layer):
     def forward(self, x: Array, training: bool = False) -> tuple[Array, Any]:
         """Return the activated input."""
         return nn.gelu(x, self.approximate), x
+
+    def lowered(self, input_shape: Shape) -> list[ops.Op]:
+        """Return the activation."""
+        return [ops.Activation("gelu_tanh" if self.approximate else "gelu")]
 
     def backward(self, grad: Array, cache: Any) -> tuple[Array, Gradients]:
         """Return the gradient of the input."""

@@ -398,6 +398,18 @@ class SeparableConv2D(_Windowed):
         """Return the result before the activation; backward then takes its gradient."""
         return super().logits(self._first(x))
 
+    def lowered(self, input_shape: Shape) -> list[ops.Op]:
+        """Return both convolutions, then the activation."""
+        kernel = self._depthwise()
+        _, strides, pads, dilations, groups = shapes.conv2d(
+            input_shape, kernel.shape, *self._options(_channels(input_shape))
+        )
+        return [
+            ops.Convolution(kernel, None, strides, pads, dilations, groups),
+            ops.Convolution(self.pointwise_kernel, self._bias()),
+            *self.lowered_activation(),
+        ]
+
     def _first(self, x: Array) -> Any:
         """Return the input and what the first convolution makes of it: backward needs both."""
         return x, nn.conv2d(x, self._depthwise(), *self._options(x.shape[3]))
@@ -523,6 +535,10 @@ class Conv2DTranspose(_Windowed):
     def apply(self, x: Array, activation: str | None) -> Array:
         """Return activation(conv^T(x, kernel) + bias)."""
         return nn.conv2d_transpose(x, self.kernel, *self._options(), self._bias(), activation)
+
+    def lowered(self, input_shape: Shape) -> list[ops.Op]:
+        """Return the transposed convolution, then the activation."""
+        return [ops.TransposedConvolution(self.kernel, self._bias(), *self._options()), *self.lowered_activation()]
 
     def apply_backward(self, grad: Array, x: Array, input_grad: bool) -> tuple[Array | None, Gradients]:
         """Return the gradients of the images, kernel and bias."""

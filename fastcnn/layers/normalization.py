@@ -262,6 +262,11 @@ class LayerNormalization(_Normalization):
         """Return the normalised input."""
         return nn.layer_normalization(x, self._beta(x), self._gamma(x), self.epsilon), x
 
+    def lowered(self, input_shape: Shape) -> list[ops.Op]:
+        """Return the normalisation."""
+        channels = np.empty(input_shape[-1] or 0, self.dtype or "float32")
+        return [ops.RowNormalization(self._gamma(channels), self._beta(channels), self.epsilon)]
+
     def backward(self, grad: Array, cache: Any) -> tuple[Array, Gradients]:
         """Return the gradients of the input, gamma and beta."""
         dx, dgamma, dbeta = nn.layer_normalization_backward(grad, cache, self._gamma(cache), self.epsilon)

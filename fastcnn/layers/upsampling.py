@@ -7,8 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from .. import nn, shapes
+from .. import nn, ops, shapes
 from ..arguments import choice
+from ..nn.upsampling import bound_repeat, bound_stretch, line_places
 from ..registry import register
 from .base import Array, Gradients, Layer, Shape
 
@@ -70,14 +71,23 @@ class UpSampling2D(Layer):
         n, h, w, c = x.shape
         rows, cols = self.size
         try:
+            y = np.empty((n, h * rows, w * cols, c), x.dtype)
             if self.interpolation == "bilinear":
-                taller = _stretched(x.reshape(n, h, w * c), rows)
-                y = _stretched(taller.reshape(n * h * rows, w, c), cols)
+                taller = np.empty((n, h * rows, w, c), x.dtype)
+                bound_stretch(x, 1, rows, taller)()
+                bound_stretch(taller, 2, cols, y)()
             else:
-                y = np.array(np.broadcast_to(x[:, :, None, :, None], (n, h, rows, w, cols, c)), order="C")
+                bound_repeat(x, self.size, y)()
         except MemoryError:
             raise MemoryError(f"there is no memory for images of shape {x.shape} with size={self.size}") from None
-        return y.reshape(n, h * rows, w * cols, c), x.shape
+        return y, x.shape
+
+    def lowered(self, input_shape: Shape) -> list[ops.Op]:
+        """Return the repetition of pixels, or the lines in one direction, then in the other."""
+        if self.interpolation == "nearest":
+            return [ops.Repetition(self.size)]
+        lines: list[ops.Op] = [ops.Stretch(axis, times) for axis, times in enumerate(self.size, 1) if times > 1]
+        return lines or [ops.Same()]
 
     def backward(self, grad: Array, cache: Any) -> tuple[Array, Gradients]:
         """Return the gradient of the images."""
@@ -89,28 +99,12 @@ class UpSampling2D(Layer):
         return _stretched_backward(dtaller.reshape(n, h * rows, w * c), rows).reshape(cache), {}
 
 
-def _sources(times: int) -> list[tuple[int, float]]:
-    """Of each of the pixels that one becomes, where it lies: after which pixel, counted from the last, and how far."""
-    places = [(phase + 0.5) / times + 0.5 for phase in range(times)]
-    return [(int(place), place - int(place)) for place in places]
-
-
-def _stretched(x: Array, times: int) -> Array:
-    """Return (outer, n, inner) with so many times as many in the middle, by straight lines."""
-    n = x.shape[1]
-    edged = np.concatenate([x[:, :1], x, x[:, -1:]], 1)
-    y = np.empty((len(x), n, times, x.shape[2]), x.dtype)
-    for phase, (low, share) in enumerate(_sources(times)):
-        y[:, :, phase] = edged[:, low : low + n] * (1 - share) + edged[:, low + 1 : low + 1 + n] * share
-    return y
-
-
 def _stretched_backward(grad: Array, times: int) -> Array:
-    """Return the gradient of what was stretched: its transpose."""
+    """Return the gradient of (outer, n, inner) that was stretched along the middle: the transpose."""
     outer, n, inner = len(grad), grad.shape[1] // times, grad.shape[2]
     by_phase = grad.reshape(outer, n, times, inner)
     dedged = np.zeros((outer, n + 2, inner), grad.dtype)
-    for phase, (low, share) in enumerate(_sources(times)):
+    for phase, (low, share) in enumerate(line_places(times)):
         dedged[:, low : low + n] += by_phase[:, :, phase] * (1 - share)
         dedged[:, low + 1 : low + 1 + n] += by_phase[:, :, phase] * share
     dx = dedged[:, 1:-1].copy()

@@ -55,6 +55,7 @@ _ELEMENTWISE = {
     "silu": _kernels.SILU,
     "hard_swish": _kernels.HARD_SWISH,
     "gelu": _kernels.GELU,
+    "gelu_tanh": _kernels.GELU_TANH,
 }
 _ELEMENTWISE_BACKWARD = {
     "relu": _kernels.RELU_BACKWARD,
@@ -106,7 +107,7 @@ def bound_activation(
     Parameters
     ----------
     activation
-        One of :data:`ACTIVATIONS` but "linear".
+        One of :data:`ACTIVATIONS` but "linear"; or "gelu_tanh", the approximate form of "gelu".
     x, out
         C-ordered, of one float type.
     parameter

@@ -664,11 +664,16 @@ def _transposed_shape(*arguments: Any) -> tuple[int, ...]:
 
 
 def _transposed(
-    input: FloatArray, filters: FloatArray, strides: Any, padding: Any, output_padding: Any, dilations: Any
+    input_shape: tuple[int, ...],
+    filters_shape: tuple[int, ...],
+    strides: Any,
+    padding: Any,
+    output_padding: Any,
+    dilations: Any,
 ) -> tuple[int, ...]:
     return _transposed_shape(
-        input.shape,
-        filters.shape,
+        input_shape,
+        filters_shape,
         frozen(strides, "strides"),
         frozen(padding, "padding"),
         frozen(output_padding, "output_padding"),
@@ -739,21 +744,67 @@ def conv2d_transpose(
     choice(algorithm, "algorithm", ALGORITHMS)
     activation = checked_activation(activation)
     input, filters, bias = floats(("input", "filters", "bias"), input, filters, bias, optional=1)
-    shape = _transposed(input, filters, strides, padding, output_padding, dilations)
-    geometry, _ = _geometry(shape, filters.shape, strides, padding, dilations, 1)
+    shape = _transposed(input.shape, filters.shape, strides, padding, output_padding, dilations)
     if bias is not None:
         like(bias, shape[3:], "bias")
     try:
         y = np.empty(shape, input.dtype)
     except MemoryError:
         raise no_memory(shape, input=input.shape, filters=filters.shape, strides=strides) from None
+    bound_conv2d_transpose(input, filters, strides, padding, dilations, bias, activation, algorithm, y)()
+    return y
+
+
+def conv2d_transpose_algorithm(
+    input_shape: tuple[int, ...],
+    filters: FloatArray,
+    strides: Any,
+    padding: Any,
+    output_padding: Any,
+    dilations: Any,
+) -> str:
+    """Return the algorithm that "auto" is for images of this shape, other arguments as of :func:`conv2d_transpose`."""
+    shape = _transposed(input_shape, filters.shape, strides, padding, output_padding, dilations)
+    geometry, _ = _geometry(shape, filters.shape, strides, padding, dilations, 1)
+    return algorithm_for(geometry, "auto", "input", filters)
+
+
+def bound_conv2d_transpose(
+    input: FloatArray,
+    filters: FloatArray,
+    strides: Any,
+    padding: Any,
+    dilations: Any,
+    bias: FloatArray | None,
+    activation: str | None,
+    algorithm: str,
+    out: FloatArray,
+) -> Callable[[], None]:
+    """Return a function that writes the transposed convolution of an array to another.
+
+    Parameters
+    ----------
+    input, filters, strides, padding, dilations, bias, activation, algorithm
+        As in :func:`conv2d_transpose`; arrays C-ordered, of one float type.
+    out
+        (N, H', W', K), likewise; its size tells the padding of the output.
+    """
+    geometry, _ = _geometry(out.shape, filters.shape, strides, padding, dilations, 1)
     engine = _ENGINES[algorithm_for(geometry, algorithm, "input", input)]
+    steps: list[Callable[[], Any]] = []
     if input.size:
-        engine.backward_input(geometry, input, filters, y)
+        steps.append(partial(engine.backward_input, geometry, input, filters, out))
     relu = bias is not None and activation == "relu"
     if bias is not None:
-        _elementwise.bias_add(y, bias, relu, y)
-    return y if relu else apply_in_place(y, activation)
+        steps.append(partial(_elementwise.bias_add, out, bias, relu, out))
+    if activation is not None and not relu:
+        steps.append(bound_activation(activation, out, out))
+
+    def transpose() -> None:
+        for step in steps:
+            step()
+
+    return transpose
 
 
 def conv2d_transpose_backward(
@@ -809,7 +860,7 @@ def conv2d_transpose_backward(
     ([9.0, 9.0], [[4.0]], [16.0])
     """
     grad, input, filters = floats(("grad", "input", "filters"), grad, input, filters)
-    like(grad, _transposed(input, filters, strides, padding, output_padding, dilations))
+    like(grad, _transposed(input.shape, filters.shape, strides, padding, output_padding, dilations))
     options = strides, padding, dilations, 1
     dfilters = conv2d_backward_filters(input, grad, filters.shape, *options, algorithm)
     dinput = conv2d(grad, filters, *options, algorithm=algorithm) if input_grad else None

@@ -206,6 +206,41 @@ def bound_batch_normalization(
     return both
 
 
+def bound_prelu(x: FloatArray, alpha: FloatArray, out: FloatArray) -> Callable[[], None]:
+    """Return a function that writes x where it is positive, else alpha * x, to another array.
+
+    Parameters
+    ----------
+    x, out
+        (N, ...), C-ordered, of one float type, sharing no memory.
+    alpha
+        Slopes that do not change, in the shape of a sample or such as broadcast to it.
+    """
+    sizes = x.shape[1:]
+    shared = next((axis for axis, n in enumerate(alpha.shape) if n != 1), alpha.ndim - 1)  # axes, from the first on
+    slopes = np.broadcast_to(alpha, sizes)[(0,) * shared].ravel()
+    multiply: list[Callable[[], Any]]
+    choose: list[Callable[[], Any]]
+    if shared:
+        rows, zeros = (-1, slopes.size), np.zeros_like(slopes)
+        multiply = [bound_batch_normalization(x.reshape(rows), zeros, slopes, zeros, None, out.reshape(rows))]
+    else:
+        multiply = [partial(np.multiply, sample, slopes.reshape(sizes), y) for sample, y in zip(x, out, strict=True)]
+    # Slopes up to 1 make numbers below zero greater, others less: only among both it takes a look at each number.
+    if (alpha <= 1).all() or (alpha >= 1).all():
+        # Of numbers alone: a slope of zero makes none of an infinity.
+        choose = [partial(np.fmax if (alpha <= 1).all() else np.fmin, out, x, out)]
+    else:
+        positive = np.empty(x.shape, np.bool_)
+        choose = [partial(np.greater_equal, x, 0, positive), partial(np.copyto, out, x, where=positive)]
+
+    def prelu() -> None:
+        for step in (*multiply, *choose):
+            step()
+
+    return prelu
+
+
 def inverse_deviation(variance: FloatArray, variance_epsilon: float) -> FloatArray:
     """Return 1 / sqrt(variance + epsilon), (C,).
 
@@ -337,8 +372,25 @@ def layer_normalization(x: ArrayLike, offset: ArrayLike, scale: ArrayLike, varia
     for name, value in (("offset", offset), ("scale", scale)):
         like(value, channels, name)
     y = np.empty_like(x)
-    _kernels.layer_normalize(x, scale, offset, checked_epsilon(variance_epsilon, "variance_epsilon"), y)
+    bound_layer_normalization(x, scale, offset, checked_epsilon(variance_epsilon, "variance_epsilon"), y)()
     return y
+
+
+def bound_layer_normalization(
+    x: FloatArray, scale: FloatArray, offset: FloatArray, epsilon: float, out: FloatArray
+) -> Callable[[], None]:
+    """Return a function that writes rows, normalised by their own moments, to another array of the shape of x.
+
+    Parameters
+    ----------
+    x, out
+        (..., C), C-ordered, of one float type.
+    scale, offset
+        (C,), likewise.
+    epsilon
+        Positive.
+    """
+    return partial(_kernels.layer_normalize, x, scale, offset, epsilon, out)
 
 
 def checked_epsilon(value: Any, name: str) -> float:
