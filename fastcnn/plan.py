@@ -14,6 +14,7 @@ new one where they have been changed.
 
 from __future__ import annotations
 
+import itertools
 import math
 import threading
 import time
@@ -256,6 +257,8 @@ class Plan:
         self.arena_bytes = places.nbytes
         #: The most bytes of values that are needed at one time: no arena can be smaller.
         self.least_bytes = places.least_bytes
+        #: Greater than that of another plan of the model if it was asked for later.
+        self.last_use = 0
         self._waiting: list[_Context] = []
         self._timed_runs = 0
         self._seconds: list[float] | None = None
@@ -458,12 +461,16 @@ def _in_concatenations(plan: Plan) -> Iterator[tuple[int, tuple[int, int]]]:
 
 
 class Plans:
-    """The plans of one model, by batch size; they follow its weights, and there are never more than ``MOST``."""
+    """The plans of one model, by batch size; they follow its weights, and there are never more than ``MOST``.
+
+    One more takes the place of that which has not been used for longest.
+    """
 
     MOST = 8
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
+        self._uses = itertools.count(1)
         self._forget()
 
     def _forget(self) -> None:
@@ -478,6 +485,8 @@ class Plans:
         if self._seen == Changes.latest:
             plan = self._plans.get(batch)
             if plan is not None:
+                # A number of its own, without the lock, which others may hold for as long as a plan takes to make.
+                plan.last_use = next(self._uses)
                 return plan
         with self._lock:
             seen = Changes.latest
@@ -491,8 +500,9 @@ class Plans:
             if plan is None:
                 plan = Plan(self._lowered, batch, dtype, list(self._plans.values()))
                 if len(self._plans) >= self.MOST:
-                    del self._plans[next(iter(self._plans))]
+                    del self._plans[min(self._plans, key=lambda size: self._plans[size].last_use)]
                 self._plans[batch] = plan
+            plan.last_use = next(self._uses)
             self._seen = seen
             return plan
 

@@ -646,6 +646,16 @@ def test_there_are_never_more_than_a_few_plans():
     assert model.predict_on_batch(np.ones((1, 3))).shape == (1, 2)
 
 
+def test_a_plan_that_is_used_stays():
+    model = Sequential([Input((3,)), Dense(2)])
+    hot = model.plan((32, 3))
+    for n in range(1, 20):
+        model.predict_on_batch(np.ones((n, 3)))
+        model.predict_on_batch(np.ones((32, 3)))
+    assert model.plan((32, 3)) is hot
+    assert sorted(model._plans._plans) == [*range(20 - model._plans.MOST + 1, 20), 32]
+
+
 def test_plans_go_with_the_model():
     model = lenet()
     model.predict(np.zeros((1, 28, 28, 1)))
