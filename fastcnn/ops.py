@@ -40,6 +40,8 @@ class Op:
     kind: str = ""
     #: What it is computed with, where there is a choice, once it is bound.
     algorithm: str = ""
+    #: Whether ``out`` may be one of the inputs, of its shape, that is among them no more than twice.
+    in_place: bool = False
 
     def then(self, after: Op) -> Op | None:
         """Return the op that gives at once what another makes of this one's result, None where there is none."""
@@ -88,13 +90,14 @@ class Activation(Op):
     parameter: float | None = None
 
     kind = "activation"
+    in_place = True
 
     def named(self) -> str | None:
         """Return the name where it says all there is, and every op knows it."""
         return self.name if self.parameter is None and self.name in nn.ACTIVATIONS else None
 
     def bound(self, inputs: Sequence[Array], out: Array) -> Run:
-        """Return a function that applies it; out may be the input."""
+        """Return a function that applies it."""
         return bound_activation(self.name, inputs[0], out, self.parameter)
 
 
@@ -160,6 +163,7 @@ class Normalization(Op):
     activation: str | None = None
 
     kind = "normalize"
+    in_place = True
 
     @classmethod
     def of(cls, mean: Array, variance: Array, epsilon: float, gamma: Array, beta: Array) -> Normalization:
@@ -177,7 +181,7 @@ class Normalization(Op):
         return self.mean.nbytes + self.scale.nbytes + self.offset.nbytes
 
     def bound(self, inputs: Sequence[Array], out: Array) -> Run:
-        """Return a function that normalises; out may be the input."""
+        """Return a function that normalises."""
         return bound_batch_normalization(inputs[0], self.mean, self.scale, self.offset, self.activation, out)
 
     def folded(self, bias: Array | None) -> tuple[Array, Array]:
@@ -432,6 +436,8 @@ class Elementwise(Op):
     function: np.ufunc
     activation: str | None = None
 
+    in_place = True
+
     @property
     def kind(self) -> str:  # type: ignore[override]
         """Name the function."""
@@ -444,10 +450,10 @@ class Elementwise(Op):
         return None
 
     def bound(self, inputs: Sequence[Array], out: Array) -> Run:
-        """Return a function that takes the inputs together, from left to right."""
-        first = inputs[0]
+        """Return a function that takes the inputs together, from left to right, but first what it writes over."""
+        first, *others = sorted(inputs, key=lambda x: not np.may_share_memory(x, out))
         steps: list[Run] = []
-        for other in inputs[1:]:
+        for other in others:
             steps.append(partial(self.function, first, other, out))
             first = out
         if self.activation is not None:

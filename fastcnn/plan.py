@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 from . import nn
 from .graph import Graph
 from .layers.base import Changes, Layer, Shape
-from .ops import Activation, Concatenation, Elementwise, Normalization, Op, Opaque, Run, Same
+from .ops import Concatenation, Elementwise, Op, Opaque, Run, Same
 
 Array = NDArray[Any]
 
@@ -255,7 +255,7 @@ class Plan:
         self.slices = places.slices
         #: Bytes of memory that a thread's activations take, inputs included.
         self.arena_bytes = places.nbytes
-        #: The most bytes of values that are needed at one time: no arena can be smaller.
+        #: The most bytes of values that these steps need at one time: no arena for them can be smaller.
         self.least_bytes = places.least_bytes
         #: Greater than that of another plan of the model if it was asked for later.
         self.last_use = 0
@@ -405,16 +405,21 @@ class _Places:
         for output in plan.lowered.outputs:
             last[output] = end
         for index, step in enumerate(steps):
-            root = owner[step.sources[0]]
+            roots = [owner[source] for source in step.sources]
             if step.target in self.slices:
                 owner[step.target] = self.slices[step.target][0]
-            elif isinstance(step.op, Same) or (
-                isinstance(step.op, (Activation, Normalization))
-                and all(last.get(value, -1) <= index for value, at in owner.items() if at == root)
-            ):
-                owner[step.target] = root
+            elif isinstance(step.op, Same):
+                owner[step.target] = roots[0]
             else:
-                owner[step.target] = step.target
+                finished = (
+                    root
+                    for root, source in zip(roots, step.sources, strict=True)
+                    if step.op.in_place
+                    and plan.shape(source) == plan.shape(step.target)
+                    and roots.count(root) <= 2
+                    and all(last.get(value, -1) <= index for value, at in owner.items() if at == root)
+                )
+                owner[step.target] = next(finished, step.target)
         spans: dict[int, tuple[int, int]] = {}
         for value, root in owner.items():
             begin, until = spans.get(root, (first[value], -1))

@@ -41,6 +41,7 @@ from fastcnn.layers import (
     ReLU6,
     Reshape,
     SeparableConv2D,
+    SiLU,
     Softmax,
     SpatialDropout2D,
     UpSampling2D,
@@ -609,6 +610,46 @@ def test_values_share_memory_where_they_are_not_needed_at_the_same_time():
     total = sum(np.prod(plan.shape(step.target)) * 8 for step in plan.lowered.steps)
     assert plan.least_bytes <= plan.arena_bytes <= 1.15 * plan.least_bytes
     assert plan.arena_bytes < 0.75 * total
+
+
+def finished_operands():
+    """Sums and products that can be written over an operand, and some that can't."""
+    x = Input((8, 8, 4))
+    a = conv()(x)
+    gate = conv(4, 8, padding="valid")(a)
+    product = Multiply()([gate, a])  # over a, not over the gate
+    total = Add()([product, x, product])
+    thrice = Add()([total, total, total])
+    b, c = DepthwiseConv2D(3, padding="same")(thrice), MaxPool2D(3, 1, padding="same")(thrice)
+    last = Add()([b, thrice, c])  # over c, which comes last: the others are needed again
+    return x, [Multiply()([last, thrice]), Flatten()(b)]
+
+
+def test_sums_and_products_are_written_over_what_is_finished_with():
+    inputs, outputs = finished_operands()
+    model = Model(inputs, outputs, seed=0, dtype="float64")
+    given_ = batch_for(model, 3)
+    for got, want in zip(predicted(model, given_), layer_by_layer(model, given_), strict=True):
+        np.testing.assert_allclose(got, want, rtol=1e-12, atol=1e-12)
+    plan = model.plan((3, 8, 8, 4))
+    steps = [step for step in plan.lowered.steps if step.op.in_place]
+    over = [
+        [source for source in dict.fromkeys(step.sources) if plan.places[source] == plan.places[step.target]]
+        for step in steps
+    ]
+    assert [len(sources) for sources in over] == [1, 1, 0, 1, 1]
+    assert over[0] == [steps[0].sources[1]] and over[3] == [steps[3].sources[2]]
+
+
+def test_a_sum_of_a_convolution_and_an_activation_takes_two_arrays():
+    x = Input((16, 16, 8))
+    y = conv(8)(x)
+    model = Model(x, Add()([y, SiLU()(x)]), seed=0)
+    plan = model.plan((2, 16, 16, 8))
+    assert [step.op for step in plan.steps] == ["conv 3x3", "activation", "add"]
+    assert plan.arena_bytes == plan.least_bytes == 2 * (2 * 16 * 16 * 8 * 4)
+    given_ = batch_for(model, 2, "float32")
+    np.testing.assert_allclose(predicted(model, given_)[0], layer_by_layer(model, given_)[0], rtol=1e-5, atol=1e-5)
 
 
 def test_concatenations_are_written_in_place():
