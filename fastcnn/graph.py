@@ -198,9 +198,7 @@ class Graph:
 
     def infer(self, inputs: Sequence[Array]) -> list[Array]:
         """Return the outputs alone; what is between is let go of as soon as nothing needs it any more."""
-        values: list[Any] = [*inputs, *[None] * len(self.calls)]
-        self._run(values, 0, len(self.calls), Tape([], [], False, 0, frozenset()), False)
-        return [values[output] for output in self.outputs]
+        return self.forward(inputs, False, 0, keeps=False)[0]
 
     def forward(
         self,
@@ -209,6 +207,7 @@ class Graph:
         seed: int,
         logits: Set[int] = frozenset(),
         checkpoints: bool = False,
+        keeps: bool = True,
     ) -> tuple[list[Array], Tape]:
         """Return the outputs, and what backward needs.
 
@@ -225,16 +224,18 @@ class Graph:
         checkpoints
             Whether only what some parts of the graph begin with is kept, and backward does the rest again. With as
             many parts as the root of the number of calls that takes the least memory.
+        keeps
+            Whether there will be a backward; without one nothing is kept for it.
         """
         tape = Tape([None] * len(self.calls), [], training, seed, logits)
         values: list[Any] = [*inputs, *[None] * len(self.calls)]
-        for first, last in self._cut() if checkpoints else [(0, len(self.calls))]:
-            keeps = last == len(self.calls)  # of the last part backward needs everything at once
-            if not keeps:
+        for first, last in self._cut() if checkpoints and keeps else [(0, len(self.calls))]:
+            is_last = last == len(self.calls)  # of the last part backward needs everything at once
+            if not is_last:
                 taken = {source for call in self.calls[first:last] for source in call.sources}
                 before = {value: values[value] for value in taken if value < self.inputs + first}
                 tape.parts.append(Part(first, last, before))
-            self._run(values, first, last, tape, keeps)
+            self._run(values, first, last, tape, keeps and is_last)
         return [values[output] for output in self.outputs], tape
 
     def _run(self, values: Any, first: int, last: int, tape: Tape, keeps: bool) -> None:

@@ -558,13 +558,15 @@ class Model(Configurable):
         # Distinct for every step and call: an odd factor, modulo a power of two, maps no two numbers to one.
         return (key + _ODD * (iterations << 16)) % 2**64
 
-    def _figures(self, inputs: list[Array], y: Any, training: bool, step: int) -> tuple[list[float], list[Array], Tape]:
-        """Run a batch: the losses and metrics, the gradients of the outputs, and what backward needs."""
+    def _figures(
+        self, inputs: list[Array], y: Any, training: bool, step: int, keeps: bool = True
+    ) -> tuple[list[float], list[Array], Tape]:
+        """Run a batch: the losses and metrics, the gradients of the outputs, and what backward needs if it is kept."""
         graph, objective, targets = self._traced(), self._objective, self._targets(y)
         activations = self._last_activations()
         raw = [objective.takes_logits(index, activation) for index, activation in enumerate(activations)]
         logits = {output for output, is_raw in zip(graph.outputs, raw, strict=True) if is_raw}
-        results, tape = graph.forward(inputs, training, step, logits, self._checkpoints)
+        results, tape = graph.forward(inputs, training, step, logits, self._checkpoints, keeps)
         figures, grads = objective.loss(targets, results, raw)
         if any(objective.metrics):
             for index, is_raw in enumerate(raw):
@@ -669,7 +671,7 @@ class Model(Configurable):
     def _test_batch(self, x: Any, y: Any) -> tuple[int, list[float]]:
         inputs = self._prepared(x)
         with runtime.ReusingMemory():
-            return len(inputs[0]), self._figures(inputs, y, False, 0)[0]
+            return len(inputs[0]), self._figures(inputs, y, False, 0, keeps=False)[0]
 
     def predict(self, x: Any, batch_size: int | None = None, verbose: Any = 0) -> Any:
         """Return what the last layer gives for every sample, as in Keras: probabilities where it is a softmax.

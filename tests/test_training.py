@@ -207,6 +207,45 @@ def test_the_loss_works_from_logits_where_the_last_activation_is_a_softmax(last)
     assert model.predict(np.ones((1, 4))).tolist() == [[1, 0]]
 
 
+class _Marking(Layer):
+    """Keeps a marker for backward, and counts those of other calls that are still alive."""
+
+    alive = 0
+    most = 0
+
+    class Marker:
+        """What backward is said to need."""
+
+        def __init__(self):
+            _Marking.alive += 1
+            _Marking.most = max(_Marking.most, _Marking.alive)
+
+        def __del__(self):
+            _Marking.alive -= 1
+
+    def compute_output_shape(self, input_shape):
+        return input_shape
+
+    def forward(self, x, training=False):
+        return x, self.Marker()
+
+    def backward(self, grad, cache):
+        return grad, {}
+
+
+@pytest.mark.parametrize("checkpoints", [False, True])
+def test_evaluation_keeps_nothing_for_a_backward_and_gives_the_same(checkpoints):
+    x, y = points(50)
+    model = classifier(*[_Marking() for _ in range(8)], Dropout(0.5), BatchNormalization(activation="relu"))
+    model.compile("sgd", "sparse_categorical_crossentropy", checkpoint_activations=checkpoints)
+    loss, _ = model.loss_and_gradients(x, y, training=False)
+    for given in (lambda: model.evaluate(x, y, batch_size=50), lambda: model.test_on_batch(x, y)):
+        _Marking.most = 0
+        assert given() == loss
+        assert _Marking.most <= 2  # of the call, and of the one before it
+        assert _Marking.alive == 0
+
+
 @pytest.mark.parametrize(("last", "warns"), [("softmax", True), (None, False), ("relu", False)])
 def test_a_loss_that_takes_probabilities_for_logits_is_told(last, warns):
     model = fastcnn.Sequential([Dense(2, activation=last)])
