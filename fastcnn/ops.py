@@ -454,11 +454,29 @@ class Elementwise(Op):
         first, *others = sorted(inputs, key=lambda x: not np.may_share_memory(x, out))
         steps: list[Run] = []
         for other in others:
-            steps.append(partial(self.function, first, other, out))
+            gated = _gated(first, other, out) if self.function is np.multiply else []
+            steps += gated or [partial(self.function, first, other, out)]
             first = out
         if self.activation is not None:
             steps.append(bound_activation(self.activation, out, out))
         return _in_turn(steps)
+
+
+def _gated(x: Array, gate: Array, out: Array) -> list[Run]:
+    """Return functions that multiply each sample by a factor for each channel, where one of the arrays is such factors.
+
+    NumPy takes memory of its own for that, and one thread.
+    """
+    factors = (len(out), *(1,) * (out.ndim - 2), out.shape[-1])
+    if x.shape == factors:
+        x, gate = gate, x
+    if x.shape != out.shape or gate.shape != factors or factors == out.shape:
+        return []
+    zeros = np.zeros(out.shape[-1], out.dtype)
+    return [
+        bound_batch_normalization(sample, zeros, scale.reshape(-1), zeros, None, y)
+        for sample, scale, y in zip(x, gate, out, strict=True)
+    ]
 
 
 @dataclass(frozen=True)

@@ -124,6 +124,20 @@ def squeeze_and_excite():
     return x, Multiply()([x, gate])
 
 
+def gates():
+    x, a, b = Input((6, 5, 8)), Input((1, 1, 8)), Input((6, 1, 8))
+    rows = Input((5, 1))
+    return [x, a, b, rows], [
+        Multiply()([x, a]),
+        Multiply()([a, x, a]),
+        ReLU()(Multiply()([a, x, b])),
+        Multiply()([a, a]),
+        Multiply()([a, b]),
+        Multiply()([rows, rows]),
+        Add()([x, a]),
+    ]
+
+
 def shared():
     x, z = Input((6, 6, 3)), Input((6, 6, 3))
     layer, after = conv(3, activation="relu"), norm()
@@ -144,6 +158,7 @@ NETWORKS = {
     "fire": fire,
     "rows side by side": lambda: (x := Input((6,)), Concatenate()([Dense(3)(x), x, Dense(4)(x)])),
     "squeeze and excite": squeeze_and_excite,
+    "gates": gates,
     "shared": shared,
     "sums": sums,
     "padding": chain(lambda: ZeroPadding2D(((1, 2), (0, 1))), lambda: conv(padding=1), lambda: ZeroPadding2D(1)),
@@ -576,9 +591,17 @@ def test_lines_between_pixels_take_what_numpys_iterators_do_and_no_more():
     assert peak < 4 * 64 * 4 + 3 * 8192 * 4 + 8192  # the rows alone would be 2,097,152
 
 
-@pytest.mark.parametrize("make", [Add, Multiply, lambda: Concatenate(2)])
-def test_a_prediction_of_several_arrays_allocates_nothing_but_its_result(make):
-    x, z = Input((16, 32, 8)), Input((16, 32, 8))
+@pytest.mark.parametrize(
+    ("make", "shape"),
+    [
+        (Add, (16, 32, 8)),
+        (Multiply, (16, 32, 8)),
+        (Multiply, (1, 1, 8)),  # the gates of squeeze-and-excite
+        (lambda: Concatenate(2), (16, 1, 8)),
+    ],
+)
+def test_a_prediction_of_several_arrays_allocates_nothing_but_its_result(make, shape):
+    x, z = Input((16, 32, 8)), Input(shape)
     model = Model([x, z], GlobalAveragePooling2D()(make()([x, z])), seed=0)
     given_ = [RNG.standard_normal((4, *t.shape[1:])).astype(np.float32) for t in (x, z)]
     assert 4 * 8 * 4 <= allocated(model, given_) < 4 * 8 * 4 + 4096
