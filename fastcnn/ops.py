@@ -42,6 +42,8 @@ class Op:
     algorithm: str = ""
     #: Whether ``out`` may be one of the inputs, of its shape, that is among them no more than twice.
     in_place: bool = False
+    #: Whether ``bound`` wants one more input, last: room for an array as the first one, whatever it holds.
+    wants_room: bool = False
 
     def then(self, after: Op) -> Op | None:
         """Return the op that gives at once what another makes of this one's result, None where there is none."""
@@ -387,6 +389,8 @@ class Stretch(Op):
     axis: int
     times: int
 
+    wants_room = True
+
     @property
     def kind(self) -> str:  # type: ignore[override]
         """Say in which direction, and how many times."""
@@ -402,7 +406,8 @@ class Stretch(Op):
 
     def bound(self, inputs: Sequence[Array], out: Array) -> Run:
         """Return a function that draws the lines."""
-        return bound_stretch(inputs[0], self.axis, self.times, out)
+        x, room = inputs
+        return bound_stretch(x, self.axis, self.times, out, room)
 
 
 @dataclass(frozen=True)

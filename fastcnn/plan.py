@@ -43,13 +43,17 @@ NAME_COLUMNS = 18
 
 @dataclass
 class Step:
-    """An op, the numbers of the values that it takes and of the one it gives, and the layers that it stands for."""
+    """An op, the numbers of the values that it takes and of the one it gives, and the layers that it stands for.
+
+    Room is the number of a value that only the op itself makes use of, where it wants one.
+    """
 
     op: Op
     sources: tuple[int, ...]
     target: int
     layers: list[str]
     flops: int  # for one sample
+    room: int | None = None
 
 
 @dataclass
@@ -116,6 +120,8 @@ class _Fusing:
             self._same[step.target] = source
             self._uses[source] += self._uses[step.target] - 1
         elif not self._join(step):
+            if step.op.wants_room:
+                step.room = self.new_value(self._shapes[step.sources[0]])
             self._makers[step.target] = len(self._steps)
             self._steps.append(step)
 
@@ -215,7 +221,8 @@ class _Context:
         for step, op, about in zip(plan.lowered.steps, plan.ops, plan.steps, strict=True):
             if isinstance(op, Same):
                 continue
-            run = op.bound([values[source] for source in step.sources], values[step.target])
+            inputs = step.sources if step.room is None else (*step.sources, step.room)
+            run = op.bound([values[value] for value in inputs], values[step.target])
             if nn.VERBOSE:
                 from .nn._verbose import timed_step
 
@@ -402,6 +409,9 @@ class _Places:
             for source in step.sources:
                 last[source] = index
             first[step.target] = index
+            if step.room is not None:
+                owner[step.room] = step.room
+                first[step.room] = index
         for output in plan.lowered.outputs:
             last[output] = end
         for index, step in enumerate(steps):

@@ -74,8 +74,8 @@ class UpSampling2D(Layer):
             y = np.empty((n, h * rows, w * cols, c), x.dtype)
             if self.interpolation == "bilinear":
                 taller = np.empty((n, h * rows, w, c), x.dtype)
-                bound_stretch(x, 1, rows, taller)()
-                bound_stretch(taller, 2, cols, y)()
+                bound_stretch(x, 1, rows, taller, np.empty_like(x))()
+                bound_stretch(taller, 2, cols, y, np.empty_like(taller))()
             else:
                 bound_repeat(x, self.size, y)()
         except MemoryError:

@@ -31,7 +31,7 @@ def bound_repeat(x: FloatArray, size: tuple[int, int], out: FloatArray) -> Run:
     return partial(np.copyto, pixels, x[:, :, None, :, None])
 
 
-def bound_stretch(x: FloatArray, axis: int, times: int, out: FloatArray) -> Run:
+def bound_stretch(x: FloatArray, axis: int, times: int, out: FloatArray, room: FloatArray) -> Run:
     """Return a function that writes so many times as many values along an axis, on straight lines between those of x.
 
     Beyond the outermost values the same ones go on.
@@ -46,10 +46,12 @@ def bound_stretch(x: FloatArray, axis: int, times: int, out: FloatArray) -> Run:
         Positive.
     out
         Of the shape of x, but for the axis, C-ordered, of the same float type.
+    room
+        As x; what it holds is overwritten.
     """
     n, inner = x.shape[axis], math.prod(x.shape[axis + 1 :])
-    x = x.reshape(math.prod(x.shape[:axis]), n, inner)
-    phases = out.reshape(len(x), n, times, inner)
+    lines = math.prod(x.shape[:axis]), n, inner
+    x, room, phases = x.reshape(lines), room.reshape(lines), out.reshape(lines[0], n, times, inner)
     steps: list[Run] = []
     for phase, (low, share) in enumerate(line_places(times)):
         y = phases[:, :, phase]
@@ -57,18 +59,18 @@ def bound_stretch(x: FloatArray, axis: int, times: int, out: FloatArray) -> Run:
             steps.append(partial(np.copyto, y, x))
             continue
         # Between a value and the one before it, which the first has not; or the one after it.
-        before, after, edge = slice(None, -1), slice(1, None), slice(None, 1)
-        near, far, weight = after, before, share
+        near, far, edge, weight = slice(inner, None), slice(None, -inner), slice(None, 1), share
         if low:
-            near, far, edge, weight = before, after, slice(-1, None), 1 - share
-        between = y[:, near]
+            near, far, edge, weight = far, near, slice(-1, None), 1 - share
+        # All lines as one, which NumPy goes through without buffers. What lies between two of them is then overwritten.
+        flat, between = x.reshape(-1), room.reshape(-1)[near]
         steps += [
-            partial(np.copyto, y[:, edge], x[:, edge]),
-            # near * weight + far * (1 - weight), without room for a second product. NumPy takes some of its own to go
-            # through arrays with gaps, 8192 elements of each, however large they are.
-            partial(np.multiply, x[:, far], x.dtype.type((1 - weight) / weight), between),
-            partial(np.add, between, x[:, near], between),
+            # near * weight + far * (1 - weight), without room for a second product.
+            partial(np.multiply, flat[far], x.dtype.type((1 - weight) / weight), between),
+            partial(np.add, between, flat[near], between),
             partial(np.multiply, between, x.dtype.type(weight), between),
+            partial(np.copyto, room[:, edge], x[:, edge]),
+            partial(np.copyto, y, room),
         ]
 
     def stretch() -> None:
