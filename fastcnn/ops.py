@@ -104,6 +104,24 @@ class Activation(Op):
 
 
 @dataclass(frozen=True)
+class Softmax(Op):
+    """Softmax along an axis that is not the last."""
+
+    axis: int
+
+    kind = "softmax"
+    wants_room = True
+
+    def bound(self, inputs: Sequence[Array], out: Array) -> Run:
+        """Return a function that applies it where the axis has been turned into the last."""
+        x, room = inputs
+        turned = np.moveaxis(x, self.axis, -1)
+        rows = room.reshape(turned.shape)
+        back = partial(np.copyto, np.moveaxis(out, self.axis, -1), rows)
+        return _in_turn([partial(np.copyto, rows, turned), bound_activation("softmax", rows, rows), back])
+
+
+@dataclass(frozen=True)
 class PReLU(Op):
     """The input where it is positive, else its product with a slope."""
 

@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import fastcnn
-from fastcnn import Input, Model, Sequential, initializers, nn
+from fastcnn import Input, Model, Sequential, initializers, layers, nn
 from fastcnn.layers import (
     GELU,
     Activation,
@@ -214,7 +214,14 @@ NETWORKS = {
     "without effect": chain(lambda: Dropout(0.5), lambda: SpatialDropout2D(0.5), lambda: Activation("linear")),
     "views": chain(Flatten, lambda: Reshape((7, 9, 4)), Flatten, lambda: Dropout(0.1), lambda: Reshape((-1, 4))),
     "as they are": chain(LayerNormalization, PReLU, lambda: UpSampling2D(2), lambda: Softmax(axis=1)),
-    "softmax of channels": chain(lambda: Softmax(axis=3), Flatten, lambda: Softmax(axis=1), lambda: Dense(3)),
+    "softmax of channels": chain(
+        lambda: Softmax(axis=3),
+        lambda: Softmax(axis=2),
+        lambda: Softmax(-3),
+        Flatten,
+        lambda: Softmax(axis=1),
+        lambda: Dense(3),
+    ),
     "clipped": chain(conv, lambda: ReLU(0.5), conv, lambda: ReLU(6.0)),
     **{
         name: chain(lambda name=name: conv(activation=name), lambda name=name: Activation(name), lambda: conv(3))
@@ -556,6 +563,12 @@ def test_a_prediction_allocates_nothing_but_its_result():
     assert 16 * 10 * 4 <= peak < 16 * 10 * 4 + 4096  # one map of the first layer alone would be 300,000
 
 
+def test_every_layer_of_the_package_has_ops_of_its_own():
+    classes = [cls for cls in vars(layers).values() if isinstance(cls, type) and issubclass(cls, Layer)]
+    without = {cls.__name__ for cls in classes if cls.lowered is Layer.lowered}
+    assert without == {"Layer", "Activated"}
+
+
 @pytest.mark.parametrize(
     "make",
     [
@@ -572,6 +585,7 @@ def test_a_prediction_allocates_nothing_but_its_result():
         lambda: ReLU(0.5),
         lambda: LeakyReLU(0.1),
         lambda: Softmax(axis=3),
+        lambda: Softmax(axis=1),
         lambda: norm(activation="tanh"),
         lambda: AveragePooling2D(3, 1, padding="same"),
         lambda: ZeroPadding2D(1),

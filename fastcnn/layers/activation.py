@@ -375,9 +375,9 @@ class Softmax(Activated):
         return x, (x, None, False)
 
     def lowered(self, input_shape: Shape) -> list[ops.Op]:
-        """Return the activation, where it goes along the last axis, however that is spelt."""
+        """Return an activation where the axis is the last one, however that is spelt."""
         is_last = self.axis in (-1, len(input_shape) - 1)
-        return [ops.Activation("softmax") if is_last else ops.Opaque(self)]
+        return [ops.Activation("softmax") if is_last else ops.Softmax(self.axis)]
 
     def _before_activation(self, grad: Array, cache: Any) -> Array:
         y = cache[1]
