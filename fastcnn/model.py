@@ -33,13 +33,13 @@ from .arguments import seed as checked_seed
 from .batches import ArrayBatches, Batches, batches, samples, split
 from .graph import Call, Graph, Tape
 from .initializers import Initializer
-from .layers.base import BUILDING, Layer, WeightSource
+from .layers.base import CHANGING, Layer, WeightSource
 from .layers.symbolic import Input, Shape, Tensor, tensors_of
 from .losses import Loss
 from .metrics import Metric
 from .objective import Means, Objective
 from .optimizers import Optimizer
-from .plan import Plan, Plans, StepProfile
+from .plan import Plan, Plans, StalePlan, StepProfile
 from .progress import History, Progress, verbosity
 from .registry import Configurable, describe, register, restore
 
@@ -238,7 +238,7 @@ class Model(Configurable):
         return self._graph
 
     def _build(self, shapes: list[Shape], source: Callable[[int, Layer], WeightSource]) -> None:
-        with BUILDING:
+        with CHANGING:
             self._build_alone(shapes, source)
 
     def _build_alone(self, shapes: list[Shape], source: Callable[[int, Layer], WeightSource]) -> None:
@@ -536,13 +536,14 @@ class Model(Configurable):
     def _train_batch(self, x: Any, y: Any, key: int) -> tuple[int, list[float]]:
         """Take one step; return the number of samples and the figures of the batch."""
         inputs = self._prepared(x)
-        for layer in self.layers:
-            layer.thaw()
+        self._thaw()
         self.optimizer.bind(self.trainable_weights)
         with runtime.ReusingMemory():
             figures, gradients, tape = self._loss_and_gradients(inputs, y, True, key)
-            self.optimizer.step(list(gradients.values()))
-            self._traced().after_step(tape)
+            with CHANGING:
+                self._thaw()  # another thread may have predicted meanwhile
+                self.optimizer.step(list(gradients.values()))
+                self._traced().after_step(tape)
         return len(inputs[0]), figures
 
     def _loss_and_gradients(
@@ -676,7 +677,9 @@ class Model(Configurable):
     def predict(self, x: Any, batch_size: int | None = None, verbose: Any = 0) -> Any:
         """Return what the last layer gives for every sample, as in Keras: probabilities where it is a softmax.
 
-        Several threads may predict with one model at a time.
+        Several threads may predict with one model at a time, while another trains it or sets its weights too: each
+        prediction is of the weights between two changes, unless the model has layers of one's own or of another
+        element type.
 
         Parameters
         ----------
@@ -734,7 +737,13 @@ class Model(Configurable):
         batch = len(inputs[0])
         if not batch or not self._has_one_dtype:
             return self._traced().infer([plain(x, self.dtype, "x") for x in inputs])
-        return self._plans.get(self._traced(), self._shapes, batch, self.dtype).run(inputs)
+        while True:
+            plan = self._plans.get(self._traced(), self._shapes, batch, self.dtype)
+            try:
+                return plan.run(inputs)
+            except StalePlan:  # another thread has changed weights just now
+                if not plan.stale:
+                    raise
 
     def plan(self, input_shape: Any = None) -> Plan:
         """Return how predictions are computed for batches of one size: see its ``steps`` and ``summary``.
@@ -856,10 +865,13 @@ class Model(Configurable):
     def get_weights(self) -> list[Array]:
         """Return copies of all weights, layer by layer, in the order of ``weights``."""
         self._must_be_built()
-        return [array.copy() for array in self.weights.values()]
+        with CHANGING:
+            return [array.copy() for array in self.weights.values()]
 
     def set_weights(self, weights: Sequence[ArrayLike]) -> None:
         """Set all weights, in the order of ``get_weights``; all or, where one does not fit, none.
+
+        Predictions of other threads are of the weights before or of those after.
 
         Raises
         ------
@@ -876,11 +888,15 @@ class Model(Configurable):
             array = real_array(new, f"weights for {name}")
             if array.shape != old.shape:
                 raise ValueError(f"weights for {name} must have shape {old.shape}, got {array.shape}")
-            given.append(array)
+            given.append(array.astype(old.dtype, copy=False))
+        with CHANGING:
+            self._thaw()
+            for old, new in zip(self.weights.values(), given, strict=True):
+                old[...] = new
+
+    def _thaw(self) -> None:
         for layer in self.layers:
             layer.thaw()
-        for old, new in zip(self.weights.values(), given, strict=True):
-            old[...] = new
 
     def load_torch_state_dict(self, state_dict: Any) -> None:
         """Set all weights to those of the same network in PyTorch; all or, where one does not fit, none.
@@ -1038,21 +1054,22 @@ class Model(Configurable):
         # What layers that follow each other are built for; other models say so themselves.
         if self._single_input:
             about["input_shape"] = list(self.input_shape)
-        arrays = dict(self.weights)
-        if self.compiled:
-            about["compiled"] = {
-                "optimizer": describe(self.optimizer),
-                "loss": describe(self.loss),
-                "metrics": describe(self.metrics),
-            }
-            if self._checkpoints:
-                about["compiled"]["checkpoint_activations"] = True
-            if set(self._objective.weights) != {1.0}:
-                about["compiled"]["loss_weights"] = self._objective.weights
-            if include_optimizer:
-                about["iterations"] = self.optimizer.iterations
-                arrays |= {f"optimizer/{name}": array for name, array in self.optimizer.state().items()}
-        io.save_arrays(path, arrays, {_METADATA: json.dumps(about)})
+        with CHANGING:  # what is written is of one moment
+            arrays = dict(self.weights)
+            if self.compiled:
+                about["compiled"] = {
+                    "optimizer": describe(self.optimizer),
+                    "loss": describe(self.loss),
+                    "metrics": describe(self.metrics),
+                }
+                if self._checkpoints:
+                    about["compiled"]["checkpoint_activations"] = True
+                if set(self._objective.weights) != {1.0}:
+                    about["compiled"]["loss_weights"] = self._objective.weights
+                if include_optimizer:
+                    about["iterations"] = self.optimizer.iterations
+                    arrays |= {f"optimizer/{name}": array for name, array in self.optimizer.state().items()}
+            io.save_arrays(path, arrays, {_METADATA: json.dumps(about)})
 
 
 def load(path: io.PathLike) -> Model:

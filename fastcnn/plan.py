@@ -8,16 +8,22 @@ value between them a place in one block of memory, the arena, by how long it is 
 is to run through a list of functions that are bound to their arrays: nothing is checked, and nothing allocated but the
 results.
 
-A plan holds copies of weights. So they are read-only while it is used (``Layer.freeze``), and :class:`Plans` makes a
-new one where they have been changed.
+A plan packs copies of some weights, and reads others where they are. So they are read-only while it is used
+(``Layer.freeze``), and :class:`Plans` makes a new one where they have been changed by a way that thaws them: assigning
+to a layer's attribute, ``set_weights``, loading, training, or arrays from ``trainable_weights``. A view that was made
+of a writable weight, as by ``layer.kernel.reshape(-1)``, stays writable, as NumPy does not know of it: which of what is
+written through it a plan sees is undefined.
+
+Threads run plans without a lock. Who changes weights marks the plans that read them as stale, and waits until none of
+them runs (:meth:`Plans.stop`): a prediction is of the weights before a change or of those after it.
 """
 
 from __future__ import annotations
 
 import itertools
 import math
-import threading
 import time
+import weakref
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -28,7 +34,7 @@ from numpy.typing import NDArray
 
 from . import nn
 from .graph import Graph
-from .layers.base import Changes, Layer, Shape
+from .layers.base import CHANGING, Changes, Layer, Shape
 from .ops import Concatenation, Elementwise, Op, Opaque, Run, Same
 
 Array = NDArray[Any]
@@ -37,6 +43,8 @@ Array = NDArray[Any]
 LINE = 64
 # Runs of a plan in which its steps are timed: after them it runs without a clock.
 TIMED_RUNS = 3
+# Seconds between two looks whether a plan still runs; one that told would be slower.
+PATIENCE = 1e-4
 # Of layers' names in a summary, which then fits into 80 columns.
 NAME_COLUMNS = 18
 
@@ -84,11 +92,16 @@ def lower(graph: Graph, shapes: Sequence[Shape]) -> Lowered:
 
 
 def _ops_of(layer: Layer, shape: Any) -> Sequence[Op]:
-    own = [cls for cls in type(layer).__mro__ if cls.__module__.partition(".")[0] != __name__.partition(".")[0]]
+    own = _from_outside(type(layer))
     overrides = any("forward" in vars(cls) or "apply" in vars(cls) for cls in own)
     if overrides and not any("lowered" in vars(cls) for cls in own):
         return [Opaque(layer)]
     return layer.lowered(shape)
+
+
+def _from_outside(cls: type) -> list[type]:
+    """Return those that are not of this package of a class and its bases."""
+    return [base for base in cls.__mro__[:-1] if base.__module__.partition(".")[0] != __name__.partition(".")[0]]
 
 
 class _Fusing:
@@ -232,6 +245,10 @@ class _Context:
             self.runs.append(run)
 
 
+class StalePlan(RuntimeError):
+    """A plan that is run after weights have changed."""
+
+
 class Plan:
     """How a network computes batches of one size; made by :meth:`fastcnn.Model.plan`.
 
@@ -266,7 +283,15 @@ class Plan:
         self.least_bytes = places.least_bytes
         #: Greater than that of another plan of the model if it was asked for later.
         self.last_use = 0
+        #: Whether it is of weights that have changed since, or are about to.
+        self.stale = False
         self._waiting: list[_Context] = []
+        # All that there are. An interrupt may lose one, which then does not count any more.
+        self._contexts: list[weakref.ref[_Context]] = []
+        # A layer of one's own may want CHANGING while it computes: who holds it must not wait for that.
+        self._is_waited_for = not any(
+            _from_outside(type(part)) for op in self.ops for part in (op, getattr(op, "layer", op))
+        )
         self._timed_runs = 0
         self._seconds: list[float] | None = None
 
@@ -275,12 +300,21 @@ class Plan:
         return (self.batch, *(n or 0 for n in self.lowered.shapes[value][1:]))
 
     def run(self, inputs: Sequence[Array]) -> list[Array]:
-        """Return new arrays with the outputs for inputs, arrays (N, ...) of the plan's batch size."""
+        """Return new arrays with the outputs for inputs, arrays (N, ...) of the plan's batch size.
+
+        Raises
+        ------
+        StalePlan
+            If weights have changed since the plan was made.
+        """
         try:
             context = self._waiting.pop()
         except IndexError:
             context = _Context(self)
+            self._contexts.append(weakref.ref(context))
         try:
+            if self.stale:  # asked after the context is taken, as it is set before contexts are counted
+                raise StalePlan("weights have changed since this plan was made: get a new one by model.plan")
             for place, x in zip(context.inputs, inputs, strict=True):
                 place[...] = x
             if self._timed_runs < TIMED_RUNS:
@@ -292,6 +326,15 @@ class Plan:
             return [output.copy() for output in context.outputs]
         finally:
             self._waiting.append(context)
+
+    def finish(self) -> None:
+        """Return when a stale plan runs no more, as far as its layers are the package's own."""
+        while self._is_waited_for and self._runs():
+            time.sleep(PATIENCE)
+
+    def _runs(self) -> bool:
+        waiting = len(self._waiting)  # before the others are counted: of those that are made meanwhile none runs
+        return sum(context() is not None for context in list(self._contexts)) > waiting
 
     def profile(self, inputs: Sequence[Array], repeats: int) -> list[StepProfile]:
         """Run a few times, and return the steps with the time that each took when it was fastest."""
@@ -484,7 +527,8 @@ class Plans:
     MOST = 8
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        # All that still are, those too that were given up for others while somebody ran them.
+        self._made: list[weakref.ref[Plan]] = []
         self._uses = itertools.count(1)
         self._forget()
 
@@ -503,23 +547,34 @@ class Plans:
                 # A number of its own, without the lock, which others may hold for as long as a plan takes to make.
                 plan.last_use = next(self._uses)
                 return plan
-        with self._lock:
+        with CHANGING:
             seen = Changes.latest
             if [layer.revision for layer in graph.layers] != self._revisions:
                 self._forget()
             if self._lowered is None:
                 # What changes from here on is looked at next time.
-                self._revisions = [layer.freeze() for layer in graph.layers]
+                self._revisions = [layer.freeze(self) for layer in graph.layers]
                 self._lowered = lower(graph, shapes)
             plan = self._plans.get(batch)
             if plan is None:
                 plan = Plan(self._lowered, batch, dtype, list(self._plans.values()))
                 if len(self._plans) >= self.MOST:
                     del self._plans[min(self._plans, key=lambda size: self._plans[size].last_use)]
+                self._made = [*(made for made in self._made if made() is not None), weakref.ref(plan)]
                 self._plans[batch] = plan
             plan.last_use = next(self._uses)
             self._seen = seen
             return plan
+
+    def stop(self) -> None:
+        """Give up all plans because weights are about to change; return when none of them runs any more."""
+        self._forget()
+        plans = [plan for made in self._made if (plan := made()) is not None]
+        for plan in plans:
+            plan.stale = True
+        for plan in plans:
+            plan.finish()
+        self._made = []
 
     def __reduce__(self) -> Any:
         """Leave plans behind where a model is copied."""

@@ -6,6 +6,7 @@ import copy
 import gc
 import itertools
 import threading
+import time
 import tracemalloc
 import weakref
 
@@ -47,6 +48,7 @@ from fastcnn.layers import (
     UpSampling2D,
     ZeroPadding2D,
 )
+from fastcnn.plan import StalePlan
 
 RNG = np.random.default_rng(0)
 
@@ -769,6 +771,126 @@ def test_several_threads_may_predict_and_see_the_weights_change():
     for worker in workers:
         worker.join()
     assert not wrong
+
+
+def in_threads(*works, seconds=0.6):
+    """Call each function again and again, all at the same time; return what they raised."""
+    raised = []
+    end = time.monotonic() + seconds
+
+    def repeat(work):
+        try:
+            with fastcnn.threads(1):
+                while time.monotonic() < end:
+                    work()
+        except Exception as error:
+            raised.append(error)
+
+    workers = [threading.Thread(target=repeat, args=(work,), daemon=True) for work in works]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join(30)
+        assert not worker.is_alive()
+    return raised
+
+
+def read_in_place():
+    """A network of which a plan reads most weights where they are."""
+    layers = [conv(8), norm(), PReLU(alpha_initializer="random_normal"), LayerNormalization(), PReLU(), Flatten()]
+    return Sequential([Input((16, 16, 3)), *layers, LayerNormalization(), Dense(4)], seed=0)
+
+
+def test_predictions_are_of_the_weights_before_a_change_or_after_it():
+    model = read_in_place()
+    batches = [RNG.standard_normal((n, 16, 16, 3)).astype(np.float32) for n in (1, 3)]
+    sets = [model.get_weights(), [0.5 * w + 0.25 for w in model.get_weights()]]
+    wanted = []
+    for weights in sets:
+        model.set_weights(weights)
+        wanted.append([model.predict_on_batch(x) for x in batches])
+    seen = [0, 0]
+    turn = itertools.cycle(sets)
+
+    def predict(index):
+        y = model.predict_on_batch(batches[index])
+        found = [number for number in (0, 1) if (y == wanted[number][index]).all()]
+        assert len(found) == 1
+        seen[found[0]] += 1
+
+    assert not in_threads(
+        lambda: model.set_weights(next(turn)), lambda: predict(0), lambda: predict(1), lambda: predict(1)
+    )
+    assert min(seen) > 0
+
+
+def test_predictions_may_go_on_while_weights_are_trained_loaded_and_assigned(tmp_path):
+    model = read_in_place()
+    model.compile("adam", "mse")
+    x = RNG.standard_normal((4, 16, 16, 3)).astype(np.float32)
+    kernel = model.layers[0].kernel.copy()
+    stored = {f"{name}.{w}": a for name, w, a in (("fc", "weight", np.ones((4, 2))), ("fc", "bias", np.ones(4)))}
+    loaded = Sequential([Input((2,)), Dense(4, name="fc")])
+
+    def train():
+        model.train_on_batch(x, np.zeros((4, 4)))
+        model.layers[0].kernel = kernel
+        loaded.load_torch_state_dict(stored)
+
+    def predict():
+        assert np.isfinite(model.predict_on_batch(x)).all()
+        loaded.predict_on_batch(x[0, 0, :, :2])
+
+    assert not in_threads(train, predict, predict)
+
+
+def test_a_plan_that_somebody_runs_is_waited_for_even_when_others_have_taken_its_place():
+    model = lenet()
+    x = np.zeros((1, 28, 28, 1), np.float32)
+    before = model.predict(x)
+    plan = model.plan()
+    context = plan._waiting.pop()  # as a thread has it that predicts
+    for n in range(2, 2 + model._plans.MOST):
+        model.plan((n, 28, 28, 1))
+    assert model.plan() is not plan
+    weights = [0.5 * w + 0.25 for w in model.get_weights()]
+    writer = threading.Thread(target=model.set_weights, args=(weights,), daemon=True)
+    writer.start()
+    writer.join(0.05)
+    assert writer.is_alive()
+    assert (model.layers[-1].kernel != weights[-2]).all()
+    plan._waiting.append(context)
+    writer.join(10)
+    assert not writer.is_alive()
+    assert (model.layers[-1].kernel == weights[-2]).all()
+    with pytest.raises(StalePlan, match=r"^weights have changed since this plan was made: get a new one"):
+        plan.run([x])
+    assert (model.predict(x) != before).any()
+    model.plan()._waiting.clear()  # as an interrupt may lose what a thread works with
+    model.set_weights(weights)
+
+
+class Counting(Layer):
+    """Counts, in a weight, how often it has been called."""
+
+    def build(self, input_shape):
+        self.add_weight("calls", (1,), "zeros", trainable=False)
+
+    def forward(self, x, training=False):
+        self.calls = self.calls + 1
+        return x, None
+
+
+def test_a_layer_may_change_its_own_weights_while_it_predicts():
+    model = Sequential([Input((3,)), Dense(2), Counting()], seed=0)
+    model.predict_on_batch(np.ones((1, 3)))
+    before = model.layers[1].calls.copy()
+    model.predict_on_batch(np.ones((1, 3)))
+    assert model.layers[1].calls == before + 1
+    weights = model.get_weights()
+    assert not in_threads(
+        lambda: model.set_weights(weights), *[lambda: model.predict_on_batch(np.ones((1, 3)))] * 2, seconds=0.2
+    )
 
 
 # ---- what is told of a plan ----

@@ -6,7 +6,8 @@ import copy
 import itertools
 import threading
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
+from weakref import WeakSet
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,8 +25,10 @@ Array = NDArray[Any]
 Gradients = dict[str, Array]
 WeightSource = Callable[[str, tuple[int, ...], Initializer], Array]
 
-# Threads that share an unbuilt layer or model build it once.
-BUILDING = threading.RLock()
+# Held by whoever makes weights, changes them, or makes a plan of them: threads that share a layer build it once, and
+# plans are of weights between two changes. It is one for all, as layers may be in several models, and as two locks
+# could be taken in either order. Whoever runs a plan does without it.
+CHANGING = threading.RLock()
 
 _REVISIONS = itertools.count(1)
 
@@ -34,6 +37,13 @@ class Changes:
     """What has changed last, of all layers there are: so one look tells that nothing has."""
 
     latest = 0
+
+
+class Reader(Protocol):
+    """What reads weights without ``CHANGING``, and therefore has to be stopped before they change."""
+
+    def stop(self) -> None:
+        """Return when nothing reads weights any more, and before anything does again."""
 
 
 class Layer(Configurable):
@@ -227,26 +237,37 @@ class Layer(Configurable):
     def trainable_weights(self) -> dict[str, Array]:
         """The weights that an optimiser moves, by name; none where the layer is not trainable. They can be written to.
 
-        Other ways to a weight may find it read-only: prediction keeps copies, packed as its kernels want them, and
-        would not see the change. Assigning to the attribute always works.
+        Other ways to a weight may find it read-only, and so do these once there is a prediction: it packs copies of
+        weights, which would not see the change. Assigning to the attribute always works.
         """
         self.thaw()
         return {name: self.weights[name] for name in vars(self).get("_trainable", []) if self.trainable}
 
-    def freeze(self) -> int:
-        """Make the weights read-only, until ``thaw``; return the revision, which is another one afterwards."""
+    def freeze(self, reader: Reader) -> int:
+        """Make the weights read-only for a reader; return the revision, which is another one after ``thaw``.
+
+        Whoever calls this holds ``CHANGING``, until there is something to stop.
+        """
+        vars(self).setdefault("_readers", WeakSet()).add(reader)
         vars(self)["_frozen"] = True
         for array in self.weights.values():
             array.flags.writeable = False
         return self.revision
 
     def thaw(self) -> None:
-        """Let the weights be changed."""
+        """Let the weights be changed, once no plan reads them any more.
+
+        Whoever holds ``CHANGING`` meanwhile can be sure that no other thread freezes them before they are changed.
+        """
         if self._frozen:
-            for array in self.weights.values():
-                array.flags.writeable = True
-            vars(self)["_frozen"] = False
-            self._changed()
+            with CHANGING:
+                for reader in vars(self).get("_readers", ()):
+                    reader.stop()
+                for array in self.weights.values():
+                    array.flags.writeable = True
+                vars(self)["_frozen"] = False
+                vars(self).pop("_readers", None)
+                self._changed()
 
     def _changed(self) -> None:
         vars(self)["revision"] = Changes.latest = next(_REVISIONS)
@@ -262,8 +283,10 @@ class Layer(Configurable):
             array = real_array(value, name)
             if array.shape != weight.shape:
                 raise ValueError(f"{name} must have shape {weight.shape}, got {array.shape}")
-            self.thaw()
-            weight[...] = array
+            array = array.astype(weight.dtype, copy=False)
+            with CHANGING:
+                self.thaw()
+                weight[...] = array
 
     def count_params(self) -> int:
         """Return how many numbers the weights hold."""
@@ -291,7 +314,7 @@ class Layer(Configurable):
         """
         state = vars(self)
         if not self.built:
-            with BUILDING:
+            with CHANGING:
                 if not self.built:
                     self._build(input_shape, source)
         if state["_input_shape"] == input_shape:
@@ -329,7 +352,7 @@ class Layer(Configurable):
     def unbuild(self) -> None:
         """Forget the weights and the shape that they were made for."""
         state = vars(self)
-        for name in [*self.weights, "_weights", "_trainable", "_input_shape", "_output_shape", "_frozen"]:
+        for name in [*self.weights, "_weights", "_trainable", "_input_shape", "_output_shape", "_frozen", "_readers"]:
             state.pop(name, None)
 
     def __call__(self, x: Any, training: bool = False, **options: Any) -> Any:
