@@ -187,6 +187,32 @@ class Model(Configurable):
         return {f"{layer.name}/{n}": a for layer in self.layers for n, a in layer.trainable_weights.items()}
 
     @property
+    def trainable(self) -> bool:
+        """Whether any layer is trainable. Setting it sets all layers', and belongs before ``compile``, as theirs does.
+
+        Models that were called on tensors to become part of this one share their layers with it: they freeze together.
+
+        Examples
+        --------
+        >>> import fastcnn
+        >>> from fastcnn.layers import Dense, GlobalAveragePooling2D
+        >>> base = fastcnn.models.resnet20_cifar(include_top=False)
+        >>> base.trainable = False
+        >>> head = Dense(5, activation="softmax", name="head")
+        >>> x = fastcnn.Input((32, 32, 3))
+        >>> model = fastcnn.Model(x, head(GlobalAveragePooling2D()(base(x))))
+        >>> list(model.trainable_weights)
+        ['head/kernel', 'head/bias']
+        """
+        return any(layer.trainable for layer in self.layers)
+
+    @trainable.setter
+    def trainable(self, value: bool) -> None:
+        value = flag(value, "trainable")
+        for layer in self.layers:
+            layer.trainable = value
+
+    @property
     def input_shape(self) -> Any:
         """(None, ...), or a list of such of several inputs; None where the model is not built yet."""
         shapes = self._shapes[: len(self._input_names)]

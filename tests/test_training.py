@@ -20,6 +20,7 @@ from fastcnn.layers import (
     Dense,
     Dropout,
     Flatten,
+    GlobalAveragePooling2D,
     Input,
     Layer,
     MaxPool2D,
@@ -562,6 +563,33 @@ def test_weights_are_set_all_or_none():
     assert all(np.array_equal(a, b) for a, b in zip(model.get_weights(), new, strict=True))
     with pytest.raises(ValueError, match="4 arrays, got 1"):
         model.set_weights(old[:1])
+
+
+def test_a_frozen_base_stays_as_it_is_while_a_new_head_learns(tmp_path):
+    base = fastcnn.models.resnet20_cifar(include_top=False, seed=0)
+    assert base.trainable
+    base.trainable = False
+    assert not base.trainable and not base.trainable_weights
+    start = fastcnn.Input((32, 32, 3))
+    model = fastcnn.Model(start, Dense(2, name="head")(GlobalAveragePooling2D()(base(start))), seed=1)
+    assert model.trainable
+    assert list(model.trainable_weights) == ["head/kernel", "head/bias"]
+    model.compile("adam", "mse")
+    x = np.random.default_rng(0).standard_normal((4, 32, 32, 3))
+    before = {name: weight.copy() for name, weight in model.weights.items()}
+    loss = model.fit(x, np.ones((4, 2)), epochs=3, verbose=0).history["loss"]
+    assert loss[2] < loss[0]
+    changed = {name for name, weight in model.weights.items() if (weight != before[name]).any()}
+    assert changed == {"head/kernel", "head/bias"}  # running statistics are not among them
+    model.save(tmp_path / "m.safetensors")
+    assert list(fastcnn.load(tmp_path / "m.safetensors").trainable_weights) == ["head/kernel", "head/bias"]
+    # A model that is part of another shares its layers with it.
+    model.trainable = True
+    assert base.trainable
+    with pytest.raises(ValueError, match="compile anew where other layers become trainable"):
+        model.train_on_batch(x, np.ones((4, 2)))
+    with pytest.raises(TypeError, match=r"^trainable must be True or False, got 1$"):
+        model.trainable = 1
 
 
 def test_layers_that_are_not_trainable_stay_as_they_are():
