@@ -151,7 +151,10 @@ class Graph:
                 stack.pop()
                 continue
             if tensor.layer is None:
-                raise ValueError(f"inputs must hold all that the outputs need, but {tensor!r} is not among them")
+                users = [f": {user!r} needs it" for user in stack if any(s is tensor for s in user.sources)]
+                raise ValueError(
+                    f"inputs must hold all that the outputs need, but {tensor!r} is not among them{''.join(users[-1:])}"
+                )
             missing = [source for source in tensor.sources if id(source) not in numbers]
             if missing and id(tensor) in open_ones:
                 raise ValueError(f"outputs must come from inputs, but {tensor!r} needs its own result")

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import itertools
 import json
-import re
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -41,7 +40,7 @@ from .objective import Means, Objective
 from .optimizers import Optimizer
 from .plan import Plan, Plans, StalePlan, StepProfile
 from .progress import History, Progress, verbosity
-from .registry import Configurable, describe, register, restore
+from .registry import Configurable, describe, register, restore, snake_case
 
 Array = NDArray[Any]
 
@@ -1251,16 +1250,11 @@ def _name_layers(layers: Sequence[Layer]) -> None:
             raise ValueError(f"layers must have different names, got {name!r} twice")
         names.add(name)
     # One run through the candidates of a class serves all of its layers: a network may have thousands.
-    candidates = {cls: numbered(stem(cls)) for cls in {type(layer) for layer in layers}}
+    candidates = {cls: numbered(snake_case(cls.__name__)) for cls in {type(layer) for layer in layers}}
     for layer in layers:
         if layer.name is None:
             layer.name = next(name for name in candidates[type(layer)] if name not in names)
             names.add(layer.name)
-
-
-def stem(cls: type) -> str:
-    """Return what Keras calls an object of a class: conv2d."""
-    return re.sub(r"(?<=[a-z0-9])(?=[A-Z][a-z])|(?<=[a-z])(?=[A-Z])", "_", cls.__name__).lower()
 
 
 def numbered(name: str) -> Iterator[str]:

@@ -8,6 +8,7 @@ again, from classes in this registry only, so that a file can never run code of 
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Callable, Mapping
 from functools import lru_cache
 from typing import Any, TypeVar
@@ -124,6 +125,17 @@ def register(cls: T) -> T:
 
 def _is_own(cls: type) -> bool:
     return cls.__module__.split(".")[0] == "fastcnn"
+
+
+def snake_case(name: str) -> str:
+    """Return what Keras calls an object of a class of this name.
+
+    Examples
+    --------
+    >>> snake_case("Conv2DTranspose"), snake_case("PReLU")
+    ('conv2d_transpose', 'p_re_lu')
+    """
+    return re.sub(r"([a-z])([A-Z])", r"\1_\2", re.sub(r"(.)([A-Z][a-z]+)", r"\1_\2", name)).lower()
 
 
 def describe(value: Any) -> Any:

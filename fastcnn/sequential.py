@@ -9,8 +9,8 @@ from .arguments import brief
 from .graph import Graph
 from .layers.base import Layer
 from .layers.symbolic import Input
-from .model import Model, numbered, stem
-from .registry import register
+from .model import Model, numbered
+from .registry import register, snake_case
 
 
 @register
@@ -77,7 +77,7 @@ class Sequential(Model):
         if any(layer is other for other in self.layers):
             raise ValueError(f"layers must be different objects, got {layer!r} twice")
         names = [other.name for other in self.layers]
-        name = layer.name or next(n for n in numbered(stem(type(layer))) if n not in names)
+        name = layer.name or next(n for n in numbered(snake_case(type(layer).__name__)) if n not in names)
         if name in names:
             raise ValueError(f"layers must have different names, got {name!r} twice")
         layer.name = name

@@ -20,6 +20,7 @@ from fastcnn.layers import (
     BatchNormalization,
     Concatenate,
     Conv2D,
+    Conv2DTranspose,
     Dense,
     Dropout,
     Flatten,
@@ -29,6 +30,7 @@ from fastcnn.layers import (
     Layer,
     MaxPool2D,
     Multiply,
+    PReLU,
     ReLU,
     ReLU6,
     Reshape,
@@ -314,6 +316,17 @@ def test_gradients_and_what_backward_needs_are_let_go_of_on_the_way_back():
     assert counts == [5, 4, 3, 2, 1]
 
 
+def test_layers_without_names_are_called_as_in_keras():
+    layers = [Conv2DTranspose(2, 1), PReLU(), MaxPool2D(1), PReLU(), Conv2DTranspose(2, 1)]
+    names = ["conv2d_transpose", "p_re_lu", "max_pool2d", "p_re_lu_1", "conv2d_transpose_1"]
+    x = y = Input((2, 2, 2))
+    for layer in layers:
+        y = layer(y)
+    assert [layer.name for layer in fastcnn.Model(x, y).layers] == names
+    layers = [Conv2DTranspose(2, 1), PReLU(), MaxPool2D(1), PReLU(), Conv2DTranspose(2, 1)]
+    assert [layer.name for layer in fastcnn.Sequential(layers).layers] == names
+
+
 def test_a_deep_network_needs_no_deep_recursion():
     x = y = Input((2,))
     for _ in range(3000):
@@ -353,6 +366,12 @@ VECTOR = Input((3,), name="vector")
         (lambda: fastcnn.Model(IMAGE, IMAGE), ValueError, "outputs must come from at least one layer"),
         (lambda: fastcnn.Model([IMAGE, IMAGE], Flatten()(IMAGE)), ValueError, "inputs must be different objects"),
         (lambda: fastcnn.Model(IMAGE, Dense(1)(VECTOR)), ValueError, r"Input\(\(3,\), name='vector'\) is not among"),
+        (
+            lambda: fastcnn.Model(IMAGE, Add()([Dense(2, name="head")(VECTOR), Dense(2)(Flatten()(IMAGE))])),
+            ValueError,
+            r"Input.* is not among them: <Tensor of shape \(None, 2\) from Dense head> needs it$",
+        ),
+        (lambda: fastcnn.Model(IMAGE, VECTOR), ValueError, r"Input\(\(3,\), name='vector'\) is not among them$"),
         (lambda: fastcnn.Model([IMAGE, VECTOR], Dense(1)(VECTOR)), ValueError, r"nothing that does uses Input\(\(4, 4"),
         (lambda: fastcnn.Model(VECTOR, cyclic()), ValueError, "outputs must come from inputs, but .* its own result"),
         (lambda: Add()([IMAGE, VECTOR]), ValueError, r"layer Add: inputs .*\(None, 4, 4, 3\) and \(None, 3\)"),

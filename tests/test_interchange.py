@@ -229,6 +229,27 @@ def test_the_prefix_of_data_parallel_is_taken_off_where_all_have_it(model):
         model.load_torch_state_dict(STATE | {"module.fc.bias": STATE["fc.bias"]})
 
 
+def test_densenets_under_their_older_names():
+    """Published files have "denselayer1.norm.1" where torchvision's modules are called "denselayer1.norm1"."""
+    source, model = (fastcnn.models.densenet121(10, (32, 32, 3), seed=seed) for seed in (0, 1))
+    parts = {"moving_mean": "running_mean", "moving_variance": "running_var", "bias": "bias", "beta": "bias"}
+    state = {}
+    for name, weight in source.weights.items():
+        layer, _, part = name.partition("/")
+        layer = re.sub(r"(denselayer\d+\.[a-z]+)(\d)$", r"\1.\2", layer)
+        state[f"{layer}.{parts.get(part, 'weight')}"] = weight.T if weight.ndim == 2 else np.moveaxis(weight, -1, 0)
+        if weight.ndim == 4:
+            state[f"{layer}.weight"] = weight.transpose(3, 2, 0, 1)
+    assert state["features.denseblock1.denselayer1.norm.1.weight"].shape == (64,)
+    assert state["features.denseblock4.denselayer16.conv.2.weight"].shape == (32, 128, 3, 3)
+    model.load_torch_state_dict(state)
+    assert all(np.array_equal(a, b) for a, b in zip(source.get_weights(), model.get_weights(), strict=True))
+    # One array can't have both names.
+    first = "features.denseblock1.denselayer1.norm"
+    with pytest.raises(ValueError, match=re.escape(f"the network has no {first}.1.bias (64,)") + "$"):
+        model.load_torch_state_dict(state | {f"{first}1.bias": np.ones(64)})
+
+
 def without(*names):
     return {name: array for name, array in STATE.items() if name not in names}
 
@@ -250,7 +271,19 @@ def without(*names):
             "state_dict must hold the weights of this network: layer conv: conv.bias must have shape (3,), got (4,); "
             "it lacks fc.bias (5,); the network has no fc.b (5,)",
         ),
-        ({f"other.{i}": np.ones(i) for i in range(9)}, ValueError, "other.5 (5,), 3 more"),
+        (
+            {f"other.{i}": np.ones(i) for i in range(30)},
+            ValueError,
+            "the network has no " + ", ".join(f"other.{i} ({i},)" for i in range(30)),
+        ),
+        (
+            {name: array[..., None] for name, array in STATE.items()},
+            ValueError,
+            "; ".join(
+                f"layer {name.partition('.')[0]}: {name} must have shape {array.shape}, got {(*array.shape, 1)}"
+                for name, array in STATE.items()
+            ),
+        ),
         (STATE | {"fc.bias": np.ones(5, "int8")}, ValueError, "layer fc: fc.bias must hold floating-point numbers"),
         (STATE | {"fc.bias": np.ones(5, complex)}, TypeError, "state_dict['fc.bias'] must hold real numbers"),
         (STATE | {"fc.bias": None}, TypeError, "state_dict['fc.bias'] must hold real numbers"),

@@ -6,7 +6,6 @@ Nothing of a file is taken from outside of it, as HDF5's links could, and of an 
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from typing import Any, BinaryIO
 
 from ..arguments import file_path
 from ..io import PathLike
+from ..registry import snake_case
 
 
 @dataclass(frozen=True, eq=False)
@@ -149,11 +149,6 @@ def _parts(key: str) -> tuple[str, int]:
     """Split a group's name into the class's and the number."""
     word, _, number = key.rpartition("_")
     return (word, int(number)) if word and number.isdecimal() else (key, 0)
-
-
-def snake_case(name: str) -> str:
-    """Return what Keras calls a class in files: p_re_lu."""
-    return re.sub(r"([a-z])([A-Z])", r"\1_\2", re.sub(r"(.)([A-Z][a-z]+)", r"\1_\2", name)).lower()
 
 
 def _member(group: Any, path: str) -> Any:

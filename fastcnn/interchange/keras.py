@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from ..graph import Graph
 from ..layers import DepthwiseConv2D
 from ..layers.base import Layer
-from .hdf5 import Stored, opened, snake_case
+from ..registry import snake_case
+from .hdf5 import Stored, opened
 from .matching import arrays_by_name, misfit, refuse_mismatch
 
 Array = NDArray[Any]

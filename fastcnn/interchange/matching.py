@@ -7,8 +7,6 @@ from typing import Any
 
 from ..arguments import brief, real_array
 
-_SHOWN = 6
-
 
 def arrays_by_name(mapping: Any, what: str) -> dict[str, Any]:
     """Return the arrays of a mapping.
@@ -36,7 +34,7 @@ def misfit(layer: str, label: str, shape: tuple[int, ...], array: Any) -> str | 
 
 
 def refuse_mismatch(what: str, misfits: Sequence[str], missing: Sequence[str], unknown: Sequence[str]) -> None:
-    """Raise ValueError if there is anything that does not match.
+    """Raise ValueError, naming all that does not match, if there is anything.
 
     Parameters
     ----------
@@ -48,9 +46,7 @@ def refuse_mismatch(what: str, misfits: Sequence[str], missing: Sequence[str], u
         Names and shapes of what the network has and the arrays have not, and the other way round.
     """
     parts = [
-        separator.join(
-            [opening + texts[0], *texts[1:_SHOWN], *([f"{len(texts) - _SHOWN} more"] if len(texts) > _SHOWN else [])]
-        )
+        opening + separator.join(texts)
         for opening, texts, separator in (
             ("", misfits, "; "),
             ("it lacks ", missing, ", "),

@@ -7,7 +7,8 @@ flattened, what comes behind it counts the features in another one.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+import re
+from collections.abc import Callable, Sequence, Set
 from dataclasses import dataclass
 from typing import Any
 
@@ -49,6 +50,8 @@ _NAMES = {
 _IGNORED = ".num_batches_tracked"
 # How PyTorch's own files begin, today's and those before version 1.6.
 _PICKLES = (b"PK\x03\x04", b"\x80\x02")
+# Names in torchvision's files of DenseNets, which are older than its code: denselayer1.norm.1 is now norm1.
+_OLD = re.compile(r"(\bdenselayer\d+\.(?:norm|conv))\.(?=\d\.)")
 _TYPES = ("F16", "F32", "F64", "I64")
 
 
@@ -83,17 +86,18 @@ def torch_weights(graph: Graph, shapes: Sequence[Shape], state_dict: Any) -> lis
     """
     what, given = _read(state_dict)
     orders = _orders_of_features(graph, shapes)
+    weights = [(layer, name, weight) for layer in graph.layers for name, weight in layer.weights.items()]
+    wanted = [_slot(layer, name, weight, orders.get(id(layer))) for layer, name, weight in weights]
+    taken = {slot.name for slot in wanted if slot is not None}
+    given = _renamed(given, taken)
     slots, missing = [], []
-    for layer in graph.layers:
-        for name, weight in layer.weights.items():
-            slot = _slot(layer, name, weight, orders.get(id(layer)))
-            if slot is None:
-                missing.append(f"{layer.name}/{name} {weight.shape}, which PyTorch's modules have not")
-            elif slot.name not in given:
-                missing.append(f"{slot.name} {slot.shape}")
-            else:
-                slots.append(slot)
-    taken = {slot.name for slot in slots}
+    for (layer, name, weight), slot in zip(weights, wanted, strict=True):
+        if slot is None:
+            missing.append(f"{layer.name}/{name} {weight.shape}, which PyTorch's modules have not")
+        elif slot.name not in given:
+            missing.append(f"{slot.name} {slot.shape}")
+        else:
+            slots.append(slot)
     unknown = [f"{name} {array.shape}" for name, array in given.items() if name not in taken]
     found = [misfit(slot.layer, slot.name, slot.shape, given[slot.name]) for slot in slots]
     refuse_mismatch(what, [text for text in found if text], missing, unknown)
@@ -120,6 +124,12 @@ def _read(state_dict: Any) -> tuple[str, dict[str, Array]]:
     if all(name.startswith("module.") for name in arrays):  # as DataParallel has them
         arrays = {name.removeprefix("module."): array for name, array in arrays.items()}
     return what, {name: array for name, array in arrays.items() if not name.endswith(_IGNORED)}
+
+
+def _renamed(given: dict[str, Array], taken: Set[str]) -> dict[str, Array]:
+    """Return arrays under the names that are wanted today, where they have older ones that are not wanted."""
+    names = {name: _OLD.sub(r"\1", name) for name in given.keys() - taken}
+    return {name if (new := names.get(name, name)) in given else new: array for name, array in given.items()}
 
 
 def _slot(layer: Layer, name: str, weight: Array, order: Array | None) -> _Slot | None:
