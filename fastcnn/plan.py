@@ -75,19 +75,36 @@ class Lowered:
 
 
 def lower(graph: Graph, shapes: Sequence[Shape]) -> Lowered:
-    """Return what a graph whose values have these shapes computes in inference."""
+    """Return what a graph whose values have these shapes computes in inference.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If a layer's arguments have changed since it was built, and it can't take its input any more or gives another
+        shape.
+    """
     fusing = _Fusing(graph, shapes)
     for call in graph.calls:
-        shape = call.argument(shapes)
-        flops = call.layer.count_flops(shape, shapes[call.target])
-        *before, last = _ops_of(call.layer, shape)
+        layer, shape, result = call.layer, call.argument(shapes), shapes[call.target]
+        try:
+            flops = layer.count_flops(shape, result)
+            *before, last = _ops_of(layer, shape)
+            # Unless it would take a forward pass to find out.
+            knows = type(layer).compute_output_shape is not Layer.compute_output_shape
+            found = layer.compute_output_shape(shape) if knows else result
+        except (TypeError, ValueError) as error:
+            raise type(error)(f"layer {layer.name}: {error}") from error
+        if found != result:
+            raise ValueError(
+                f"layer {layer.name} must give results of shape {result}, for which the model is built, got {found}"
+            )
         sources = call.sources
         for op in before:
             shape = op.output_shape(shape)
             own, target = op.count_flops(shape, flops), fusing.new_value(shape)
-            fusing.add(Step(op, sources, target, [str(call.layer.name)], own))
+            fusing.add(Step(op, sources, target, [str(layer.name)], own))
             sources, flops = (target,), flops - own
-        fusing.add(Step(last, sources, call.target, [str(call.layer.name)], flops))
+        fusing.add(Step(last, sources, call.target, [str(layer.name)], flops))
     return fusing.lowered()
 
 

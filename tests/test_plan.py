@@ -870,6 +870,27 @@ def test_a_plan_that_somebody_runs_is_waited_for_even_when_others_have_taken_its
     model.set_weights(weights)
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "complaint"),
+    [
+        (
+            "strides",
+            (2, 2),
+            r"^layer second must give results of shape \(None, 10, 10, 6\), for which .*got \(None, 5, 5, 6\)$",
+        ),
+        ("groups", 3, "^layer second: groups must divide the channels of the input, 4, got 3"),
+    ],
+)
+def test_a_layer_that_does_not_fit_any_more_is_named(name, value, complaint):
+    model = Sequential([Input((10, 10, 1)), conv(4), conv(6, name="second"), MaxPool2D(2), Flatten()], seed=0)
+    before = model.predict(np.ones((2, 10, 10, 1)))
+    setattr(model.layers[1], name, value)
+    with pytest.raises(ValueError, match=complaint):
+        model.predict(np.ones((2, 10, 10, 1)))
+    setattr(model.layers[1], name, (1, 1) if name == "strides" else 1)
+    assert (model.predict(np.ones((2, 10, 10, 1))) == before).all()
+
+
 class Counting(Layer):
     """Counts, in a weight, how often it has been called."""
 
