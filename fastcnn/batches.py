@@ -67,8 +67,8 @@ def batches(
     Parameters
     ----------
     x
-        An array, a nested list of numbers, or an iterable of batches ``(x, y)``; where there are several inputs, a
-        list of arrays, or a dict by their names, or an iterable of batches of such.
+        An array, a nested list of numbers, a dict of it by the input's name, or an iterable of batches ``(x, y)``;
+        where there are several inputs, a list of arrays, or a dict by their names, or an iterable of batches of such.
     y
         What is wanted for each sample of x, where x is an array.
     batch_size
@@ -134,6 +134,8 @@ def samples(value: Any, names: Sequence[str], what: str) -> Array | list[Array]:
         If value is no such.
     """
     if len(names) == 1:
+        if type(value) is not np.ndarray and isinstance(value, Mapping):  # the first is quick to see
+            value = in_order(value, names, what)[0]
         return real_batch(value, what)
     arrays = [
         real_batch(array, f"{what} for {n}") for n, array in zip(names, in_order(value, names, what), strict=True)
@@ -156,9 +158,9 @@ def _count(data: Array | list[Array]) -> int:
 
 def _is_data(x: Any, names: Sequence[str]) -> bool:
     """Whether x is data, and not an iterable of batches; of several inputs it is a list or dict of arrays."""
-    if len(names) > 1:
-        return isinstance(x, Mapping) or (isinstance(x, (list, tuple)) and _is_array(x))
-    return _is_array(x)
+    if isinstance(x, Mapping):
+        return len(names) > 1 or names[0] in x
+    return _is_array(x) and (len(names) == 1 or isinstance(x, (list, tuple)))
 
 
 def _is_array(x: Any) -> bool:

@@ -106,6 +106,8 @@ class Model(Configurable):
         # Of a sample of each input: what every batch is compared with.
         self._sizes: list[Shape] = []
         self._input_names = ["x"]
+        self._inputs: list[Input] = []
+        self._outputs = _Described()
         # Whether all layers compute in the model's element type, as a plan does.
         self._has_one_dtype = True
         self._plans = Plans()
@@ -130,6 +132,7 @@ class Model(Configurable):
         self._input_names = [str(name) for name in names]
         _name_layers(graph.layers)
         self._sample_shapes = [tensor.shape for tensor in first]
+        self._inputs, self._outputs = [*first], _Described(last)  # type: ignore[list-item]  # they are Inputs
         self._graph, self.layers = graph, graph.layers
 
     def get_config(self) -> dict[str, Any]:
@@ -210,6 +213,70 @@ class Model(Configurable):
         value = flag(value, "trainable")
         for layer in self.layers:
             layer.trainable = value
+
+    def get_layer(self, name: str | None = None, index: int | None = None) -> Layer:
+        """Return the layer of a name, or of a number in ``layers``, as in Keras.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If there is none, or not one of the two is given.
+
+        Examples
+        --------
+        >>> import fastcnn
+        >>> from fastcnn.layers import Dense
+        >>> model = fastcnn.Sequential([fastcnn.Input((4,)), Dense(8, name="hidden"), Dense(2)])
+        >>> model.get_layer("hidden") is model.get_layer(index=0)
+        True
+        """
+        if (name is None) == (index is None):
+            raise ValueError(f"name or index must be given, and not both, got {brief(name)} and {brief(index)}")
+        if index is not None:
+            number = integer(index, "index", -len(self.layers))
+            if number >= len(self.layers):
+                raise ValueError(f"index must be that of one of {len(self.layers)} layers, got {index!r}")
+            return self.layers[number]
+        for layer in self.layers:
+            if layer.name == name:
+                return layer
+        names = ", ".join(str(layer.name) for layer in self.layers)
+        raise ValueError(f"name must be one of {names}, got {brief(name)}")
+
+    @property
+    def inputs(self) -> list[Input]:
+        """The symbolic tensors that the network begins with; with ``outputs`` they are what another is made of.
+
+        Examples
+        --------
+        >>> import fastcnn
+        >>> from fastcnn.layers import Dense
+        >>> base = fastcnn.Sequential([fastcnn.Input((4,)), Dense(8)])
+        >>> fastcnn.Model(base.inputs, Dense(2)(base.output)).output_shape
+        (None, 2)
+        """
+        if not self._inputs:
+            self._must_be_built()
+            self._inputs = [Input(self._shapes[0][1:])]  # type: ignore[arg-type]  # samples have sizes
+        return list(self._inputs)
+
+    @property
+    def outputs(self) -> list[Tensor]:
+        """The symbolic tensors that the network ends in."""
+        if not self._outputs:
+            self._must_be_built()
+            self._outputs[:] = self._traced().described_on(self.inputs)
+        return list(self._outputs)
+
+    @property
+    def input(self) -> Any:
+        """The symbolic tensor that the network begins with, or a list of them."""
+        return self.inputs[0] if self._single_input else self.inputs
+
+    @property
+    def output(self) -> Any:
+        """The symbolic tensor that the network ends in, or a list of them."""
+        return self._given(self.outputs)
 
     @property
     def input_shape(self) -> Any:
@@ -325,7 +392,7 @@ class Model(Configurable):
         """Return what is wanted of each output."""
         return [y] if self._single_output else in_order(y, self._output_names, "y")
 
-    def _given(self, results: list[Array]) -> Any:
+    def _given(self, results: Sequence[Any]) -> Any:
         """Return the outputs in the form in which they were described."""
         return results[0] if self._single_output else results
 
@@ -450,9 +517,11 @@ class Model(Configurable):
         Parameters
         ----------
         x
-            An array (N, ...), or an iterable of batches ``(x, y)`` that can be iterated over once per epoch.
+            An array (N, ...), or an iterable of batches ``(x, y)`` that can be iterated over once per epoch. A dict by
+            the inputs' names is taken too; of several inputs, that or a list of arrays.
         y
-            What is wanted for each sample, where x is an array.
+            What is wanted for each sample, where x is an array; of several outputs, a list of such, or a dict by the
+            names of the layers that give them.
         batch_size
             Samples a step; 32 by default.
         epochs
@@ -709,8 +778,8 @@ class Model(Configurable):
         Parameters
         ----------
         x
-            An array (N, ...), or an iterable of batches ``(x, y)`` whose y is not looked at. Of several inputs, a list
-            of arrays, or a dict by the inputs' names.
+            An array (N, ...), or an iterable of batches ``(x, y)`` whose y is not looked at. A dict by the inputs'
+            names is taken too; of several inputs, that or a list of arrays.
         batch_size
             Samples that are worked on at once, 32 by default. Where another number of them makes another algorithm
             the faster one, results differ by rounding.
@@ -1193,6 +1262,13 @@ def _compile_as(model: Model, data: Any) -> None:
         data.get("loss_weights"),
         data.get("checkpoint_activations", False),
     )
+
+
+class _Described(list[Tensor]):
+    """The tensors that a network ends in. They lead to its layers, so that a copy of a model has to make its own."""
+
+    def __reduce__(self) -> Any:
+        return _Described, ()
 
 
 # 2^64 divided by the golden ratio, made odd.

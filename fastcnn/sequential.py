@@ -68,7 +68,7 @@ class Sequential(Model):
         if isinstance(layer, Input):
             if self.layers or self._sample_shapes:
                 raise ValueError(f"layers can have an Input in the first place only, got {layer!r}")
-            self._sample_shapes = [layer.shape]
+            self._sample_shapes, self._inputs = [layer.shape], [layer]
             return
         if not isinstance(layer, Layer):
             raise TypeError(f"layers must be layers, got {layer!r}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 import json
 import tracemalloc
@@ -325,6 +326,72 @@ def test_layers_without_names_are_called_as_in_keras():
     assert [layer.name for layer in fastcnn.Model(x, y).layers] == names
     layers = [Conv2DTranspose(2, 1), PReLU(), MaxPool2D(1), PReLU(), Conv2DTranspose(2, 1)]
     assert [layer.name for layer in fastcnn.Sequential(layers).layers] == names
+
+
+def test_a_network_begins_and_ends_in_tensors_that_others_are_made_of():
+    base = fastcnn.models.resnet20_cifar(include_top=False, seed=0)
+    assert base.get_layer("conv1") is base.layers[0] is base.get_layer(index=0)
+    assert base.get_layer(index=-1) is base.layers[-1]
+    features = GlobalAveragePooling2D()(base.output)
+    model = fastcnn.Model(base.input, [Dense(2)(features), Dense(3)(Flatten()(base.output))], seed=0)
+    assert len(model.layers) == len(base.layers) + 4  # the base is there once
+    x = np.random.default_rng(0).standard_normal((2, 32, 32, 3)).astype(np.float32)
+    means, head = base.predict(x).mean(axis=(1, 2)), model.get_layer("dense")
+    np.testing.assert_allclose(model.predict(x)[0], means @ head.kernel, rtol=1e-4, atol=1e-4)
+    # A copy has layers of its own, and tensors that lead to them.
+    twin = copy.deepcopy(base)
+    again = fastcnn.Model(twin.inputs, twin.outputs[0])
+    assert again.layers[0] is twin.layers[0] is not base.layers[0]
+    assert (again.predict(x) == base.predict(x)).all()
+    two = two_headed()
+    assert [tensor.name for tensor in two.input] == ["image", None] and two.output == two.outputs
+    chain = fastcnn.Sequential([Dense(2)])
+    with pytest.raises(ValueError, match="the model has no weights yet"):
+        chain.output  # noqa: B018
+    chain.build((None, 3))
+    assert chain.input.shape == (None, 3) and chain.output.shape == (None, 2)
+    assert fastcnn.Model(chain.input, chain.output).layers == chain.layers
+
+
+@pytest.mark.parametrize(
+    ("given", "error", "complaint"),
+    [
+        ({}, ValueError, "name or index must be given, and not both, got None and None"),
+        ({"name": "dense", "index": 0}, ValueError, "name or index must be given, and not both, got 'dense' and 0"),
+        ({"name": "conv"}, ValueError, "name must be one of dense, dense_1, got 'conv'"),
+        ({"index": 2}, ValueError, "index must be that of one of 2 layers, got 2"),
+        ({"index": -3}, ValueError, "index must be .* from -2 .*got -3"),
+        ({"index": "dense"}, TypeError, "index must be made of integers, got 'dense'"),
+    ],
+)
+def test_layers_that_there_are_not_are_named(given, error, complaint):
+    with pytest.raises(error, match=complaint):
+        fastcnn.Sequential([Dense(2), Dense(2)]).get_layer(**given)
+
+
+def test_data_may_be_given_by_the_inputs_names():
+    start = Input((4,), name="row")
+    x, y = np.random.default_rng(0).standard_normal((2, 8, 4))
+    models = [fastcnn.Model(start, Dense(4, kernel_initializer="ones")(start)) for _ in range(2)]
+    losses = []
+    for model, given in zip(models, (x, {"row": x}), strict=True):
+        model.compile("sgd", "mse")
+        history = model.fit(given, y, epochs=2, verbose=0, validation_split=0.25, shuffle=False).history
+        losses.append(
+            [history, model.evaluate(given, y), model.train_on_batch(given, y), model.predict(given).tolist()]
+        )
+    assert losses[0] == losses[1]
+    with pytest.raises(ValueError, match="x must be given by the names row, got \\['row', 'other'\\]"):
+        models[0].predict({"row": x, "other": x})
+    with pytest.raises(TypeError, match=r"x must be an array or .*'line'"):
+        models[0].predict({"line": x})
+    model = two_headed()
+    model.compile("sgd", dict(zip(("kind", "size"), LOSSES, strict=True)))
+    x, y = data(8)
+    by_name = {"input": x[1], "image": x[0]}, {"size": y[1], "kind": y[0]}
+    assert model.evaluate(x, y) == model.evaluate(*by_name)
+    history = [model.fit(*given, verbose=0, epochs=1).history for given in (by_name, (x, y))]
+    assert history[0].keys() == history[1].keys() and history[1]["loss"] < history[0]["loss"]
 
 
 def test_a_deep_network_needs_no_deep_recursion():
