@@ -158,9 +158,9 @@ def _count(data: Array | list[Array]) -> int:
 
 def _is_data(x: Any, names: Sequence[str]) -> bool:
     """Whether x is data, and not an iterable of batches; of several inputs it is a list or dict of arrays."""
-    if isinstance(x, Mapping):
-        return len(names) > 1 or names[0] in x
-    return _is_array(x) and (len(names) == 1 or isinstance(x, (list, tuple)))
+    if len(names) == 1:
+        return _is_array(x) or (isinstance(x, Mapping) and names[0] in x)
+    return isinstance(x, Mapping) or (isinstance(x, (list, tuple)) and _is_array(x))
 
 
 def _is_array(x: Any) -> bool:

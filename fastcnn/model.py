@@ -992,7 +992,7 @@ class Model(Configurable):
         for layer in self.layers:
             layer.thaw()
 
-    def load_torch_state_dict(self, state_dict: Any) -> None:
+    def load_torch_state_dict(self, state_dict: Any, allow_extra: bool = False) -> None:
         """Set all weights to those of the same network in PyTorch; all or, where one does not fit, none.
 
         Layers have the names of PyTorch's modules, as those of :mod:`fastcnn.models` have torchvision's. Layouts are
@@ -1003,6 +1003,9 @@ class Model(Configurable):
         state_dict
             Arrays by PyTorch's names, ``"layer.weight"`` and so on; or the path of a safetensors file of them. All
             names may begin with ``module.``; ``num_batches_tracked`` is ignored.
+        allow_extra
+            Whether arrays for which the model has no place are passed over: those of the last layers, where it was
+            made with ``include_top=False``. It must find all of its own in any case.
 
         Raises
         ------
@@ -1022,13 +1025,16 @@ class Model(Configurable):
         [[15.0]]
         """
         self._must_be_built()
-        self.set_weights(interchange.torch_weights(self._traced(), self._shapes, state_dict))
+        extra = flag(allow_extra, "allow_extra")
+        self.set_weights(interchange.torch_weights(self._traced(), self._shapes, state_dict, extra))
 
     def load_keras_weights(self, weights: Any) -> None:
         """Set all weights to those of the same network in Keras; all or, where one does not fit, none.
 
         Layers that were given names of their own are matched by them; all others by the order that Keras keeps its
-        layers in, as names such as ``conv2d_1`` only tell when a layer was made. Layouts are the same.
+        layers in, as names such as ``conv2d_1`` only tell when a layer was made. Layouts are the same. A model that was
+        made with ``include_top=False`` gets them from a whole one, whose first layers are its own:
+        ``base.set_weights(whole.get_weights()[: len(base.weights)])``.
 
         Parameters
         ----------
@@ -1164,6 +1170,53 @@ class Model(Configurable):
                     about["iterations"] = self.optimizer.iterations
                     arrays |= {f"optimizer/{name}": array for name, array in self.optimizer.state().items()}
             io.save_arrays(path, arrays, {_METADATA: json.dumps(about)})
+
+    def save_weights(self, path: io.PathLike) -> None:
+        """Write the weights alone to a safetensors file, by the names that they have in ``weights``, in one step.
+
+        Raises
+        ------
+        OSError
+            If it cannot be written.
+        ValueError
+            If the model is not built yet.
+        """
+        self._must_be_built()
+        with CHANGING:
+            io.save_arrays(path, self.weights, {})
+
+    def load_weights(self, path: io.PathLike, allow_extra: bool = False) -> None:
+        """Set all weights to those of a file of the same network; all or, where one does not fit, none.
+
+        Parameters
+        ----------
+        path
+            What ``save_weights`` or ``save`` wrote.
+        allow_extra
+            As in ``load_torch_state_dict``.
+
+        Raises
+        ------
+        OSError
+            If there is no such file.
+        TypeError, ValueError
+            If it is cut off or damaged, or its arrays are not those of the network: the message names all that are
+            missing, unknown, or of other shapes.
+
+        Examples
+        --------
+        >>> import fastcnn
+        >>> whole = fastcnn.models.resnet20_cifar()
+        >>> whole.save_weights("weights.safetensors")
+        >>> base = fastcnn.models.resnet20_cifar(include_top=False)
+        >>> base.load_weights("weights.safetensors", allow_extra=True)
+        """
+        self._must_be_built()
+        extra = flag(allow_extra, "allow_extra")
+        arrays, texts = io.load_arrays(path)
+        if _METADATA in texts:
+            arrays = {n: a for n, a in arrays.items() if n in self.weights or not n.startswith("optimizer/")}
+        self.set_weights(interchange.own_weights(self.weights, arrays, str(path), extra))
 
 
 def load(path: io.PathLike) -> Model:

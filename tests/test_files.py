@@ -305,3 +305,36 @@ def test_files_of_others_are_refused(tmp_path):
     (tmp_path / "pickle").write_bytes(b"\x80\x04cos\nsystem\n(S'echo'\ntR.")
     with pytest.raises(ValueError, match="no safetensors file"):
         fastcnn.load(tmp_path / "pickle")
+
+
+def test_weights_alone_go_into_the_same_network_or_none_of_them_does(saved, tmp_path):
+    model, path = saved
+    model.save_weights(tmp_path / "weights.safetensors")
+    with safe_open(tmp_path / "weights.safetensors", framework="numpy") as file:
+        assert set(file.keys()) == set(model.weights)
+    with pytest.raises(ValueError, match="it holds arrays, but no fastcnn model"):
+        fastcnn.load(tmp_path / "weights.safetensors")
+    for source in (path, str(tmp_path / "weights.safetensors")):  # a whole model's file does, too
+        other = small_model()
+        other.build((None, 8, 8, 1))
+        assert not equal(other, model)
+        other.load_weights(source)
+        assert equal(other, model)
+
+    arrays, _ = io.load_arrays(tmp_path / "weights.safetensors")
+    bias = arrays.pop("dense/bias")
+    wrong = arrays | {"dense/b": bias, "conv2d/bias": np.ones(5, "float32")}
+    save_file(wrong, tmp_path / "wrong.safetensors")
+    other.set_weights([0 * w for w in other.get_weights()])
+    for extra, rest in ((False, "; the network has no dense/b (10,)"), (True, "")):
+        complaint = "wrong.safetensors must hold the weights of this network: layer conv2d: conv2d/bias must have "
+        complaint += f"shape (4,), got (5,); it lacks dense/bias (10,){rest}"
+        with pytest.raises(ValueError, match=re.escape(complaint) + "$"):
+            other.load_weights(tmp_path / "wrong.safetensors", allow_extra=extra)
+    whole = path.read_bytes()
+    (tmp_path / "cut.safetensors").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(ValueError, match=r"cut\.safetensors is cut off"):
+        other.load_weights(tmp_path / "cut.safetensors")
+    assert not any(w.any() for w in other.weights.values())
+    with pytest.raises(ValueError, match="the model has no weights yet"):
+        small_model().load_weights(path)

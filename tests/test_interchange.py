@@ -229,17 +229,21 @@ def test_the_prefix_of_data_parallel_is_taken_off_where_all_have_it(model):
         model.load_torch_state_dict(STATE | {"module.fc.bias": STATE["fc.bias"]})
 
 
+def in_pytorch(model):
+    """Return the weights of a network without grouped convolutions as PyTorch has them."""
+    parts = {"moving_mean": "running_mean", "moving_variance": "running_var", "bias": "bias", "beta": "bias"}
+    state = {}
+    for name, weight in model.weights.items():
+        layer, _, part = name.partition("/")
+        state[f"{layer}.{parts.get(part, 'weight')}"] = weight.T if weight.ndim < 4 else weight.transpose(3, 2, 0, 1)
+    return state
+
+
 def test_densenets_under_their_older_names():
     """Published files have "denselayer1.norm.1" where torchvision's modules are called "denselayer1.norm1"."""
     source, model = (fastcnn.models.densenet121(10, (32, 32, 3), seed=seed) for seed in (0, 1))
-    parts = {"moving_mean": "running_mean", "moving_variance": "running_var", "bias": "bias", "beta": "bias"}
-    state = {}
-    for name, weight in source.weights.items():
-        layer, _, part = name.partition("/")
-        layer = re.sub(r"(denselayer\d+\.[a-z]+)(\d)$", r"\1.\2", layer)
-        state[f"{layer}.{parts.get(part, 'weight')}"] = weight.T if weight.ndim == 2 else np.moveaxis(weight, -1, 0)
-        if weight.ndim == 4:
-            state[f"{layer}.weight"] = weight.transpose(3, 2, 0, 1)
+    old = re.compile(r"(denselayer\d+\.[a-z]+)(\d\.)")
+    state = {old.sub(r"\1.\2", name): array for name, array in in_pytorch(source).items()}
     assert state["features.denseblock1.denselayer1.norm.1.weight"].shape == (64,)
     assert state["features.denseblock4.denselayer16.conv.2.weight"].shape == (32, 128, 3, 3)
     model.load_torch_state_dict(state)
@@ -248,6 +252,21 @@ def test_densenets_under_their_older_names():
     first = "features.denseblock1.denselayer1.norm"
     with pytest.raises(ValueError, match=re.escape(f"the network has no {first}.1.bias (64,)") + "$"):
         model.load_torch_state_dict(state | {f"{first}1.bias": np.ones(64)})
+
+
+def test_a_whole_networks_weights_go_into_one_without_a_top():
+    whole = fastcnn.models.resnet20_cifar(seed=0)
+    base = fastcnn.models.resnet20_cifar(include_top=False, seed=1)
+    state = in_pytorch(whole)
+    before = base.get_weights()
+    with pytest.raises(ValueError, match=re.escape("the network has no fc.weight (10, 64), fc.bias (10,)") + "$"):
+        base.load_torch_state_dict(state)
+    lacking = {name: array for name, array in state.items() if name != "bn1.bias"}
+    with pytest.raises(ValueError, match=re.escape("it lacks bn1.bias (16,)") + "$"):
+        base.load_torch_state_dict(lacking, allow_extra=True)
+    assert all(np.array_equal(a, b) for a, b in zip(before, base.get_weights(), strict=True))
+    base.load_torch_state_dict(state, allow_extra=True)
+    assert all(np.array_equal(w, whole.weights[name]) for name, w in base.weights.items())
 
 
 def without(*names):

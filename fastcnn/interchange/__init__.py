@@ -4,6 +4,7 @@ Neither of the two is needed, and nothing here unpickles, or runs what a file sa
 """
 
 from .keras import keras_weights
+from .matching import own_weights
 from .torch import torch_weights
 
-__all__ = ["keras_weights", "torch_weights"]
+__all__ = ["keras_weights", "own_weights", "torch_weights"]

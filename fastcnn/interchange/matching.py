@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from numpy.typing import NDArray
+
 from ..arguments import brief, real_array
 
 
@@ -22,6 +24,30 @@ def arrays_by_name(mapping: Any, what: str) -> dict[str, Any]:
         if not isinstance(name, str):
             raise TypeError(f"{what} must have texts as names, got {brief(name)}")
     return {name: real_array(value, f"{what}[{name!r}]") for name, value in mapping.items()}
+
+
+def own_weights(weights: Mapping[str, NDArray[Any]], given: Mapping[str, Any], what: str, extra: bool) -> list[Any]:
+    """Return arrays in the order of a network's weights, both by our names.
+
+    Parameters
+    ----------
+    weights, given
+        The network's, and the arrays.
+    what
+        Where these are from.
+    extra
+        Whether there may be more of them.
+
+    Raises
+    ------
+    ValueError
+        If they are others than the network's; the message names all that does not match.
+    """
+    missing = [f"{name} {weight.shape}" for name, weight in weights.items() if name not in given]
+    unknown = [f"{name} {array.shape}" for name, array in given.items() if name not in weights and not extra]
+    found = [misfit(n.rpartition("/")[0], n, w.shape, given[n]) for n, w in weights.items() if n in given]
+    refuse_mismatch(what, [text for text in found if text], missing, unknown)
+    return [given[name] for name in weights]
 
 
 def misfit(layer: str, label: str, shape: tuple[int, ...], array: Any) -> str | None:

@@ -65,7 +65,7 @@ class _Slot:
     converted: Callable[[Array], Array]
 
 
-def torch_weights(graph: Graph, shapes: Sequence[Shape], state_dict: Any) -> list[Array]:
+def torch_weights(graph: Graph, shapes: Sequence[Shape], state_dict: Any, extra: bool = False) -> list[Array]:
     """Return a network's weights, layer by layer, from those of the same network in PyTorch.
 
     Parameters
@@ -76,6 +76,8 @@ def torch_weights(graph: Graph, shapes: Sequence[Shape], state_dict: Any) -> lis
         Those of all its values.
     state_dict
         Arrays by name, or the path of a safetensors file.
+    extra
+        Whether it may hold more than the network.
 
     Raises
     ------
@@ -98,7 +100,7 @@ def torch_weights(graph: Graph, shapes: Sequence[Shape], state_dict: Any) -> lis
             missing.append(f"{slot.name} {slot.shape}")
         else:
             slots.append(slot)
-    unknown = [f"{name} {array.shape}" for name, array in given.items() if name not in taken]
+    unknown = [f"{name} {array.shape}" for name, array in given.items() if name not in taken and not extra]
     found = [misfit(slot.layer, slot.name, slot.shape, given[slot.name]) for slot in slots]
     refuse_mismatch(what, [text for text in found if text], missing, unknown)
     return [slot.converted(given[slot.name]) for slot in slots]
