@@ -27,6 +27,7 @@ import weakref
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from threading import get_ident
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -229,6 +230,9 @@ def fastest(known: list[float] | None, seconds: list[float]) -> list[float]:
 class _Context:
     """An arena, and the steps bound to their places in it: what one thread works with at a time."""
 
+    #: Which thread has it, or had it last.
+    thread = 0
+
     def __init__(self, plan: Plan) -> None:
         try:
             room = np.empty(plan.arena_bytes + LINE, np.uint8)
@@ -330,7 +334,8 @@ class Plan:
             context = _Context(self)
             self._contexts.append(weakref.ref(context))
         try:
-            if self.stale:  # asked after the context is taken, as it is set before contexts are counted
+            context.thread = get_ident()
+            if self.stale:  # asked after the context is taken, as it is set before contexts are looked for
                 raise StalePlan("weights have changed since this plan was made: get a new one by model.plan")
             for place, x in zip(context.inputs, inputs, strict=True):
                 place[...] = x
@@ -345,13 +350,15 @@ class Plan:
             self._waiting.append(context)
 
     def finish(self) -> None:
-        """Return when a stale plan runs no more, as far as its layers are the package's own."""
+        """Return when a stale plan runs in no other thread any more, as far as its layers are the package's own."""
         while self._is_waited_for and self._runs():
             time.sleep(PATIENCE)
 
     def _runs(self) -> bool:
-        waiting = len(self._waiting)  # before the others are counted: of those that are made meanwhile none runs
-        return sum(context() is not None for context in list(self._contexts)) > waiting
+        waiting = set(self._waiting)  # before the others: what is taken from here on is not run
+        contexts = [context for known in list(self._contexts) if (context := known()) is not None]
+        # A signal's handler changes weights in the midst of what its thread does.
+        return any(context not in waiting and context.thread != get_ident() for context in contexts)
 
     def profile(self, inputs: Sequence[Array], repeats: int) -> list[StepProfile]:
         """Run a few times, and return the steps with the time that each took when it was fastest."""

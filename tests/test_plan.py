@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import gc
 import itertools
+import pickle
 import threading
 import time
 import tracemalloc
@@ -534,9 +535,14 @@ def test_copies_and_files_of_a_model_have_plans_of_their_own(tmp_path):
     model = lenet()
     x = RNG.standard_normal((2, 28, 28, 1)).astype(np.float32)
     expected = model.predict(x)
-    twin = copy.deepcopy(model)
+    twins = [copy.deepcopy(model), pickle.loads(pickle.dumps(model))]
+    plan = model.plan()
+    twins[0].layers[2].bias = twins[0].layers[2].bias + 0
+    assert not plan.stale
     model.layers[0].kernel = np.zeros(model.layers[0].kernel.shape)
-    assert (twin.predict(x) == expected).all()
+    assert plan.stale
+    for twin in twins:
+        assert (twin.predict(x) == expected).all()
     twin.save(tmp_path / "m.safetensors")
     assert (fastcnn.load(tmp_path / "m.safetensors").predict(x) == expected).all()
 
@@ -849,7 +855,8 @@ def test_a_plan_that_somebody_runs_is_waited_for_even_when_others_have_taken_its
     x = np.zeros((1, 28, 28, 1), np.float32)
     before = model.predict(x)
     plan = model.plan()
-    context = plan._waiting.pop()  # as a thread has it that predicts
+    context = plan._waiting.pop()  # as the main thread has it when it predicts
+    assert context.thread == threading.get_ident()
     for n in range(2, 2 + model._plans.MOST):
         model.plan((n, 28, 28, 1))
     assert model.plan() is not plan
@@ -889,6 +896,21 @@ def test_a_layer_that_does_not_fit_any_more_is_named(name, value, complaint):
         model.predict(np.ones((2, 10, 10, 1)))
     setattr(model.layers[1], name, (1, 1) if name == "strides" else 1)
     assert (model.predict(np.ones((2, 10, 10, 1))) == before).all()
+
+
+def test_a_thread_may_change_weights_in_the_midst_of_its_own_prediction():
+    model = lenet()
+    x = np.zeros((1, 28, 28, 1), np.float32)
+    model.predict(x)
+    weights = [0.5 * w + 0.25 for w in model.get_weights()]
+    runs = model.plan()._waiting[0].runs
+    step = runs[3]
+    runs[3] = lambda: (model.set_weights(weights), step())  # as a signal's handler may, between any two steps
+    thread = threading.Thread(target=model.predict, args=(x,), daemon=True)
+    thread.start()
+    thread.join(10)
+    assert not thread.is_alive()
+    assert all((a == b).all() for a, b in zip(model.get_weights(), weights, strict=True))
 
 
 class Counting(Layer):

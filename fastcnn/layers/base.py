@@ -46,6 +46,13 @@ class Reader(Protocol):
         """Return when nothing reads weights any more, and before anything does again."""
 
 
+class _Readers(WeakSet[Reader]):
+    """The readers of a layer, which do not go with a copy of it."""
+
+    def __reduce__(self) -> Any:
+        return _Readers, ()
+
+
 class Layer(Configurable):
     """Base class of layers, those of one's own too.
 
@@ -248,7 +255,7 @@ class Layer(Configurable):
 
         Whoever calls this holds ``CHANGING``, until there is something to stop.
         """
-        vars(self).setdefault("_readers", WeakSet()).add(reader)
+        vars(self).setdefault("_readers", _Readers()).add(reader)
         vars(self)["_frozen"] = True
         for array in self.weights.values():
             array.flags.writeable = False
