@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import sys
 import time
 import weakref
 from collections import Counter
@@ -357,8 +358,10 @@ class Plan:
     def _runs(self) -> bool:
         waiting = set(self._waiting)  # before the others: what is taken from here on is not run
         contexts = [context for known in list(self._contexts) if (context := known()) is not None]
-        # A signal's handler changes weights in the midst of what its thread does.
-        return any(context not in waiting and context.thread != get_ident() for context in contexts)
+        # But for this thread, where a signal's handler changes weights in the midst of a run, and for those that ended:
+        # a fork leaves all others behind.
+        others = sys._current_frames().keys() - {get_ident()}
+        return any(context not in waiting and context.thread in others for context in contexts)
 
     def profile(self, inputs: Sequence[Array], repeats: int) -> list[StepProfile]:
         """Run a few times, and return the steps with the time that each took when it was fastest."""

@@ -913,6 +913,21 @@ def test_a_thread_may_change_weights_in_the_midst_of_its_own_prediction():
     assert all((a == b).all() for a, b in zip(model.get_weights(), weights, strict=True))
 
 
+def test_a_run_of_a_thread_that_is_no_more_is_not_waited_for():
+    model = lenet()
+    x = np.zeros((1, 28, 28, 1), np.float32)
+    model.predict(x)
+    plan = model.plan()
+    context = plan._waiting.pop()  # as a fork leaves it behind, whose child has no other threads
+    context.thread = -1
+    weights = [0.5 * w + 0.25 for w in model.get_weights()]
+    thread = threading.Thread(target=model.set_weights, args=(weights,), daemon=True)
+    thread.start()
+    thread.join(10)
+    assert plan.stale and not thread.is_alive()
+    assert all((a == b).all() for a, b in zip(model.get_weights(), weights, strict=True))
+
+
 class Counting(Layer):
     """Counts, in a weight, how often it has been called."""
 
