@@ -32,6 +32,8 @@ Shape = tuple[int | None, ...]
 Run = Callable[[], Any]
 Pads = tuple[tuple[int, int], tuple[int, int]]
 
+# Ops hold arrays and are compared by identity; without what else a dataclass writes they are imported in half the time.
+
 
 class Op:
     """One step of inference: of arrays of known shapes, without a state."""
@@ -81,7 +83,7 @@ class Op:
         raise NotImplementedError
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False, repr=False)
 class Activation(Op):
     """An activation by name; the parameter is that of a leaky or a clipped relu, None for the name's own.
 
@@ -103,7 +105,7 @@ class Activation(Op):
         return bound_activation(self.name, inputs[0], out, self.parameter)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False, repr=False)
 class Softmax(Op):
     """Softmax along an axis that is not the last."""
 
@@ -121,7 +123,7 @@ class Softmax(Op):
         return _in_turn([partial(np.copyto, rows, turned), bound_activation("softmax", rows, rows), back])
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False, repr=False)
 class PReLU(Op):
     """The input where it is positive, else its product with a slope."""
 
@@ -138,14 +140,14 @@ class PReLU(Op):
         return bound_prelu(inputs[0], self.slopes, out)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False, repr=False)
 class Same(Op):
     """The input's numbers in another shape, or in the same: nothing to compute."""
 
     kind = "view"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False, repr=False)
 class Padding(Op):
     """Zeros around images."""
 
@@ -173,7 +175,7 @@ class Padding(Op):
         return pad
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False, repr=False)
 class Normalization(Op):
     """Batch normalisation by running statistics: (x - mean) * scale + offset, of each channel."""
 
@@ -212,7 +214,7 @@ class Normalization(Op):
         return scale, (before * scale + self.offset).astype(self.scale.dtype)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False, repr=False)
 class RowNormalization(Op):
     """Layer normalisation: of each row, along the last axis, by its own moments."""
 
@@ -231,7 +233,7 @@ class RowNormalization(Op):
         return bound_layer_normalization(inputs[0], self.scale, self.offset, self.epsilon, out)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False, repr=False)
 class Convolution(Op):
     """activation(conv(x, kernel) + bias), plus a second input where there is a residual; or, of rows, x @ kernel.
 
@@ -338,7 +340,7 @@ def _images(shape: tuple[int, ...]) -> tuple[int, ...]:
     return shape if len(shape) == 4 else (math.prod(shape[:-1]), 1, 1, shape[-1])
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False, repr=False)
 class TransposedConvolution(Op):
     """activation(conv^T(x, kernel) + bias)."""
 
@@ -384,7 +386,7 @@ class TransposedConvolution(Op):
         return bound_conv2d_transpose(inputs[0], self.kernel, *windows, self.bias, self.activation, "auto", out)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False, repr=False)
 class Repetition(Op):
     """Each pixel of images so many times, (rows, columns)."""
 
@@ -400,7 +402,7 @@ class Repetition(Op):
         return bound_repeat(inputs[0], self.size, out)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False, repr=False)
 class Stretch(Op):
     """Images of so many times as many rows (axis 1) or columns (axis 2), on straight lines between those there are."""
 
@@ -428,7 +430,7 @@ class Stretch(Op):
         return bound_stretch(x, self.axis, self.times, out, room)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False, repr=False)
 class Pool(Op):
     """The maximum or mean of windows; of the whole image where size is None."""
 
@@ -452,7 +454,7 @@ class Pool(Op):
         return bound_pool(x, size, self.strides, self.padding, self.average, out)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False, repr=False)
 class Elementwise(Op):
     """The sum or product of inputs, which broadcast, and an activation of it."""
 
@@ -502,7 +504,7 @@ def _gated(x: Array, gate: Array, out: Array) -> list[Run]:
     ]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False, repr=False)
 class Concatenation(Op):
     """The inputs side by side along an axis."""
 
@@ -527,7 +529,7 @@ class Inferring(Protocol):
         """Return the result."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False, repr=False)
 class Opaque(Op):
     """A layer that is called as it is, and whose result is copied to where the plan wants it."""
 
