@@ -127,6 +127,21 @@ def test_every_operation_has_a_line():
     assert all(len(row) == len(HEADER) for row in rows)
 
 
+def test_the_shapes_of_every_kind_of_operand_are_told():
+    rows, _ = lines(
+        "nn.relu(np.array(3.0)); nn.relu(2.0); nn.relu(np.ones((0, 4, 5))); nn.relu(((1.0, 2.0, 3.0),))\n"
+        "nn.sgd_step((np.ones(3), np.ones((2, 2))), (np.ones(3), np.ones((2, 2))), None, 0.1)\n"
+        "nn.sgd_step([], [], None, 0.1)\n"
+        "nn.conv2d(np.ones((0, 4, 5, 2)), np.ones((3, 3, 2, 6)), strides=[1, 2, 2, 1], bias=np.ones(6))\n"
+    )
+    assert [row[2] for row in rows[1:]] == [
+        *("x:1", "x:1", "x:0x4x5", "x:1x3"),
+        *("params:2 grads:2", "params:0 grads:0"),
+        "input:0x4x5x2 filters:3x3x2x6 bias:6",
+    ]
+    assert all(len(row) == len(HEADER) for row in rows)
+
+
 def test_it_is_off_unless_asked_for():
     code = "import numpy as np; from fastcnn import nn; nn.relu(np.ones(3))"
     for setting in ({}, {"FASTCNN_VERBOSE": "0"}, {"FASTCNN_VERBOSE": ""}):

@@ -10,7 +10,7 @@ import math
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import wraps
 from types import ModuleType
 from typing import Any
@@ -66,6 +66,7 @@ def install(package: ModuleType) -> None:
 
 def _timed(operation: Callable[..., Any]) -> Callable[..., Any]:
     signature = inspect.signature(operation)
+    operands = [name for name, parameter in signature.parameters.items() if "Array" in str(parameter.annotation)]
 
     @wraps(operation)
     def timed(*args: Any, **kwargs: Any) -> Any:
@@ -80,7 +81,8 @@ def _timed(operation: Callable[..., Any]) -> Callable[..., Any]:
             _state.inside = False
         bound = signature.bind(*args, **kwargs)
         bound.apply_defaults()
-        print(line(operation.__qualname__.removesuffix(".__call__"), bound.arguments, result, seconds), file=sys.stderr)
+        name = operation.__qualname__.removesuffix(".__call__")
+        print(line(name, bound.arguments, operands, result, seconds), file=sys.stderr)
         return result
 
     return timed
@@ -109,7 +111,7 @@ def timed_step(run: Callable[[], Any], name: str, shapes: str, algorithm: str, f
     return timed
 
 
-def line(name: str, arguments: Mapping[str, Any], result: Any, seconds: float) -> str:
+def line(name: str, arguments: Mapping[str, Any], operands: Sequence[str], result: Any, seconds: float) -> str:
     """Return the line about one call.
 
     Parameters
@@ -118,10 +120,12 @@ def line(name: str, arguments: Mapping[str, Any], result: Any, seconds: float) -
         Of the operation.
     arguments, result
         What it was called with, and what it returned.
+    operands
+        Which of the arguments are arrays; those that are None are left out.
     seconds
         How long it took.
     """
-    arrays = {key: value for key, value in arguments.items() if isinstance(value, (np.ndarray, list)) and len(value)}
+    arrays = {key: arguments[key] for key in operands if arguments[key] is not None}
     shapes = " ".join(f"{key}:{_shape(value)}" for key, value in arrays.items())
     flops = _flops(name, arguments, result)
     if flops is None:
@@ -138,7 +142,9 @@ def _record(name: str, shapes: str, algorithm: str, seconds: float, rate: str) -
 
 
 def _shape(value: Any) -> str:
-    shape = np.shape(value) if not isinstance(value, list) or not isinstance(value[0], np.ndarray) else (len(value),)
+    """Return an operand's shape, or of several arrays, as an optimiser takes, their number."""
+    several = isinstance(value, (list, tuple)) and any(isinstance(item, np.ndarray) for item in value)
+    shape = (len(value),) if several else np.shape(value)
     return "x".join(map(str, shape)) or "1"
 
 
