@@ -621,6 +621,29 @@ def test_a_bound_convolution_names_what_does_not_fit():
             prepared.bound(*arrays)
 
 
+def test_a_bound_convolution_refuses_an_out_that_it_cannot_fill():
+    prepared = nn.PreparedConv2D(np.ones((1, 1, 4, 4), np.float32), (1, 3, 3, 4))
+    room = np.ones((3, 3, 3, 4), np.float32)
+    x, out, residual = room[:1], room[1:2], room[2:]
+    prepared.bound(x, out, residual)()
+    assert (out == 5).all()
+    constant = out.copy()
+    constant.flags.writeable = False
+    shape = r"\(1, 3, 3, 4\)"
+    for arrays, words in (
+        ((x, constant), f"^out must be writable, got a read-only array of shape {shape}"),
+        ((x, out, out), f"^out must share no memory with residual, got arrays of {shape} and {shape}"),
+        ((x, x), "^out must share no memory with input"),
+        ((x, room.ravel()[12:48].reshape(out.shape)), "^out must share no memory with input"),
+        ((x, out, room.ravel()[48:84].reshape(out.shape)), "^out must share no memory with residual"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            prepared.bound(*arrays)
+    whole = np.zeros((1, 3, 3, 12), np.float32)
+    prepared.bound(x, whole[..., 8:])()
+    assert (whole[..., 8:] == 4).all() and not whole[..., :8].any()
+
+
 @pytest.mark.parametrize("filters", [65, 80, 96, 160, 290])
 @pytest.mark.parametrize("channels", [17, 260, 1500])
 @pytest.mark.parametrize("pixels", [(1, 1, 5), (1, 7, 7), (2, 14, 13)])

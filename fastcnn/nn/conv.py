@@ -408,15 +408,15 @@ class PreparedConv2D:
         input
             (N, H, W, C), C-ordered, of the filters' element type.
         out
-            Of ``output_shape``, likewise, sharing no memory with the others; without a residual, and where
-            ``writes_slices`` is true, it may be some channels of such an array.
+            Of ``output_shape``, likewise, writable and sharing no memory with the others; without a residual, and
+            where ``writes_slices`` is true, it may be some channels of such an array.
         residual
             None, or as ``out``.
 
         Raises
         ------
         ValueError
-            If one has another shape, order or element type.
+            If one has another shape, order or element type, or ``out`` can't be written to without changing others.
         """
         for name, array, shape in (
             ("input", input, self.input_shape),
@@ -429,6 +429,11 @@ class PreparedConv2D:
             is_slice = name == "out" and residual is None and self.writes_slices and _is_slice(array)
             if array.dtype != self._filters.dtype or not (is_slice or _runtime.are_plain(1, array)):
                 raise ValueError(f"{name} must be C-ordered and of {self._filters.dtype}, got {array.dtype}")
+        if not out.flags.writeable:
+            raise ValueError(f"out must be writable, got a read-only array of shape {out.shape}")
+        for name, array in (("input", input), ("residual", residual)):
+            if array is not None and np.shares_memory(array, out):
+                raise ValueError(f"out must share no memory with {name}, got arrays of {out.shape} and {array.shape}")
         if not out.size:
             return lambda: None
         if residual is not None:
