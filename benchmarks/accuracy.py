@@ -17,12 +17,18 @@ from .data import arrays
 from .layers import Conv, select
 
 ALGORITHMS = ("direct", "winograd-2x2", "winograd-4x4", "winograd-6x6")
+FOR_GROUPS = ("direct", "auto")  # Winograd's does not compute them, and what shares vectors has no name to ask for
+
+
+def algorithms(layer: Conv) -> tuple[str, ...]:
+    """Return what is measured of a layer."""
+    return ALGORITHMS if layer.groups == 1 else FOR_GROUPS
 
 
 def errors(layer: Conv) -> Iterator[tuple[str, str, float, float]]:
     """Measure one layer: (pass, algorithm, largest error, root mean square of the errors)."""
     x, w, grad = arrays(layer)
-    options = {"strides": layer.stride, "padding": layer.padding}
+    options = {"strides": layer.stride, "padding": layer.padding, "groups": layer.groups}
     passes: dict[str, Callable[..., np.ndarray]] = {
         "forward": lambda x, w, g, **k: nn.conv2d(x, w, **options, **k),
         "data": lambda x, w, g, **k: nn.conv2d_backward_input(g, w, x.shape, **options, **k),
@@ -31,7 +37,7 @@ def errors(layer: Conv) -> Iterator[tuple[str, str, float, float]]:
     for name, run in passes.items():
         exact = run(*(a.astype(np.float64) for a in (x, w, grad)), algorithm="direct")
         size = np.sqrt(np.mean(exact**2))
-        for algorithm in ALGORITHMS:
+        for algorithm in algorithms(layer):
             error = np.abs(run(x, w, grad, algorithm=algorithm) - exact) / size
             yield name, algorithm, float(error.max()), float(np.sqrt(np.mean(error**2)))
 
@@ -45,13 +51,15 @@ def main() -> None:
         for layer in select(parser.parse_args().only)
         if isinstance(layer, Conv) and (layer.kernel, layer.stride, layer.depthwise) == (3, 1, False)
     ]
-    print("| layer | pass | " + " | ".join(f"{a}: max | RMS" for a in ALGORITHMS) + " |")
-    print("| --- | --- |" + " ---: |" * 2 * len(ALGORITHMS))
+    columns = list(dict.fromkeys(a for layer in layers for a in algorithms(layer)))
+    print("| layer | pass | " + " | ".join(f"{a}: max | RMS" for a in columns) + " |")
+    print("| --- | --- |" + " ---: |" * 2 * len(columns))
     for layer in layers:
-        found = list(errors(layer))
-        for name in dict.fromkeys(row[0] for row in found):
-            cells = " | ".join(f"{most:.1e} | {rms:.1e}" for n, _, most, rms in found if n == name)
-            print(f"| {layer} | {name} | {cells} |", flush=True)
+        cells: dict[str, dict[str, str]] = {}
+        for name, algorithm, most, rms in errors(layer):
+            cells.setdefault(name, {})[algorithm] = f"{most:.1e} | {rms:.1e}"
+        for name, found in cells.items():
+            print(f"| {layer} | {name} | " + " | ".join(found.get(a, " | ") for a in columns) + " |", flush=True)
 
 
 if __name__ == "__main__":

@@ -16,8 +16,8 @@ ROOT = Path(__file__).parents[1]
 if not (ROOT / "benchmarks").is_dir():
     pytest.skip("this is no checkout", allow_module_level=True)
 
-from benchmarks import footprint, layers, networks, peers, worker  # noqa: E402
-from benchmarks.layers import Network  # noqa: E402
+from benchmarks import accuracy, footprint, layers, networks, peers, worker  # noqa: E402
+from benchmarks.layers import Conv, Network  # noqa: E402
 from benchmarks.network_results import Footprint, NetworkReport, NetworkRow  # noqa: E402
 from benchmarks.peers import Timing  # noqa: E402
 
@@ -116,6 +116,27 @@ def test_a_picture_has_a_column_for_each_peer():
     torch, _, openvino, _ = report([ROW, row("train", fastcnn={"": Timing([1.0])}, torch={"": Timing([2.0])})]).panels()
     assert [(panel.title, panel.peer, len(panel.rows)) for panel in torch] == [("2 threads", "torch", 2)]
     assert [(panel.title, panel.peer, len(panel.rows)) for panel in openvino] == [("2 threads", "openvino", 1)]
+
+
+@pytest.mark.parametrize(
+    ("groups", "names"), [(1, ["direct", "winograd-2x2", "winograd-4x4", "winograd-6x6"]), (4, ["direct", "auto"])]
+)
+def test_errors_are_those_of_the_algorithms_that_compute_a_layer(groups, names):
+    found = list(accuracy.errors(Conv("net", 3, 16, 24, size=7, padding=1, groups=groups)))
+    assert [row[:2] for row in found] == [(what, name) for what in ("forward", "data", "filter") for name in names]
+    assert all(1e-8 < rms < most < 1e-4 for *_, most, rms in found)
+
+
+def test_a_table_of_errors_has_a_column_for_each_algorithm(monkeypatch, capsys):
+    layers = [Conv("net", 3, 8, 8, size=4, padding=1, groups=groups) for groups in (1, 2)]
+    monkeypatch.setattr(accuracy, "select", lambda only: layers)
+    monkeypatch.setattr(sys, "argv", ["accuracy"])
+    accuracy.main()
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 2 + 2 * 3
+    assert {line.count("|") for line in lines} == {13}
+    filled = [[cell.strip() != "" for cell in line.split("|")[3:-1]] for line in lines[2:]]
+    assert filled == [[True] * 8 + [False] * 2] * 3 + [[True] * 2 + [False] * 6 + [True] * 2] * 3
 
 
 @pytest.mark.parametrize("wrong", [(1.0, 0.98), (1.0, math.nan), (math.inf, 1.0)])
