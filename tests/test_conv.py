@@ -61,11 +61,29 @@ def expected(case):
 def check(case, dtype):
     x, w, grad, y, gradients = expected(case)
     x, w, grad = x.astype(dtype), w.astype(dtype), grad.astype(dtype)
-    options = {**case.options, "algorithm": "direct"}  # exact for integers
-    assert_equal(nn.conv2d(x, w, **options), y, dtype)
-    assert_equal(nn.conv2d(x, w, **options, residual=grad, activation="relu"), np.maximum(y + grad, 0), dtype)
-    for actual, exact in zip(nn.conv2d_backward(grad, x, w, **options), gradients, strict=True):
-        assert_equal(actual, exact, dtype)
+    # Exact for integers; of groups, "auto" is "direct" or what has them share vectors.
+    for algorithm in ("direct", "auto") if case.groups > 1 else ("direct",):
+        options = {**case.options, "algorithm": algorithm}
+        assert_equal(nn.conv2d(x, w, **options), y, dtype)
+        assert_equal(nn.conv2d(x, w, **options, residual=grad, activation="relu"), np.maximum(y + grad, 0), dtype)
+        for actual, exact in zip(nn.conv2d_backward(grad, x, w, **options), gradients, strict=True):
+            assert_equal(actual, exact, dtype)
+
+
+def algorithms(case, dtype):
+    """Return what "auto" computes the result and the gradients of input and filters with."""
+    geometry, _ = _geometry(case.input, case.filters, **case.options)
+    passes = ("forward", "input", "filters")
+    return [algorithm_for(geometry, "auto", result, np.empty(0, dtype)) for result in passes]
+
+
+def assert_shared(case, dtype):
+    """Assert that groups share a vector where enough of them fit into it: two, or for the filters' gradient four."""
+    lanes = _runtime.lanes(np.dtype(dtype))
+    channels, filters = case.filters[2], case.filters[3] // case.groups
+    fits = min(case.input[3], case.filters[3]) >= lanes
+    wanted = ["grouped" if fits and lanes >= n * max(channels, filters) else "direct" for n in (2, 2, 4)]
+    assert algorithms(case, dtype) == (["depthwise"] * 3 if channels == filters == 1 else wanted)
 
 
 @cases(
@@ -355,7 +373,9 @@ def test_depthwise(channels, window, strides, padding, dilations, dtype):
 def test_groups_that_share_a_vector(channels, filters, groups, dtype):
     shapes = (2, 5, 9, groups * channels), (3, 3, channels, groups * filters)
     for strides, padding in (((1, 1), "same"), ((2, 2), "same"), ((2, 1), ((1, 0), (0, 2)))):
-        check(Case(*shapes, strides, padding, (1, 1), groups), dtype)
+        case = Case(*shapes, strides, padding, (1, 1), groups)
+        assert_shared(case, dtype)
+        check(case, dtype)
 
 
 @pytest.mark.parametrize(
@@ -371,7 +391,11 @@ def test_groups_that_share_a_vector(channels, filters, groups, dtype):
     ],
 )
 def test_windows_of_groups_that_share_a_vector(window, strides, padding, dilations, dtype):
-    check(Case((2, 9, 13, 32), (*window, 4, 32), strides, padding, dilations, 8), dtype)
+    lanes = _runtime.lanes(np.dtype(dtype))
+    for channels in {4, max(1, lanes // 4), max(1, lanes // 2)}:
+        case = Case((2, 9, 13, 8 * channels), (*window, channels, 8 * channels), strides, padding, dilations, 8)
+        assert_shared(case, dtype)
+        check(case, dtype)
 
 
 def test_which_groups_share_a_vector():
