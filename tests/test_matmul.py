@@ -19,8 +19,9 @@ pytestmark = pytest.mark.usefixtures("isa", "threads")
 TRANSPOSES = [(False, False), (False, True), (True, False), (True, True)]
 # One below, at and one above the widths of tiles of 1, 2 and 4 vectors of 1 to 16 lanes.
 COLUMNS = [1, 2, 3, 4, 5, 7, 8, 9, 15, 16, 17, 31, 32, 33, 47, 63, 64, 65, 100]
-# One below, at and one above: one row; DOT_ROWS; the rows of tiles (6 or 14, wide ones 2 or 6); DIRECT_ROWS.
-ROWS = [1, 2, 3, 4, 5, 6, 7, 8, 9, 12, 13, 14, 15, 16, 28, 29, 127, 128, 129]
+# One below, at and one above: one row; STREAM_ROWS; the rows of tiles (6 or 14, wide ones 2 or 6), and several of them;
+# DOT_ROWS; IN_PLACE_ROWS; and more than turns at a panel are taken by.
+ROWS = [1, 2, 3, 4, 5, 6, 7, 8, 9, 12, 13, 14, 15, 16, 17, 28, 29, 63, 64, 65, 127, 128, 129]
 # (M, N, K) where two threads share the work, with edges that are no multiple of anything.
 SHARED = [(131, 70, 45), (300, 3, 250), (3, 300, 250), (17, 200, 101), (1, 1003, 301), (8, 201, 200), (129, 33, 50)]
 
@@ -57,11 +58,29 @@ def test_products_that_threads_share(m, n, k, transpose_a, transpose_b, dtype):
     check_product(m, n, k, transpose_a, transpose_b, dtype)
 
 
+def longer_than_a_slab(columns, dtype):
+    """A depth for which B is not read in place, but in two slabs at least: each is half of L2, of a block's columns.
+
+    Up to two vectors are one block, and more columns are cut into eight blocks at most.
+    """
+    lanes, size = _runtime.lanes(np.dtype(dtype)), np.dtype(dtype).itemsize
+    least = columns if columns <= 2 * lanes else columns // 8
+    return max(64, _runtime.cache_bytes()[1] // 2 // (least * size)) + 3
+
+
 @pytest.mark.parametrize(("transpose_a", "transpose_b"), TRANSPOSES)
-@pytest.mark.parametrize(("m", "n"), [(1, 9), (5, 7), (8, 5), (20, 5), (130, 18), (15, 2), (20, 16), (130, 16)])
-def test_a_reduction_longer_than_one_slab(m, n, transpose_a, transpose_b, dtype):
-    slab = _runtime.cache_bytes()[0] // 2 // (2 * _runtime.lanes(np.dtype(dtype)) * np.dtype(dtype).itemsize)
-    check_product(m, n, 2 * slab + 3, transpose_a, transpose_b, dtype)
+@pytest.mark.parametrize(
+    ("m", "vectors"),  # dots take up to 16 rows, streams up to 4, slabs the others
+    [(1, 1), (5, 0.5), (5, 1.5), (5, 16), (17, 1), (17, 2), (17, 16), (70, 1.5)],
+)
+def test_a_reduction_longer_than_one_slab(m, vectors, transpose_a, transpose_b, dtype):
+    n = max(2, int(vectors * _runtime.lanes(np.dtype(dtype))))
+    k = longer_than_a_slab(n, dtype)
+    a, b = np.resize(integers(m * 997), (m, k)), integers(k, n, seed=1)
+    out = nn.matmul(
+        stored(a, transpose_a).astype(dtype), stored(b, transpose_b).astype(dtype), transpose_a, transpose_b
+    )
+    assert_equal(out, a @ b, dtype)
 
 
 # Rows and columns of B: beyond L2, or of one panel that all threads would wait for.
@@ -216,15 +235,15 @@ def test_dense_with_every_activation(rows, inputs, units, activation, dtype):
     assert_close(y, reference.ACTIVATIONS[activation](linear), dtype, depth=inputs, scale=np.sqrt(inputs))
 
 
-@pytest.mark.parametrize("m", [2, 150])
+@pytest.mark.parametrize("m", [2, 70])
 def test_relu_waits_for_the_last_slab(m, dtype):
-    depth = 2 * _runtime.cache_bytes()[0] // np.dtype(dtype).itemsize
+    depth = longer_than_a_slab(2, dtype) // 2 * 2
     x = np.ones((m, depth), dtype)
     x[:, depth // 2 :] = 2
-    kernel = np.ones((depth, 3), dtype)
+    kernel = np.ones((depth, 2), dtype)
     kernel[: depth // 2] = -1
-    assert_equal(nn.dense(x, kernel, np.ones(3, dtype), "relu"), np.full((m, 3), depth // 2 + 1), dtype)
-    assert_equal(nn.dense(x, kernel, np.ones(3, dtype), "relu6"), np.full((m, 3), 6), dtype)
+    assert_equal(nn.dense(x, kernel, np.ones(2, dtype), "relu"), np.full((m, 2), depth // 2 + 1), dtype)
+    assert_equal(nn.dense(x, kernel, np.ones(2, dtype), "relu6"), np.full((m, 2), 6), dtype)
 
 
 @pytest.mark.parametrize("leading", [(), (4,), (2, 3), (2, 0), (2, 1, 5, 3)])
