@@ -67,6 +67,31 @@ def test_result_and_gradients(shape, filters, padding, algorithm, dtype, threads
         assert_rms(dvalue, dexpected, dtype)
 
 
+@pytest.mark.parametrize(
+    ("algorithm", "most"), [("winograd-2x2", 1e-6), ("winograd-4x4", 5e-6), ("winograd-6x6", 1e-5)]
+)
+def test_the_errors_of_a_layer_of_resnet50_are_those_documented(algorithm, most):
+    x, w, grad = normals(1, 14, 14, 256), normals(3, 3, 256, 256, seed=1), normals(1, 14, 14, 256, seed=2)
+    x, w, grad = x.astype(np.float32), w.astype(np.float32), grad.astype(np.float32)
+    for run in (
+        lambda x, w, grad, name: nn.conv2d(x, w, padding=1, algorithm=name),
+        lambda x, w, grad, name: nn.conv2d_backward_input(grad, w, x.shape, padding=1, algorithm=name),
+        lambda x, w, grad, name: nn.conv2d_backward_filters(grad, x, w.shape, padding=1, algorithm=name),
+    ):
+        exact = run(*(array.astype(np.float64) for array in (x, w, grad)), "direct")
+        rms = np.sqrt(np.mean((run(x, w, grad, algorithm) - exact) ** 2) / np.mean(exact**2))
+        assert np.finfo(np.float32).eps < rms < most < 5e-5
+
+
+def test_large_tiles_overflow_where_documented():
+    w = np.full((3, 3, 8, 8), 0.01, np.float32) * np.where(np.indices((3, 3, 8, 8)).sum(0) % 2, 1, -1)
+    x = normals(1, 14, 14, 8, dtype=np.float32).clip(-1, 1)
+    for scale, finite in ((1e34, ("direct", *TILES)), (1e37, ("direct", "winograd-2x2"))):
+        for algorithm in ("direct", *TILES):
+            y = nn.conv2d(x * np.float32(scale), w.astype(np.float32), padding=1, algorithm=algorithm)
+            assert np.isfinite(y).all() == (algorithm in finite)
+
+
 @pytest.mark.parametrize("algorithm", TILES)
 def test_threads_do_not_change_a_bit(algorithm, dtype):
     for shape, filters in (((1, 30, 30, 64), 64), ((1, 8, 8, 40), 200), ((9, 12, 12, 33), 70), ((6, 41, 42, 24), 40)):

@@ -118,9 +118,13 @@ def conv2d(
         products in one chain of fused multiply-adds: its error is at most about that number times half an ulp of the
         sum of their magnitudes. Winograd (Lavin and Gray, 2016) is for 3x3 filters at stride 1; "winograd-2x2",
         "winograd-4x4" and "winograd-6x6" are its F(m x m, 3x3), "winograd" is the fastest of them. They take 4/9,
-        1/4 and 16/81 of the multiplications; errors are about those of direct, four and seven times as large (README),
-        and a NaN or infinity spreads over the m x m pixels computed with it. Of few filters "auto" computes some pixels
-        of a row side by side as "direct" does, but a NaN or infinity spreads over these too.
+        1/4 and 16/81 of the multiplications; errors of the result are in the root mean square about half of direct's,
+        four and eight times as large (README). A NaN or infinity spreads over the m x m pixels computed with it, and
+        "winograd-4x4" and "winograd-6x6" overflow earlier: in float32, inputs of 1e37 give infinities or NaN where the
+        others are finite. Depthwise convolutions have kernels of their own ("depthwise", as FASTCNN_VERBOSE prints it),
+        which "direct" means too. "auto" alone has two more: "grouped", where several groups fit into a vector, and
+        "direct-narrow", which computes some pixels of few filters side by side. These add up what direct does, but
+        "direct-narrow" spreads a NaN or infinity over the pixels beside it.
     residual
         What a shortcut brings (He et al., 2016), (N, H', W', K), or None: added on the way, without a pass of its own.
         Its gradient is that of the sum.
@@ -513,7 +517,7 @@ def conv2d_backward_input(
     strides, padding, dilations, groups
         As given to :func:`conv2d`.
     algorithm
-        As in :func:`conv2d`.
+        As in :func:`conv2d`, with the same errors.
 
     Returns
     -------
@@ -569,7 +573,9 @@ def conv2d_backward_filters(
     strides, padding, dilations, groups
         As given to :func:`conv2d`.
     algorithm
-        As in :func:`conv2d`.
+        As in :func:`conv2d`. But Winograd's errors are one to three ("winograd-2x2"), four to eleven ("winograd-4x4")
+        and seven to fourteen times those of direct ("winograd-6x6"), the more the larger the images are (README), and
+        the latter two overflow from about 1e34 on.
 
     Returns
     -------
