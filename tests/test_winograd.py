@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import numpy as np
 import pytest
 import reference
@@ -138,6 +141,18 @@ def test_far_caches_speak_against_transformed_filters_where_pixels_are_few(costs
     assert chosen[(1, 4, 512), "prepared"] == few_pixels
     assert {algorithm for (shape, _), algorithm in chosen.items() if shape[0] == 64} == {"winograd-4x4"}
     assert all(algorithm != "direct" for (shape, _), algorithm in chosen.items() if shape[2] == 64)
+
+
+def test_the_places_that_cut_shapes_are_those_listed():
+    package = Path(__file__).parents[1] / "fastcnn"
+    if not (package / "_core" / "_gemm.pyx").exists():
+        pytest.skip("this is no checkout")
+    rows = [row for row in _algorithms.__doc__.splitlines() if row.startswith("- ")]
+    places = [(re.search(r"``([\w/]+\.pyx?)``", row)[1], re.findall(r"``(\w+)``", row)) for row in rows]
+    assert sum(len(names) for _, names in places) == 11
+    for file, names in places:
+        for name in names:
+            assert re.search(rf"def [^=]*\b{name}\(", (package / file).read_text()), f"{file} has no {name}"
 
 
 @pytest.mark.parametrize(

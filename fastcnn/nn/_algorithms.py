@@ -1,4 +1,17 @@
-"""Which algorithm computes a convolution or its gradients: the cost model."""
+"""Which algorithm computes a convolution or its gradients: the cost model.
+
+What an algorithm makes of a shape, its blocks and whose threads compute them, is decided beside its loops:
+
+- ``threads_for``, ``_core/_runtime.pyx``: whether work is enough for threads
+- ``product``, ``_core/_gemm.pyx``: how a matrix product goes; ``cut_blocks``: its blocks
+- ``cut_correlation``, ``_core/_conv.pyx``: bands of the image and groups of filters, direct
+- ``samples``, ``_core/_conv.pyx``: whether strided 1x1 filters are a product of a copy of some pixels
+- ``scatters``, ``_core/_conv.pyx``: whether an input's gradient of few channels adds filter rows up instead
+- ``cut_filters``, ``_core/_conv.pyx``: parts, groups and strips of the filters' gradient, direct
+- ``cut``, ``_core/_winograd.pyx``: blocks of tiles and groups of filters; ``backward_filters``: its parts
+- ``cut_filters``, ``_core/_depthwise.pyx``: the filters that share a vector
+- ``pixels_beside``, ``nn/_narrow.py``: how many pixels of few filters are computed side by side
+"""
 
 from __future__ import annotations
 
