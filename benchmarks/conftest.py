@@ -71,6 +71,9 @@ def compare(benchmark: BenchmarkFixture, processes: Processes) -> Compare:
         timings = peers.compare(running, case, what, ROUNDS, SECONDS)[library]
         title, timing = min(timings.items(), key=lambda item: item[1].best)
         benchmark.extra_info["configuration"] = title
+        moved = case.bytes(what)
+        if moved:
+            benchmark.extra_info["GB/s"] = round(moved / timing.best / 1e9, 2)
         times = iter(timing.times)
         benchmark.pedantic(  # type: ignore[no-untyped-call]
             CLOCK.advance, args=(times,), rounds=len(timing.times)

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .layers import Case, Conv, Dense, Network, Norm, Pool
+from .layers import Activation, Case, Conv, Dense, Network, Norm, Optimizer, Pool
 
 Array = NDArray[Any]
 
@@ -21,8 +21,8 @@ def arrays(case: Case) -> tuple[Array, ...]:
     """Return a case's operands, float32, images NHWC and filters HWIO.
 
     They are (input, filters, grad) of a convolution, (x, kernel, grad) of a dense layer,
-    (input, grad) of a pooling, (input, scale, offset, grad) of a normalisation, and (images, labels)
-    for a network.
+    (input, grad) of a pooling or an activation, (input, scale, offset, grad) of a normalisation, all parameters and
+    then their gradients of an optimiser, and (images, labels) for a network.
     """
     rng = np.random.default_rng(0)
 
@@ -39,10 +39,14 @@ def arrays(case: Case) -> tuple[Array, ...]:
             normal(case.inputs, case.units),
             normal(case.rows, case.units),
         )
-    assert isinstance(case, Conv | Pool | Norm)
+    if isinstance(case, Optimizer):
+        return tuple(normal(*shape) for shape in case.shapes * 2)
+    assert isinstance(case, Conv | Pool | Norm | Activation)
     images = normal(case.batch, case.size, case.size, case.channels)
     if isinstance(case, Norm):
         return images, normal(case.channels), normal(case.channels), normal(*images.shape)
+    if isinstance(case, Activation):
+        return images, normal(*images.shape)
     grid = case.batch, case.output_size, case.output_size
     if isinstance(case, Pool):
         return images, normal(*grid, case.channels)

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from .data import Array
-from .layers import Case, Conv, Dense, Network, Norm, Pool
+from .layers import Activation, Case, Conv, Dense, Network, Norm, Optimizer, Pool
 
 NORM_EPSILON = 1e-3
 LEARNING_RATE = 1e-3  # of the training steps of networks: VGG-16 diverges with ten times as much
@@ -74,6 +74,10 @@ class Engine:
         """Return the machine's rate of fused multiply-adds in GFLOP/s."""
         return None
 
+    def bandwidth(self) -> float | None:
+        """Return the rate at which the machine's memory is read and written in GB/s."""
+        return None
+
     def scratch(self) -> int | None:
         """Return the bytes of the largest scratch buffer since this was last asked."""
         return None
@@ -92,6 +96,10 @@ class Engine:
             return self.norm(case, what, configuration)
         if isinstance(case, Dense):
             return self.dense(case, what, configuration)
+        if isinstance(case, Activation):
+            return self.activation(case, what, configuration)
+        if isinstance(case, Optimizer):
+            return self.optimizer(case, what, configuration)
         assert isinstance(case, Network)
         return self.network(case, what, configuration)
 
@@ -105,6 +113,12 @@ class Engine:
         return None
 
     def dense(self, case: Dense, what: str, configuration: str) -> Prepared | None:
+        return None
+
+    def activation(self, case: Activation, what: str, configuration: str) -> Prepared | None:
+        return None
+
+    def optimizer(self, case: Optimizer, what: str, configuration: str) -> Prepared | None:
         return None
 
     def network(self, case: Network, what: str, configuration: str) -> Prepared | None:

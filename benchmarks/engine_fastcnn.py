@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from timeit import repeat
 from typing import Any
 
 import numpy as np
@@ -14,8 +15,10 @@ from fastcnn._core import _runtime
 
 from .data import Array, arrays
 from .engine import LEARNING_RATE, NORM_EPSILON, WEIGHTS, Engine, Prepared, scores, trained
-from .layers import Conv, Dense, Network, Norm, Pool
+from .layers import Activation, Conv, Dense, Network, Norm, Optimizer, Pool
 
+# Bytes of the arrays that the memory's rate is measured with, and how often they go by.
+LEAST_STREAM, MOST_STREAM, STREAMS = 64 << 20, 1 << 30, 5
 MODEL = "network.safetensors"
 
 
@@ -65,6 +68,14 @@ class FastcnnEngine(Engine):
     def peak(self) -> float:
         return runtime.fma_peak("float32", threads=self.threads)
 
+    def bandwidth(self) -> float:
+        # In place: what is written is read too, as caches do before they write, and there are no new pages. Each array
+        # takes as much as L3.
+        size = min(max(runtime.info().l3_bytes, LEAST_STREAM), MOST_STREAM) // 4
+        weights, gradients = np.ones(size, np.float32), np.ones(size, np.float32)
+        taken = repeat(lambda: nn.sgd_step([weights], [gradients], None, 0.0), number=1, repeat=STREAMS)
+        return 3 * weights.nbytes / min(taken) / 1e9
+
     def scratch(self) -> int:
         return _runtime.peak_scratch()
 
@@ -110,6 +121,22 @@ class FastcnnEngine(Engine):
         if what == "data":
             return Prepared(lambda: nn.matmul(g, w, transpose_b=True), _same)
         return Prepared(lambda: nn.matmul(x, g, transpose_a=True), _same)
+
+    def activation(self, case: Activation, what: str, configuration: str) -> Prepared:
+        x, g = arrays(case)
+        if what == "forward":
+            return Prepared(lambda: nn.activate(x, case.kind), _same)
+        kept = x if case.kind in nn.BACK_FROM_ARGUMENT else nn.activate(x, case.kind)
+        return Prepared(lambda: nn.activate_backward(g, kept, case.kind), _same)
+
+    def optimizer(self, case: Optimizer, what: str, configuration: str) -> Prepared:
+        operands = arrays(case)
+        params, grads = (list(part) for part in (operands[: len(operands) // 2], operands[len(operands) // 2 :]))
+        first, second = ([np.zeros_like(p) for p in params] for _ in range(2))
+        if case.kind == "adam":
+            return Prepared(lambda: nn.adam_step(params, grads, first, second, LEARNING_RATE, 0.9, 0.999, 1e-7, 10))
+        momentum = 0.9 if case.kind == "momentum" else 0.0
+        return Prepared(lambda: nn.sgd_step(params, grads, first, LEARNING_RATE, momentum))
 
     def export(self, network: str) -> list[str]:
         model = MODELS[network](seed=0)

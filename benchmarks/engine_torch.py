@@ -20,7 +20,7 @@ import torch  # type: ignore[import-not-found,unused-ignore]
 from . import torch_networks
 from .data import Array, arrays
 from .engine import LEARNING_RATE, NCNN, NORM_EPSILON, ONNX, WEIGHTS, Engine, Prepared, scores, trained
-from .layers import NETWORKS, Case, Conv, Dense, Network, Norm, Pool
+from .layers import NETWORKS, Activation, Case, Conv, Dense, Network, Norm, Optimizer, Pool
 
 LAYOUTS = {
     "contiguous": torch.contiguous_format,
@@ -131,6 +131,42 @@ class TorchEngine(Engine):
         if what == "data":
             return _prepared(lambda: g @ w.T, _matrix)
         return _prepared(lambda: x.T @ g, _matrix)
+
+    def activation(self, case: Activation, what: str, configuration: str) -> Prepared | None:
+        if configuration != "contiguous":  # the order of elements is nothing to it
+            return None
+        x, g = (torch.from_numpy(array) for array in arrays(case))
+        aten = torch.ops.aten
+        forward = {
+            "relu": torch.relu,
+            "sigmoid": torch.sigmoid,
+            "silu": aten.silu,
+            "gelu": aten.gelu,
+            "softmax": lambda x: torch.softmax(x, -1),
+        }[case.kind]
+        if what == "forward":
+            return _prepared(lambda: forward(x), _matrix)
+        y = forward(x)
+        backward = {
+            "relu": lambda: aten.threshold_backward(g, y, 0),
+            "sigmoid": lambda: aten.sigmoid_backward(g, y),
+            "silu": lambda: aten.silu_backward(g, x),
+            "gelu": lambda: aten.gelu_backward(g, x),
+            "softmax": lambda: aten._softmax_backward_data(g, y, -1, torch.float32),
+        }[case.kind]
+        return _prepared(backward, _matrix)
+
+    def optimizer(self, case: Optimizer, what: str, configuration: str) -> Prepared | None:
+        if configuration != "contiguous":
+            return None
+        operands = [torch.from_numpy(array) for array in arrays(case)]
+        params = [torch.nn.Parameter(p) for p in operands[: len(operands) // 2]]
+        for param, grad in zip(params, operands[len(params) :], strict=True):
+            param.grad = grad
+        if case.kind == "adam":
+            return Prepared(torch.optim.Adam(params, LEARNING_RATE, fused=True).step)
+        momentum = 0.9 if case.kind == "momentum" else 0.0
+        return Prepared(torch.optim.SGD(params, LEARNING_RATE, momentum=momentum, fused=True).step)
 
     def export(self, network: str) -> list[str]:
         model = torch_networks.NETWORKS[network]()

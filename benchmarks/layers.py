@@ -7,6 +7,7 @@ searches. A network's name is that with its batch alone: ``resnet50 n16``.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
@@ -33,11 +34,11 @@ class Case:
         raise NotImplementedError
 
     def flops(self) -> float | None:
-        """Return the additions and multiplications of a pass, where they are what limits it."""
+        """Return the additions and multiplications of a pass, unless bytes are what limits it."""
         return None
 
     def bytes(self, what: str) -> float | None:
-        """Return the bytes that a pass moves at the least, where they are what limits it."""
+        """Return the bytes that a pass moves at the least, where they may be what limits it."""
         return None
 
 
@@ -181,6 +182,55 @@ class Dense(Case):
 
     def flops(self) -> float:
         return 2.0 * self.rows * self.inputs * self.units
+
+    def bytes(self, what: str) -> float:
+        # Of the three matrices each pass reads two and writes the other.
+        return float(FLOAT_BYTES * (self.rows * (self.inputs + self.units) + self.inputs * self.units))
+
+
+@dataclass(frozen=True)
+class Activation(Case):
+    """An activation of square images, or of rows, as softmax is: images of one pixel."""
+
+    network: str
+    kind: str
+    channels: int
+    size: int
+    batch: int
+    passes = ("forward", "data")
+    group = "activations"
+
+    @property
+    def name(self) -> str:
+        return f"{self.network} {self.kind} {self.channels} {self.size}x{self.size} n{self.batch}"
+
+    def bytes(self, what: str) -> float:
+        # (x, y), and (grad, x or y, dx).
+        return float(FLOAT_BYTES * (3 if what == "data" else 2) * self.batch * self.channels * self.size**2)
+
+
+@dataclass(frozen=True)
+class Optimizer(Case):
+    """A step over the filters of some convolutions, all in one call."""
+
+    network: str
+    kind: str
+    passes = ("update",)
+    group = "optimisers"
+
+    @property
+    def name(self) -> str:
+        return f"{self.network} {self.kind} step"
+
+    @property
+    def shapes(self) -> list[tuple[int, int, int, int]]:
+        layers = (case for case in CONVS if case.network == self.network)
+        return list(dict.fromkeys((case.kernel, case.kernel, case.channels, case.filters) for case in layers))
+
+    def bytes(self, what: str) -> float:
+        # All are read, all but the gradients are written: (p, g), (p, g, v), (p, g, m, v).
+        arrays = {"sgd": 3, "momentum": 5, "adam": 7}[self.kind]
+        return float(FLOAT_BYTES * arrays * sum(math.prod(shape) for shape in self.shapes))
 
 
 @dataclass(frozen=True)
@@ -344,7 +394,14 @@ DENSES = (
     *(Dense(rows, *pair) for rows in (1, 64) for pair in ((400, 120), (120, 84), (84, 10))),
 )
 
-CASES: tuple[Case, ...] = (*CONVS, *POOLS, *NORMS, *DENSES)
+ACTIVATIONS = (
+    *(Activation("cifar", kind, 64, 32, batch=64) for kind in ("relu", "sigmoid", "silu", "gelu")),
+    Activation("resnet50", "softmax", 1000, 1, batch=64),
+)
+
+OPTIMIZERS = tuple(Optimizer(network, kind) for network in ("cifar", "vgg16") for kind in ("sgd", "momentum", "adam"))
+
+CASES: tuple[Case, ...] = (*CONVS, *POOLS, *NORMS, *DENSES, *ACTIVATIONS, *OPTIMIZERS)
 
 _BY_NAME = {case.name: case for case in CASES}
 

@@ -16,6 +16,7 @@ COLOURS = {
     "inference": "#7fb2e0",
     "data": "#e39a2d",
     "filter": "#5aa05a",
+    "update": "#8c8c5a",
     "train": "#7d57a8",
     "predict": "#c25b78",
 }
@@ -23,6 +24,7 @@ LABELS = {
     "inference": "forward, filters prepared",
     "data": "data gradient",
     "filter": "filter gradient",
+    "update": "optimiser's step",
     "train": "training step",
     "predict": "prediction",
 }

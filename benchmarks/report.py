@@ -34,8 +34,8 @@ def measure(options: argparse.Namespace) -> Report:
             stack.enter_context(peer)
         running = [ours, *others]
         versions = {peer.name: peer.version for peer in running}
-        report = Report(machine(), options.threads, 0.0, versions, missing, [], [])
-        report.peak = ours.ask(do="peak")["peak"]
+        report = Report(machine(), options.threads, 0.0, 0.0, versions, missing, [], [])
+        report.keep_peak(**ours.ask(do="peak"))
         work = [(case, what) for case, what in layers.passes(layers.select(options.only)) if what in options.passes]
         bar = tqdm(work, disable=None, file=sys.stderr, leave=False)
         try:
@@ -50,8 +50,7 @@ def measure(options: argparse.Namespace) -> Report:
         except KeyboardInterrupt:
             report.notes.append(f"interrupted after {len(report.rows)} of {len(work)} measurements")
         else:
-            # The higher of two: a machine that was busy at the first would flatter all figures.
-            report.peak = max(report.peak, ours.ask(do="peak")["peak"])
+            report.keep_peak(**ours.ask(do="peak"))
     return report
 
 

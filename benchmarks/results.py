@@ -9,10 +9,10 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from .layers import Case, Conv, Dense, Norm, Pool
+from .layers import Activation, Case, Conv, Dense, Norm, Optimizer, Pool
 from .peers import CPU_INFO, OTHERS, OURS, Timing
 
-PASSES = ("forward", "inference", "data", "filter")
+PASSES = ("forward", "inference", "data", "filter", "update")
 TEXTS = ("layer", "pass", "group", "network", "engine", "fastest peer")
 
 
@@ -104,21 +104,30 @@ PANELS: tuple[tuple[tuple[str, str, Callable[[Case], bool]], ...], ...] = (
         ("Matrix products", "numpy", lambda case: isinstance(case, Dense)),
         ("Pooling", "torch", lambda case: isinstance(case, Pool)),
         ("Batch norm and ReLU", "torch", lambda case: isinstance(case, Norm)),
+        ("Activations and optimisers", "torch", lambda case: isinstance(case, Activation | Optimizer)),
     ),
 )
 
 
 @dataclass
 class Report:
-    """All that was measured of layers in one run."""
+    """All that was measured of layers in one run.
+
+    peak is the machine's rate of multiply-adds in GFLOP/s, bandwidth that of its memory in GB/s.
+    """
 
     machine: str
     threads: int
     peak: float
+    bandwidth: float
     versions: dict[str, str]
     notes: list[str]
     failures: list[str]
     rows: list[Row]
+
+    def keep_peak(self, peak: float, bandwidth: float) -> None:
+        """Keep the higher of what is measured more than once: a machine that was busy would flatter all figures."""
+        self.peak, self.bandwidth = max(self.peak, peak), max(self.bandwidth, bandwidth)
 
     @property
     def peers(self) -> list[str]:
@@ -127,7 +136,7 @@ class Report:
 
     def title(self) -> str:
         """Return what was measured, and on what, in two lines."""
-        peak = f"peak of multiply-adds {self.peak:.0f} GFLOP/s"
+        peak = f"peak of multiply-adds {self.peak:.0f} GFLOP/s, memory {self.bandwidth:.0f} GB/s"
         return f"{self.machine}, {threads_of(self.threads)}, float32, {peak}\n{versions_of(self.versions)}"
 
     def markdown(self) -> str:
@@ -138,6 +147,8 @@ class Report:
             *failed(self.failures),
             "",
             "ms: the least of the interleaved repeats, and how far their median lies above it.",
+            "of peak: the share of the peak of multiply-adds; where memory takes longer than they, the rate at which",
+            "operands and results go by, if only in the caches.",
             "scratch: the memory that fastcnn took besides operands and result.",
             "ratio: how many times as fast as the peer in its fastest configuration fastcnn is.",
             *self._configurations(),
@@ -185,10 +196,12 @@ class Report:
 
     def _rate(self, row: Row) -> str:
         """Return the share of the machine's peak, or the memory traffic where that is the limit."""
-        timing, flops, moved = row.fastest(OURS), row.case.flops(), row.case.bytes(row.what)
-        if timing and flops:
-            return f"{flops / timing.best / 1e9 / self.peak:.0%}"
-        return f"{moved / timing.best / 1e9:.0f} GB/s" if timing and moved else ""
+        timing, flops, moved = row.fastest(OURS), row.case.flops() or 0.0, row.case.bytes(row.what) or 0.0
+        if timing is None or not flops + moved:
+            return ""
+        if moved * self.peak > flops * self.bandwidth:
+            return f"{moved / timing.best / 1e9:.0f} GB/s"
+        return f"{flops / timing.best / 1e9 / self.peak:.0%}"
 
     def _means(self) -> tuple[list[str], list[list[str]]]:
         groups = list(dict.fromkeys(row.case.group for row in self.rows))

@@ -87,7 +87,7 @@ class Worker:
         return answered
 
     def _peak(self) -> dict[str, Any]:
-        return {"peak": self._engine.peak()}
+        return {"peak": self._engine.peak(), "bandwidth": self._engine.bandwidth()}
 
     def _export(self, network: str) -> dict[str, Any]:
         return {"problems": self._engine.export(network)}

@@ -10,16 +10,20 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+
+from fastcnn import runtime
 
 ROOT = Path(__file__).parents[1]
 if not (ROOT / "benchmarks").is_dir():
     pytest.skip("this is no checkout", allow_module_level=True)
 
-from benchmarks import accuracy, footprint, layers, networks, peers, worker  # noqa: E402
+from benchmarks import accuracy, engine_fastcnn, footprint, layers, networks, peers, worker  # noqa: E402
 from benchmarks.layers import Conv, Network  # noqa: E402
 from benchmarks.network_results import Footprint, NetworkReport, NetworkRow  # noqa: E402
 from benchmarks.peers import Timing  # noqa: E402
+from benchmarks.results import Report, Row  # noqa: E402
 
 MEGABYTE = 10**6
 
@@ -62,6 +66,8 @@ ROW = row(
         "resnet50 1x1 64-256 56x56 n1",
         "resnext50 3x3 128 in 32 56x56 n1",
         "dense 400-120 n64",
+        "cifar silu 64 32x32 n64",
+        "vgg16 adam step",
     ],
 )
 def test_processes_speak_of_networks_and_layers_by_name(name):
@@ -90,6 +96,43 @@ def test_a_report_has_a_table_for_each_pass_and_one_beside_the_fastest_peer():
         ["torch, oneDNN fusion", "6.00 +0%", "3.00", "", "", "", "0.250", "60"],
         ["openvino", "1.00 +0%", "0.50", "", "", "", "0.250", "60"],
     ]
+
+
+def test_a_report_of_layers_tells_what_limits_each():
+    names = ("dense 1024-1024 n1", "dense 1024-1024 n1024", "cifar relu 64 32x32 n64", "vgg16 3x3 64-64 224x224 n1")
+    rows = [Row(layers.named(name), "forward", {"fastcnn": {"": Timing([0.001])}}) for name in names]
+    rows.append(Row(layers.named("cifar adam step"), "update", {"fastcnn": {"": Timing([0.002])}}))
+    found = Report("a CPU", 2, 0.0, 0.0, {"fastcnn": "1"}, [], [], rows)
+    found.keep_peak(peak=4000.0, bandwidth=20.0)
+    found.keep_peak(peak=3000.0, bandwidth=40.0)
+    text = found.markdown()
+    assert "a CPU, 2 threads, float32, peak of multiply-adds 4000 GFLOP/s, memory 40 GB/s" in text
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if "+0%" in line]
+    # 1024^2 + 2 * 1024 numbers; 2 * 1024^3 operations; twice 64 * 32^2 * 64 numbers; and 7 times
+    # (3 + 64) * 64 + (64 + 128) * 128 + (128 + 256) * 256 filters of nine taps.
+    assert [row[3] for row in cells] == ["4 GB/s", "54%", "34 GB/s", "92%", "16 GB/s"]
+    assert json.loads(found.json())["bandwidth"] == 40.0
+
+
+@pytest.fixture
+def ours():
+    before = runtime.get_num_threads()
+    yield engine_fastcnn.FastcnnEngine(1)
+    runtime.set_num_threads(before)
+
+
+def test_the_rate_of_memory_is_measured(ours, monkeypatch):
+    monkeypatch.setattr(engine_fastcnn, "MOST_STREAM", 1 << 20)
+    assert 0.1 < ours.bandwidth() < 1e4
+
+
+@pytest.mark.parametrize("case", [*layers.ACTIVATIONS, *layers.OPTIMIZERS[:3]], ids=str)
+def test_activations_and_optimisers_can_be_measured(case, ours):
+    for what in case.passes:
+        prepared = ours.prepare(case, what, "")
+        result = prepared.call()
+        assert (result is None) == (prepared.array is None)
+        assert result is None or np.isfinite(result).all()
 
 
 def test_a_report_of_fastcnn_alone_names_no_peer():
