@@ -534,12 +534,24 @@ def resident_bytes() -> int:
 
 
 def call_with_random_shapes(pick: random.Random) -> None:
+    kind = pick.choice(("direct", "groups", "depthwise", "winograd-2x2", "winograd-4x4", "winograd-6x6"))
     c, k, size = pick.randint(1, 40), pick.randint(1, 40), pick.randint(1, 3)
+    options = {"padding": "SAME"}
+    if kind.startswith("winograd"):
+        size = 3
+        options["algorithm"] = kind
+    else:
+        options |= {"strides": pick.randint(1, 3), "dilations": pick.randint(1, 3)}
+    if kind == "groups":
+        options["groups"] = pick.randint(2, 9)
+        c, k = (options["groups"] * pick.randint(1, 8) for _ in range(2))
+    elif kind == "depthwise":
+        options["groups"] = k = c
     x = np.ones((pick.randint(1, 3), pick.randint(3, 24), pick.randint(3, 24), c), np.float32)
-    w = np.ones((size, size, c, k), np.float32)
-    options = {"strides": pick.randint(1, 3), "padding": "SAME"}
+    w = np.ones((size, size, c // options.get("groups", 1), k), np.float32)
     y = nn.conv2d(x, w, **options)
     nn.conv2d_backward(y, x, w, **options)
+    nn.PreparedConv2D(w, x.shape, **options)(x)
     nn.max_pool_backward(nn.max_pool(x, 2), x, 2)
     nn.matmul(np.ones((pick.randint(1, 300), c)), np.ones((c, k)))
     nn.bias_add_backward(x)
