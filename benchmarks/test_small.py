@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -21,13 +22,24 @@ def normal(*shape: int) -> Array:
 
 
 PIXEL, FILTER, MATRIX = normal(1, 1, 1, 8), normal(1, 1, 8, 8), normal(8, 8)
+MEAN, VARIANCE = normal(8), np.abs(normal(8))
 PREPARED = nn.PreparedConv2D(FILTER, PIXEL.shape)
-CALLS: dict[str, Callable[[], Array]] = {
+CALLS: dict[str, Callable[[], Any]] = {
     "relu": lambda: nn.relu(MATRIX),
     "matmul": lambda: nn.matmul(MATRIX, MATRIX),
     "conv2d": lambda: nn.conv2d(PIXEL, FILTER),
     "PreparedConv2D": lambda: PREPARED(PIXEL),
     "max_pool": lambda: nn.max_pool(PIXEL, 1),
+    "dense": lambda: nn.dense(MATRIX, MATRIX, MEAN, "relu"),
+    "batch_normalization": lambda: nn.batch_normalization(MATRIX, MEAN, VARIANCE, MEAN, MEAN, 1e-3),
+    "moments": lambda: nn.moments(MATRIX),
+    "softmax": lambda: nn.softmax(MATRIX),
+    "sgd_step": lambda: nn.sgd_step([MATRIX], [MATRIX], None, 0.0),
+    "relu_backward": lambda: nn.relu_backward(MATRIX, MATRIX),
+    "dense_backward": lambda: nn.dense_backward(MATRIX, MATRIX, MATRIX),
+    "conv2d_backward_input": lambda: nn.conv2d_backward_input(PIXEL, FILTER, PIXEL.shape),
+    "conv2d_backward_filters": lambda: nn.conv2d_backward_filters(PIXEL, PIXEL, FILTER.shape),
+    "batch_normalization_backward": lambda: nn.batch_normalization_backward(MATRIX, MATRIX, MEAN, VARIANCE, MEAN, 1e-3),
 }
 
 
