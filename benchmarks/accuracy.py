@@ -17,18 +17,19 @@ from .data import arrays
 from .layers import Conv, select
 
 ALGORITHMS = ("direct", "winograd-2x2", "winograd-4x4", "winograd-6x6")
-FOR_GROUPS = ("direct", "auto")  # Winograd's does not compute them, and what shares vectors has no name to ask for
+# Of groups and dilated filters; the code for groups that share a vector has no name to ask for.
+WITHOUT_WINOGRAD = ("direct", "auto")
 
 
 def algorithms(layer: Conv) -> tuple[str, ...]:
     """Return what is measured of a layer."""
-    return ALGORITHMS if layer.groups == 1 else FOR_GROUPS
+    return ALGORITHMS if layer.groups == layer.dilation == 1 else WITHOUT_WINOGRAD
 
 
 def errors(layer: Conv) -> Iterator[tuple[str, str, float, float]]:
     """Measure one layer: (pass, algorithm, largest error, root mean square of the errors)."""
     x, w, grad = arrays(layer)
-    options = {"strides": layer.stride, "padding": layer.padding, "groups": layer.groups}
+    options = {"strides": layer.stride, "padding": layer.padding, "dilations": layer.dilation, "groups": layer.groups}
     passes: dict[str, Callable[..., np.ndarray]] = {
         "forward": lambda x, w, g, **k: nn.conv2d(x, w, **options, **k),
         "data": lambda x, w, g, **k: nn.conv2d_backward_input(g, w, x.shape, **options, **k),

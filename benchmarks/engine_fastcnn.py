@@ -81,7 +81,7 @@ class FastcnnEngine(Engine):
 
     def conv(self, case: Conv, what: str, configuration: str) -> Prepared:
         x, w, g = arrays(case)
-        options = case.stride, case.padding, 1, case.groups
+        options = case.stride, case.padding, case.dilation, case.groups
         if what == "forward":
             return Prepared(lambda: nn.conv2d(x, w, *options), _same)
         if what == "inference":

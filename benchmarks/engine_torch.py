@@ -65,7 +65,7 @@ class TorchEngine(Engine):
         layout = LAYOUTS[configuration]
         x, g = _images(x, layout), _images(g, layout)
         w = torch.from_numpy(w).permute(3, 2, 0, 1).contiguous(memory_format=layout)
-        dilation = 2 if configuration == "channels_last, oneDNN" else 1
+        dilation = 2 if configuration == "channels_last, oneDNN" else case.dilation
         places = [case.stride] * 2, [case.padding] * 2, [dilation] * 2
         if what == "forward":
             return _prepared(lambda: torch.conv2d(x, w, None, *places, case.groups), _nhwc)

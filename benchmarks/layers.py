@@ -8,6 +8,7 @@ searches. A network's name is that with its batch alone: ``resnet50 n16``.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
@@ -58,6 +59,7 @@ class Conv(Case):
     stride: int = 1
     batch: int = 1
     groups: int = 1
+    dilation: int = 1
 
     @property
     def passes(self) -> tuple[str, ...]:
@@ -70,6 +72,8 @@ class Conv(Case):
         channels = f"{self.channels}-{self.filters}"
         if self.groups > 1:
             channels = f"{self.channels} " + ("depthwise" if self.depthwise else f"in {self.groups}")
+        if self.dilation > 1:
+            channels += f" dilated {self.dilation}"
         return f"{self.network} {_window(self.kernel, self.stride)} {channels} {self.size}x{self.size} n{self.batch}"
 
     @property
@@ -78,6 +82,8 @@ class Conv(Case):
             return "depthwise"
         if self.groups > 1:
             return "grouped"
+        if self.dilation > 1:
+            return "dilated"
         if self.kernel == 1:
             return "1x1"
         if self.kernel == 3 and self.stride == 1 and self.channels >= 32:
@@ -86,7 +92,8 @@ class Conv(Case):
 
     @property
     def output_size(self) -> int:
-        return (self.size + 2 * self.padding - self.kernel) // self.stride + 1
+        span = (self.kernel - 1) * self.dilation + 1
+        return (self.size + 2 * self.padding - span) // self.stride + 1
 
     @property
     def depthwise(self) -> bool:
@@ -283,88 +290,104 @@ def _lenet() -> Iterator[Conv]:
         yield Conv("lenet5", 5, 6, 16, size=14, padding=0, batch=batch)
 
 
+def _fashion() -> Iterator[Conv]:
+    """The two layers of a usual network for images of clothes."""
+    yield Conv("fashion", 3, 1, 32, 28, padding=1, batch=64)
+    yield Conv("fashion", 3, 32, 64, 14, padding=1, batch=64)
+
+
 def _cifar() -> Iterator[Conv]:
     pairs = ((3, 64, 32), (64, 64, 32), (64, 128, 16), (128, 128, 16), (128, 256, 8), (256, 256, 8))
     for channels, filters, size in pairs:
         yield Conv("cifar", 3, channels, filters, size, padding=1, batch=64)
 
 
-def _vgg16() -> Iterator[Conv]:
-    pairs = (
-        *((3, 64, 224), (64, 64, 224), (64, 128, 112), (128, 128, 112), (128, 256, 56)),
-        *((256, 256, 56), (256, 512, 28), (512, 512, 28), (512, 512, 14)),
-    )
-    for channels, filters, size in pairs:
-        yield Conv("vgg16", 3, channels, filters, size, padding=1)
-    yield Conv("vgg16", 3, 512, 512, 14, padding=1, batch=16)
+VGG16 = (
+    *((3, 64, 224), (64, 64, 224), (64, 128, 112), (128, 128, 112), (128, 256, 56)),
+    *((256, 256, 56), (256, 512, 28), (512, 512, 28), (512, 512, 14)),
+)
+
+# Of the version that strides in the 3x3: size of the filters, channels, filters, size of the image, stride.
+RESNET50 = (
+    (7, 3, 64, 224, 2),
+    *((1, 64, 64, 56, 1), (3, 64, 64, 56, 1), (1, 64, 256, 56, 1), (1, 256, 64, 56, 1)),
+    *((1, 256, 128, 56, 1), (3, 128, 128, 56, 2), (1, 256, 512, 56, 2)),
+    *((1, 128, 512, 28, 1), (1, 512, 128, 28, 1), (3, 128, 128, 28, 1)),
+    *((1, 512, 256, 28, 1), (3, 256, 256, 28, 2), (1, 512, 1024, 28, 2)),
+    *((1, 256, 1024, 14, 1), (1, 1024, 256, 14, 1), (3, 256, 256, 14, 1)),
+    *((1, 1024, 512, 14, 1), (3, 512, 512, 14, 2), (1, 1024, 2048, 14, 2)),
+    *((1, 512, 2048, 7, 1), (1, 2048, 512, 7, 1), (3, 512, 512, 7, 1)),
+)
+
+# What ResNet-50 does not have: the layers that halve the image, by channels and size.
+RESNET18 = ((64, 56), (128, 28), (256, 14))
+
+# Depthwise layers by channels, size, stride; and the products before and after them.
+MOBILENET2 = (
+    *((32, 112, 1), (96, 112, 2), (144, 56, 1), (144, 56, 2), (192, 28, 1), (192, 28, 2)),
+    *((384, 14, 1), (576, 14, 1), (576, 14, 2), (960, 7, 1)),
+)
+MOBILENET2_PRODUCTS = (
+    *((32, 16, 112), (16, 96, 112), (96, 24, 56), (24, 144, 56), (144, 24, 56), (144, 32, 28), (32, 192, 28)),
+    *((192, 32, 28), (192, 64, 14), (64, 384, 14), (384, 64, 14), (384, 96, 14), (96, 576, 14), (576, 96, 14)),
+    *((576, 160, 7), (160, 960, 7), (960, 160, 7), (960, 320, 7), (320, 1280, 7)),
+)
+
+# EfficientNet-B0's depthwise layers of 5x5.
+EFFICIENTNET = ((144, 56, 2), (240, 28, 1), (480, 14, 1), (672, 14, 1), (672, 14, 2), (1152, 7, 1))
 
 
-def _resnet50() -> Iterator[Conv]:
-    """Every shape of the version that strides in the 3x3, and some of them at batch 16."""
-
-    def conv(kernel: int, channels: int, filters: int, size: int, stride: int, batch: int) -> Conv:
-        return Conv("resnet50", kernel, channels, filters, size, kernel // 2, stride, batch)
-
-    once = (
-        (7, 3, 64, 224, 2),
-        *((1, 64, 64, 56, 1), (3, 64, 64, 56, 1), (1, 64, 256, 56, 1), (1, 256, 64, 56, 1)),
-        *((1, 256, 128, 56, 1), (3, 128, 128, 56, 2), (1, 256, 512, 56, 2)),
-        *((1, 128, 512, 28, 1), (1, 512, 128, 28, 1), (3, 128, 128, 28, 1)),
-        *((1, 512, 256, 28, 1), (3, 256, 256, 28, 2), (1, 512, 1024, 28, 2)),
-        *((1, 256, 1024, 14, 1), (1, 1024, 256, 14, 1), (3, 256, 256, 14, 1)),
-        *((1, 1024, 512, 14, 1), (3, 512, 512, 14, 2), (1, 1024, 2048, 14, 2)),
-        *((1, 512, 2048, 7, 1), (1, 2048, 512, 7, 1), (3, 512, 512, 7, 1)),
-    )
-    in_batches = (
-        *((7, 3, 64, 224, 2), (3, 64, 64, 56, 1), (1, 256, 64, 56, 1), (3, 128, 128, 56, 2)),
-        *((3, 256, 256, 14, 1), (1, 1024, 256, 14, 1), (1, 1024, 2048, 14, 2), (3, 512, 512, 7, 1)),
-    )
-    for shape in once:
-        yield conv(*shape, batch=1)
-    for shape in in_batches:
-        yield conv(*shape, batch=16)
+def _vgg16(batch: int) -> Iterator[Conv]:
+    for channels, filters, size in VGG16:
+        yield Conv("vgg16", 3, channels, filters, size, padding=1, batch=batch)
 
 
-def _resnet18() -> Iterator[Conv]:
-    """What ResNet-50 does not have: the layers that halve the image, and its 3x3 layers at batch 16."""
-    for channels, size in ((64, 56), (128, 28), (256, 14)):
-        yield Conv("resnet18", 3, channels, 2 * channels, size, padding=1, stride=2)
-        yield Conv("resnet18", 1, channels, 2 * channels, size, padding=0, stride=2)
-    yield Conv("resnet18", 3, 128, 128, 28, padding=1, batch=16)
-    yield Conv("resnet18", 3, 64, 128, 56, padding=1, stride=2, batch=16)
+def _resnet50(batch: int) -> Iterator[Conv]:
+    for kernel, channels, filters, size, stride in RESNET50:
+        yield Conv("resnet50", kernel, channels, filters, size, kernel // 2, stride, batch)
 
 
-def _mobilenet_v2() -> Iterator[Conv]:
-    """The depthwise layers of both strides, and the products before and after some of them."""
-
-    def depthwise(channels: int, size: int, stride: int, batch: int) -> Conv:
-        return Conv("mobilenet2", 3, channels, channels, size, 1, stride, batch, groups=channels)
-
-    layers = (
-        (32, 112, 1),
-        (96, 112, 2),
-        (144, 56, 1),
-        (144, 56, 2),
-        (192, 28, 1),
-        (384, 14, 1),
-        (576, 14, 2),
-        (960, 7, 1),
-    )
-    for batch in (1, 16):
-        for channels, size, stride in layers:
-            yield depthwise(channels, size, stride, batch)
-    for channels, filters, size in ((96, 24, 56), (144, 32, 28), (64, 384, 14), (160, 960, 7)):
-        yield Conv("mobilenet2", 1, channels, filters, size, 0)
+def _resnet18(batch: int) -> Iterator[Conv]:
+    for channels, size in RESNET18:
+        yield Conv("resnet18", 3, channels, 2 * channels, size, padding=1, stride=2, batch=batch)
+        yield Conv("resnet18", 1, channels, 2 * channels, size, padding=0, stride=2, batch=batch)
+    if batch > 1:
+        yield Conv("resnet18", 3, 128, 128, 28, padding=1, batch=batch)
 
 
-def _resnext50() -> Iterator[Conv]:
+def _mobilenet_v2(batch: int) -> Iterator[Conv]:
+    for channels, size, stride in MOBILENET2:
+        yield Conv("mobilenet2", 3, channels, channels, size, 1, stride, batch, groups=channels)
+    yield Conv("mobilenet2", 3, 3, 32, 224, padding=1, stride=2, batch=batch)
+    for channels, filters, size in MOBILENET2_PRODUCTS:
+        yield Conv("mobilenet2", 1, channels, filters, size, padding=0, batch=batch)
+
+
+def _efficientnet(batch: int) -> Iterator[Conv]:
+    for channels, size, stride in EFFICIENTNET:
+        yield Conv("efficientnet", 5, channels, channels, size, 2, stride, batch, groups=channels)
+
+
+def _deeplab(batch: int) -> Iterator[Conv]:
+    """Dilated layers, of a ResNet that keeps images of 28x28 to its end."""
+    for channels, dilation in ((256, 2), (512, 4)):
+        yield Conv("deeplab", 3, channels, channels, 28, padding=dilation, batch=batch, dilation=dilation)
+
+
+def _resnext50(batch: int) -> Iterator[Conv]:
     """The 3x3 layers of ResNeXt-50 (32x4d), in 32 groups of 4 to 32 channels."""
-    for batch in (1, 16):
-        for channels, size in ((128, 56), (256, 28), (512, 14), (1024, 7)):
-            yield Conv("resnext50", 3, channels, channels, size, padding=1, batch=batch, groups=32)
+    for channels, size in ((128, 56), (256, 28), (512, 14), (1024, 7)):
+        yield Conv("resnext50", 3, channels, channels, size, padding=1, batch=batch, groups=32)
 
 
-CONVS = (*_lenet(), *_cifar(), *_vgg16(), *_resnet18(), *_resnet50(), *_mobilenet_v2(), *_resnext50())
+NETWORKS_BY_BATCH = (_vgg16, _resnet18, _resnet50, _mobilenet_v2, _efficientnet, _resnext50, _deeplab)
+
+CONVS = (
+    *_lenet(),
+    *_fashion(),
+    *_cifar(),
+    *(conv for network in NETWORKS_BY_BATCH for batch in (1, 16) for conv in network(batch)),
+)
 
 POOLS = (
     Pool("lenet5", "max", 2, 6, 28, stride=2, batch=64),
@@ -403,6 +426,33 @@ OPTIMIZERS = tuple(Optimizer(network, kind) for network in ("cifar", "vgg16") fo
 
 CASES: tuple[Case, ...] = (*CONVS, *POOLS, *NORMS, *DENSES, *ACTIVATIONS, *OPTIMIZERS)
 
+# Of VGG-16 and the ResNets a quick report has the layers at batch 1, and these at batch 16; of MobileNetV2 these
+# products, of one image, and eight depthwise layers of both strides.
+QUICK_AT_16 = {
+    "vgg16 3x3 512-512 14x14 n16",
+    *("resnet18 3x3 128-128 28x28 n16", "resnet18 3x3/2 64-128 56x56 n16"),
+    *("resnet50 7x7/2 3-64 224x224 n16", "resnet50 3x3 64-64 56x56 n16", "resnet50 1x1 256-64 56x56 n16"),
+    *("resnet50 3x3/2 128-128 56x56 n16", "resnet50 3x3 256-256 14x14 n16", "resnet50 1x1 1024-256 14x14 n16"),
+    *("resnet50 1x1/2 1024-2048 14x14 n16", "resnet50 3x3 512-512 7x7 n16"),
+}
+QUICK_PRODUCTS = {(96, 24, 56), (144, 32, 28), (64, 384, 14), (160, 960, 7)}
+
+
+def _is_quick(case: Case) -> bool:
+    if not isinstance(case, Conv) or case.network in ("lenet5", "cifar", "resnext50"):
+        return True
+    if case.network == "mobilenet2" and case.depthwise:
+        return (case.channels, case.size, case.stride) not in ((192, 28, 2), (576, 14, 1))
+    if case.network == "mobilenet2":
+        return case.batch == 1 and (case.channels, case.filters, case.size) in QUICK_PRODUCTS
+    if case.network in ("vgg16", "resnet18", "resnet50"):
+        return case.batch == 1 or case.name in QUICK_AT_16
+    return False
+
+
+#: What a quick report has: it takes minutes.
+QUICK = tuple(case for case in CASES if _is_quick(case))
+
 _BY_NAME = {case.name: case for case in CASES}
 
 
@@ -417,7 +467,12 @@ def passes(cases: Iterable[Case]) -> list[tuple[Case, str]]:
     return [(case, what) for case in cases for what in case.passes]
 
 
-def select(only: str) -> list[Case]:
-    """Return the layers in whose name every word of only begins a word."""
-    wanted = only.split()
-    return [case for case in CASES if all(any(word.startswith(w) for word in case.name.split()) for w in wanted)]
+def select(only: str, quick: bool = False) -> list[Case]:
+    """Return the layers in whose name every word of only begins a word, its last number whole: "n1" is not "n16".
+
+    Where only is empty, all of them, or those for a quick report.
+    """
+    if quick and not only:
+        return list(QUICK)
+    wanted = [rf"(?<!\S){re.escape(word)}" + (r"(?!\d)" if word[-1].isdigit() else "") for word in only.split()]
+    return [case for case in CASES if all(re.search(pattern, case.name) for pattern in wanted)]

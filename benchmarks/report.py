@@ -1,6 +1,7 @@
 """Compares fastcnn with the peers that are installed, layer by layer: one table in Markdown, and its picture.
 
-Run it from the repository as ``python -m benchmarks.report``. Of a single layer, quickly::
+Run it from the repository as ``python -m benchmarks.report``; with ``--quick`` it takes minutes, and leaves out layers
+that are much like others. Of a single layer, quickly::
 
     python -m benchmarks.report --only 'resnet50 3x3 56x56 n1' --pass forward --quick
 """
@@ -36,7 +37,8 @@ def measure(options: argparse.Namespace) -> Report:
         versions = {peer.name: peer.version for peer in running}
         report = Report(machine(), options.threads, 0.0, 0.0, versions, missing, [], [])
         report.keep_peak(**ours.ask(do="peak"))
-        work = [(case, what) for case, what in layers.passes(layers.select(options.only)) if what in options.passes]
+        cases = layers.select(options.only, options.quick)
+        work = [(case, what) for case, what in layers.passes(cases) if what in options.passes]
         bar = tqdm(work, disable=None, file=sys.stderr, leave=False)
         try:
             for case, what in bar:

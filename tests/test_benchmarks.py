@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[1]
 if not (ROOT / "benchmarks").is_dir():
     pytest.skip("this is no checkout", allow_module_level=True)
 
-from benchmarks import accuracy, engine_fastcnn, footprint, layers, networks, peers, worker  # noqa: E402
+from benchmarks import accuracy, data, engine_fastcnn, footprint, layers, networks, peers, worker  # noqa: E402
 from benchmarks.layers import Conv, Network  # noqa: E402
 from benchmarks.network_results import Footprint, NetworkReport, NetworkRow  # noqa: E402
 from benchmarks.peers import Timing  # noqa: E402
@@ -65,6 +65,8 @@ ROW = row(
         "resnet50 n1",
         "resnet50 1x1 64-256 56x56 n1",
         "resnext50 3x3 128 in 32 56x56 n1",
+        "deeplab 3x3 256-256 dilated 2 28x28 n16",
+        "efficientnet 5x5/2 144 depthwise 56x56 n1",
         "dense 400-120 n64",
         "cifar silu 64 32x32 n64",
         "vgg16 adam step",
@@ -73,6 +75,38 @@ ROW = row(
 def test_processes_speak_of_networks_and_layers_by_name(name):
     assert str(layers.named(name)) == name
     assert isinstance(layers.named(name), Network) == (len(name.split()) == 2)
+
+
+def test_layers_have_names_of_their_own():
+    assert len({case.name for case in layers.CASES}) == len(layers.CASES)
+
+
+def test_layers_are_selected_by_the_beginnings_of_words_and_whole_numbers():
+    names = {batch: {case.name for case in layers.select(f"vgg16 3x3 {batch}")} for batch in ("n1", "n16")}
+    assert len(names["n1"]) == len(names["n16"]) == 9
+    assert all(name.endswith(" n1") for name in names["n1"])
+    assert [case.name for case in layers.select("deep 512 n1")] == ["deeplab 3x3 512-512 dilated 4 28x28 n1"]
+
+
+def test_a_quick_report_has_some_layers_of_every_group():
+    quick = layers.select("", quick=True)
+    assert set(quick) < set(layers.select(""))
+    missing = {case.group for case in layers.CASES} - {case.group for case in quick}
+    assert missing == {"dilated"}
+    assert len(quick) == 130
+    assert layers.select("deeplab", quick=True) == layers.select("deeplab") != []
+
+
+@pytest.mark.parametrize(
+    "name", ["deeplab 3x3 256-256 dilated 2 28x28 n1", "efficientnet 5x5/2 144 depthwise 56x56 n1"]
+)
+def test_convolutions_are_called_as_their_names_say(name, ours):
+    case = layers.named(name)
+    x, w, grad = data.arrays(case)
+    for what, operand in (("forward", grad), ("data", x), ("filter", w)):
+        result = ours.prepare(case, what, "").call()
+        assert result.shape == operand.shape
+    assert "inference" not in case.passes
 
 
 def test_batches_are_the_usual_ones_unless_others_are_asked_for():
@@ -162,10 +196,15 @@ def test_a_picture_has_a_column_for_each_peer():
 
 
 @pytest.mark.parametrize(
-    ("groups", "names"), [(1, ["direct", "winograd-2x2", "winograd-4x4", "winograd-6x6"]), (4, ["direct", "auto"])]
+    ("options", "names"),
+    [
+        ({}, ["direct", "winograd-2x2", "winograd-4x4", "winograd-6x6"]),
+        ({"groups": 4}, ["direct", "auto"]),
+        ({"dilation": 2}, ["direct", "auto"]),
+    ],
 )
-def test_errors_are_those_of_the_algorithms_that_compute_a_layer(groups, names):
-    found = list(accuracy.errors(Conv("net", 3, 16, 24, size=7, padding=1, groups=groups)))
+def test_errors_are_those_of_the_algorithms_that_compute_a_layer(options, names):
+    found = list(accuracy.errors(Conv("net", 3, 16, 24, size=7, padding=1, **options)))
     assert [row[:2] for row in found] == [(what, name) for what in ("forward", "data", "filter") for name in names]
     assert all(1e-8 < rms < most < 1e-4 for *_, most, rms in found)
 
