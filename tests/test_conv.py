@@ -332,6 +332,16 @@ def test_filters_of_one_tap_wider_than_a_tile(channels, filters, dtype):
     check(Case((2, 5, 7, 2 * channels), (1, 1, channels, 2 * filters), (1, 1), "valid", (1, 1), 2), dtype)
 
 
+@pytest.mark.parametrize("filters", [70, 150])
+def test_filters_of_one_tap_over_images_that_come_from_afar(filters, dtype):
+    l2 = _runtime.cache_bytes()[1]
+    n, channels = 3 * l2 // (40 * 41 * 97 * np.dtype(dtype).itemsize), 97
+    x, grad = normals(n, 40, 41, channels, dtype=dtype), normals(n, 40, 41, filters, dtype=dtype, seed=1)
+    rows, columns = (a.reshape(-1, a.shape[-1]).astype(np.float64) for a in (x, grad))
+    dw = nn.conv2d_backward_filters(grad, x, (1, 1, channels, filters))
+    assert_close(dw[0, 0], rows.T @ columns, dtype, depth=len(rows), scale=np.sqrt(len(rows)))
+
+
 @cases(
     ((2, 6, 7, 4), (3, 3, 2, 6), (1, 1), "same", (1, 1), 2),
     ((2, 6, 7, 6), (3, 3, 2, 9), (2, 2), "same", (1, 1), 3),

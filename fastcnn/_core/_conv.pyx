@@ -765,10 +765,12 @@ cdef enum:
     PART_PIXELS = 256
     PARTS = 16
     PART_BYTES = 1 << 23
-    # Panels of a pixel's gradient up to which it is read in place: more of them lie too far from pixel to pixel.
-    ROW_PANELS = 32
+    # Pixels of a block of 1x1 filters: so many that tiles of dw are loaded and stored rarely, so few that a panel's
+    # gradients and a group's pixels share L1.
+    LEAST_PIXELS = 64
+    MOST_PIXELS = 256
     # Elements of a sum that a thread adds up at a time.
-    SUM_COLUMNS = 4096
+    SUM_ELEMENTS = 4096
 
 
 cdef struct FilterGradient:
@@ -782,8 +784,8 @@ cdef struct FilterGradient:
     Py_ssize_t dy_row, overhang
     # whole: its rows are whole vectors. prefetch: the images are read in place, from far away.
     bint whole, prefetch
-    # Of 1x1 filters, more than a panel, the input is packed instead of the gradient, so many channels side by side, if
-    # these are not all that there are. 0: other filters.
+    # Of 1x1 filters, more than a panel, the input is packed too, so many channels side by side, if these are not all
+    # that there are. 0: other filters.
     Py_ssize_t x_width
     char *dw
     Py_ssize_t dw_row
@@ -791,8 +793,9 @@ cdef struct FilterGradient:
     Py_ssize_t convs, x_conv, dy_conv, dw_conv
     # A filter row (and tap, where dilated) has `length` rows of dw, whose tiles go in `slices`.
     Py_ssize_t length, segments, slices
-    # Cut of the work: parts of the reduction, whose number depends on nothing but the sizes; groups of (panel, filter
-    # row, segment, slice). A block of a part is so many output rows, a strip so many runs.
+    # Cut of the work: parts of the reduction, whose number depends on nothing but the sizes, with sums of their own,
+    # panel after panel; groups of (panel, filter row, segment, slice). A block of a part is so many output rows, a
+    # strip so many runs.
     Py_ssize_t parts, groups, block_rows, strip
     char *sums
     Py_ssize_t sum_bytes, copy_bytes, pack_bytes, pack_x_bytes, run_bytes
@@ -809,6 +812,15 @@ cdef struct Block:
     Py_ssize_t panel
     char *packed
     bint pack
+    # Where its part of dw, or of the sums, begins; bytes from row to row, and from panel to panel. Whether that is to
+    # be added to.
+    char *dw
+    Py_ssize_t dw_row, dw_panel
+    bint accumulate
+    # What the next block reads, of input and gradient, to be brought near meanwhile: so much with each group's tiles.
+    const char *next_x
+    const char *next_dy
+    Py_ssize_t next_x_bytes, next_dy_bytes, next_part
 
 
 cdef void part_rows(const FilterGradient *f, Py_ssize_t part, Py_ssize_t *first, Py_ssize_t *last) noexcept nogil:
@@ -858,15 +870,37 @@ cdef void find_gradients(const FilterGradient *f, Block *b, Py_ssize_t panels) n
     """Pack the block's gradients, so that what a strip sees of a panel lies together, unless they can stay."""
     cdef Py_ssize_t size = f.table.itemsize, pixels = b.rows * f.source.out_w, first = b.panel * f.width
     cdef Py_ssize_t left = f.images * f.source.out_h - b.first - b.rows
-    b.pack = ((f.panels > 1 or f.convs > 1) and not f.x_width
-              or not (f.whole or f.overhang and left >= f.overhang))
+    b.pack = f.panels > 1 or f.convs > 1 or not (f.whole or f.overhang and left >= f.overhang)
     if b.pack:
         pack_panels(f.table, f.dy + b.first * f.source.out_w * f.dy_row + first * size, f.dy_row, False, pixels,
                     min(panels * f.width, f.columns - first), f.width, b.packed)
 
 
-cdef int begin_tile(const FilterGradient *f, const Block *block, Py_ssize_t panel, Py_ssize_t dw_row,
-                    fc_tile *t) noexcept nogil:
+cdef void plan_next(const FilterGradient *f, Block *b, Py_ssize_t rows) noexcept nogil:
+    """Have the next block, of so many output rows at most, brought near while this one is computed, if all of its rows
+    are for this task."""
+    cdef Py_ssize_t next = b.first + b.rows, calls = f.panels * ceil_div(f.length, max(1, f.x_width))
+    rows = min(rows, f.images * f.source.out_h - next)
+    b.next_part = 0
+    if f.x_width and f.prefetch and f.groups == 1 and rows > 0:
+        b.next_x = b.x + b.rows * f.source.pitch
+        b.next_x_bytes = rows * f.source.pitch
+        b.next_dy = f.dy + next * f.source.out_w * f.dy_row
+        b.next_dy_bytes = rows * f.source.out_w * f.dy_row
+        b.next_part = line(ceil_div(b.next_x_bytes + b.next_dy_bytes, calls))
+
+
+cdef void bring_next(const FilterGradient *f, const Block *b, Py_ssize_t call, int kind, fc_tile *t) noexcept nogil:
+    """Have a group's tiles ask for their part of the next block."""
+    cdef Py_ssize_t first = call * b.next_part
+    if first < b.next_x_bytes:
+        bring_near(f.table, kind, t, f.x_width, b.next_x + first, min(b.next_part, b.next_x_bytes - first))
+    elif first < b.next_x_bytes + b.next_dy_bytes:
+        first -= b.next_x_bytes
+        bring_near(f.table, kind, t, f.x_width, b.next_dy + first, min(b.next_part, b.next_dy_bytes - first))
+
+
+cdef int begin_tile(const FilterGradient *f, const Block *block, Py_ssize_t panel, fc_tile *t) noexcept nogil:
     """Fill in what the tiles of a panel of filters have in common, t.b where the block begins; return their kind."""
     cdef Py_ssize_t size = f.table.itemsize, width
     cdef int kind
@@ -882,7 +916,7 @@ cdef int begin_tile(const FilterGradient *f, const Block *block, Py_ssize_t pane
         t.b = f.dy + block.first * f.source.out_w * f.dy_row + panel * f.width * size
         t.b_step = f.dy_row
     t.bias = NULL
-    t.c_row = dw_row
+    t.c_row = block.dw_row
     t.residual = 0
     t.past = False
     t.ahead = t.ahead_end = NULL
@@ -890,24 +924,24 @@ cdef int begin_tile(const FilterGradient *f, const Block *block, Py_ssize_t pane
     return kind
 
 
-cdef void accumulate_groups(const FilterGradient *f, const Block *block, Py_ssize_t unit, bint accumulate, char *dw,
-                            Py_ssize_t dw_row) noexcept nogil:
+cdef void accumulate_groups(const FilterGradient *f, const Block *block, Py_ssize_t unit) noexcept nogil:
     """A slice of dw of 1x1 filters for one panel of them, over one block: x_width channels after x_width channels."""
     cdef Py_ssize_t slice = unit % f.slices, panel = unit // f.slices, groups = ceil_div(f.length, f.x_width)
     cdef Py_ssize_t group = groups * slice // f.slices
     cdef fc_tile t
-    cdef int kind = begin_tile(f, block, panel, dw_row, &t)
+    cdef int kind = begin_tile(f, block, panel, &t)
     t.runs = block.runs
     t.n_runs = block.n_runs
-    t.accumulate = accumulate
-    t.c = dw + group * f.x_width * dw_row + panel * f.width * f.table.itemsize
+    t.accumulate = block.accumulate
+    t.c = block.dw + group * f.x_width * block.dw_row + panel * block.dw_panel
     for group in range(group, groups * (slice + 1) // f.slices):
         t.a = block.x + group * t.run_length * t.a_step
+        if block.next_part:
+            bring_next(f, block, panel * groups + group, kind, &t)
         multiply_tiles(f.table, kind, &t, min(f.x_width, f.length - group * f.x_width))
 
 
-cdef void accumulate_tiles(const FilterGradient *f, const Block *block, Py_ssize_t unit, bint accumulate, char *dw,
-                           Py_ssize_t dw_row) noexcept nogil:
+cdef void accumulate_tiles(const FilterGradient *f, const Block *block, Py_ssize_t unit) noexcept nogil:
     """A slice of a segment of dw (a filter row, or a tap of it) for one panel of filters, over one block.
 
     In strips of pixels whose gradients stay in L1 while all the slice's tiles pass by.
@@ -917,16 +951,16 @@ cdef void accumulate_tiles(const FilterGradient *f, const Block *block, Py_ssize
     cdef Py_ssize_t slice = unit % f.slices, s = unit // f.slices % f.segments
     cdef Py_ssize_t r = unit // f.slices // f.segments % f.rows, panel = unit // f.slices // f.segments // f.rows
     cdef fc_tile t
-    cdef int kind = begin_tile(f, block, panel, dw_row, &t)
+    cdef int kind = begin_tile(f, block, panel, &t)
     tiles = ceil_div(f.length, f.table.max_rows[kind])
     first = f.length * (tiles * slice // f.slices) // tiles
     last = f.length * (tiles * (slice + 1) // f.slices) // tiles
     while run < block.n_runs:
         t.runs = block.runs + run
         t.n_runs = min(f.strip, block.n_runs - run)
-        t.accumulate = accumulate or run > 0
+        t.accumulate = block.accumulate or run > 0
         t.a = block.x + r * f.dilation_h * f.source.pitch + s * f.dilation_w * f.source.pixel + first * size
-        t.c = dw + ((r * f.segments + s) * f.length + first) * dw_row + panel * f.width * size
+        t.c = block.dw + ((r * f.segments + s) * f.length + first) * block.dw_row + panel * block.dw_panel
         left = last - first
         if f.prefetch and panel == block.panel and r == 0 and s == 0 and slice == 0:
             # The next strip's pixels, a part with each tile: read column by column, they would come one by one.
@@ -964,9 +998,10 @@ cdef void accumulate_part(const FilterGradient *f, Py_ssize_t task, char *scratc
     cdef Py_ssize_t part = task // f.groups, group = task % f.groups, row, end, unit, left, begin
     cdef Py_ssize_t per_panel = f.slices * f.segments * f.rows, units = f.panels * per_panel
     cdef Py_ssize_t first = units * group // f.groups, last = units * (group + 1) // f.groups
-    cdef Py_ssize_t dw_row = f.dw_row if f.parts == 1 else f.columns * f.table.itemsize
-    cdef char *dw = f.dw if f.parts == 1 else f.sums + part * f.sum_bytes
     cdef Block b
+    b.dw, b.dw_row, b.dw_panel = f.dw, f.dw_row, f.width * f.table.itemsize
+    if f.parts > 1:
+        b.dw, b.dw_row, b.dw_panel = f.sums + part * f.sum_bytes, b.dw_panel, sum_rows(f) * b.dw_panel
     b.panel = first // per_panel
     b.runs = <Py_ssize_t *> scratch
     b.packed_x = scratch + f.run_bytes + f.copy_bytes
@@ -982,42 +1017,51 @@ cdef void accumulate_part(const FilterGradient *f, Py_ssize_t task, char *scratc
         if f.overhang and b.rows == left and left > f.overhang and f.block_rows >= f.source.out_h:
             b.rows -= f.overhang  # so that little is left to be packed
         find_runs(f, &b, scratch + f.run_bytes)
+        plan_next(f, &b, f.block_rows)
         if f.pack_x_bytes:
             pack_pixels(f, &b)
         find_gradients(f, &b, ceil_div(last, per_panel) - b.panel)
+        b.accumulate = row > begin
         for unit in range(first, last):
             if f.x_width:
-                accumulate_groups(f, &b, unit, row > begin, dw, dw_row)
+                accumulate_groups(f, &b, unit)
             else:
-                accumulate_tiles(f, &b, unit, row > begin, dw, dw_row)
+                accumulate_tiles(f, &b, unit)
         row += b.rows
 
 
-cdef void add_parts(const FilterGradient *all, Py_ssize_t i, Py_ssize_t chunks, Py_ssize_t chunk, Py_ssize_t elements,
-                    Py_ssize_t chunk_bytes) noexcept nogil:
-    """Write the sum of all parts, in their order, for the i-th chunk: a group has so many, of so many elements each."""
-    cdef FilterGradient own = gradient_of(all, i // chunks)
-    cdef const FilterGradient *f = &own
-    cdef Py_ssize_t part, first = i % chunks * chunk, columns = min(chunk, elements - first)
-    cdef const char *x
-    cdef char *to = f.dw + i % chunks * chunk_bytes
-    memset(to, 0, columns * f.table.itemsize)
-    for part in range(f.parts):
-        x = f.sums + part * f.sum_bytes + first * f.table.itemsize
-        f.table.column_sum(1, columns, x, to)
+cdef inline Py_ssize_t sum_rows(const FilterGradient *f) noexcept nogil:
+    """Rows of the sums of a panel, which are those of dw."""
+    return f.rows * f.segments * f.length
+
+
+cdef void add_parts(const FilterGradient *all, Py_ssize_t i, Py_ssize_t chunks, Py_ssize_t chunk) noexcept nogil:
+    """Write the sum of all parts, in their order, for the i-th chunk: a panel has so many, of so many rows each."""
+    cdef FilterGradient f = gradient_of(all, i // (all.panels * chunks))
+    cdef Py_ssize_t size = f.table.itemsize, panel = i // chunks % f.panels, first = i % chunks * chunk, row, part
+    cdef char *x
+    cdef Py_ssize_t rows = min(chunk, sum_rows(&f) - first), columns = min(f.width, f.columns - panel * f.width)
+    cdef Py_ssize_t step = 1 if columns < f.width else rows  # behind a narrow panel's rows there is nothing
+    cdef char *sums = f.sums + (panel * sum_rows(&f) + first) * f.width * size
+    for part in range(1, f.parts):
+        for row in range(rows // step):
+            x = sums + row * step * f.width * size
+            f.table.column_sum(1, (step - 1) * f.width + columns, x + part * f.sum_bytes, x)
+    for row in range(rows):
+        memcpy(f.dw + (first + row) * f.dw_row + panel * f.width * size, sums + row * f.width * size, columns * size)
 
 
 cdef void cut_filters(FilterGradient *f, int threads) noexcept nogil:
     """Choose parts, groups, blocks and strips."""
     cdef Py_ssize_t size = f.table.itemsize, height = f.source.out_h, width = f.source.out_w, pixel_bytes, wanted
-    cdef Py_ssize_t elements = f.rows * f.segments * f.length * f.columns, units, group_panels
+    cdef Py_ssize_t elements = sum_rows(f) * f.columns, units, group_panels
     f.parts = min(f.images * height * width // PART_PIXELS, PART_BYTES // (elements * size))
     f.parts = max(1, min(PARTS, f.parts) // f.convs)
     while f.parts & (f.parts - 1):
         f.parts -= 1  # a power of two, which most numbers of threads share out evenly
     if f.parts > f.images:
         f.parts = f.images * min(height, f.parts // f.images)
-    f.sum_bytes = line(elements * size)
+    f.sum_bytes = line(sum_rows(f) * f.panels * f.width * size)
     # Groups need no sums of their own, but each makes its own copies.
     f.groups = 1 if f.convs * f.parts % threads == 0 else ceil_div(2 * threads, f.convs * f.parts)
     units = f.panels * f.rows * f.segments
@@ -1030,6 +1074,8 @@ cdef void cut_filters(FilterGradient *f, int threads) noexcept nogil:
     pixel_bytes = (min(f.source.row_step, f.source.in_h) * min(f.source.col_step, f.source.in_w)
                    * f.source.channels * size + group_panels * f.width * size)
     wanted = max(256, l2_bytes // 2 // pixel_bytes)
+    if f.x_width:
+        wanted = max(LEAST_PIXELS, min(MOST_PIXELS, l2_bytes // 4 // pixel_bytes))
     if height * width > wanted:
         f.block_rows = max(1, wanted // width)
         f.block_rows = ceil_div(height, ceil_div(height, f.block_rows))
@@ -1043,14 +1089,14 @@ cdef void cut_filters(FilterGradient *f, int threads) noexcept nogil:
     f.pack_x_bytes = f.pack_bytes = 0
     if f.x_width and f.x_width < f.length:
         f.pack_x_bytes = line(ceil_div(f.length, f.x_width) * f.x_width * f.block_rows * width * size)
-    if not (f.x_width and f.whole):
+    if f.panels > 1 or f.convs > 1 or not f.whole:
         f.pack_bytes = line(min(f.panels, group_panels + 1) * f.width * f.block_rows * width * size)
     f.run_bytes = line(f.block_rows * sizeof(Py_ssize_t))
 
 
 cdef int accumulate_filters(FilterGradient *f, int threads) except -1:
     """Reduce over all pixels, in tasks that share nothing they write, and add up their sums."""
-    cdef Py_ssize_t size = f.table.itemsize, elements, chunk, chunks, chunk_bytes, scratch_bytes, sum_bytes, vectors
+    cdef Py_ssize_t size = f.table.itemsize, chunk, chunks, scratch_bytes, sum_bytes, vectors
     cdef Py_ssize_t i, task
     cdef Shares shares
     cdef bint merged
@@ -1069,7 +1115,7 @@ cdef int accumulate_filters(FilterGradient *f, int threads) except -1:
     f.prefetch = (f.source.in_place and f.source.col_step == 1 and f.source.row_step == 1
                   and f.images * f.source.in_h * f.source.pitch > 2 * l2_bytes)
     f.x_width = 0
-    if f.rows == 1 and f.cols == 1 and f.source.in_place and 1 < f.panels <= ROW_PANELS:
+    if f.rows == 1 and f.cols == 1 and f.source.in_place and f.panels > 1:
         # At most three vectors side by side, equally filled.
         vectors = max(1, ceil_div(f.length, f.table.lanes))
         f.x_width = ceil_div(vectors, ceil_div(vectors, 3)) * f.table.lanes
@@ -1078,14 +1124,8 @@ cdef int accumulate_filters(FilterGradient *f, int threads) except -1:
     sum_bytes = f.convs * f.parts * f.sum_bytes if f.parts > 1 else 0
     f.sums = acquire(sum_bytes + threads * scratch_bytes)
     scratch = f.sums + sum_bytes
-    # The sums are dense. dw is too, unless there are groups: then they are added row by row.
-    elements = f.rows * f.segments * f.length * f.columns
-    chunk = SUM_COLUMNS
-    chunk_bytes = chunk * size
-    if f.dw_row != f.columns * size:
-        chunk = f.columns
-        chunk_bytes = f.dw_row
-    chunks = ceil_div(elements, chunk)
+    chunk = max(1, SUM_ELEMENTS // f.width)
+    chunks = ceil_div(sum_rows(f), chunk)
     share(&shares, f.convs * f.parts * f.groups, threads)
     with nogil, parallel(num_threads=threads):
         for i in prange(threads, schedule="static", chunksize=1):
@@ -1094,8 +1134,8 @@ cdef int accumulate_filters(FilterGradient *f, int threads) except -1:
                 accumulate_task(f, task, scratch + i * scratch_bytes)
                 task = take(&shares, i)
         if f.parts > 1:
-            for i in prange(f.convs * chunks, schedule="static"):
-                add_parts(f, i, chunks, chunk, elements, chunk_bytes)
+            for i in prange(f.convs * f.panels * chunks, schedule="static"):
+                add_parts(f, i, chunks, chunk)
     release(f.sums)
     return 0
 
