@@ -192,6 +192,8 @@ def known_shape(value: Any, name: str) -> tuple[int, ...]:
     >>> known_shape([1, 4, 4, 2], "input_shape")
     (1, 4, 4, 2)
     """
+    if type(value) is tuple and [type(n) for n in value] == [int] * 4 and 0 <= min(value) <= max(value) <= MAX_ELEMENTS:
+        return value  # as it nearly always is
     if not isinstance(value, (list, tuple)) or len(value) != 4:
         raise ValueError(f"{name} must be a shape of four sizes, got {brief(value)}")
     return tuple([integer(v, name, 0, value) for v in value])

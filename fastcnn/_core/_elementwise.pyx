@@ -5,7 +5,7 @@ in order, so that they have the same bits for every number of threads.
 """
 
 from cython.parallel cimport prange
-from libc.math cimport isfinite
+from libc.math cimport isfinite, sqrt, sqrtf
 from libc.stdint cimport uint32_t, uint64_t
 from libc.string cimport memcpy, memset
 
@@ -377,6 +377,26 @@ def moments(cnp.ndarray x, cnp.ndarray mean, cnp.ndarray variance):
         write(table, pv, i, join_moments(rows, read(table, sum, i), read(table, pv, i), &m))
         write(table, pm, i, m)
     release(n.scratch)
+
+
+def inverse_deviation(cnp.ndarray variance, double epsilon):
+    """Return 1 / sqrt(variance + epsilon), of a vector of its own type; None where a sum is not positive."""
+    cdef cnp.ndarray out = cnp.PyArray_EMPTY(1, cnp.PyArray_DIMS(variance), cnp.PyArray_TYPE(variance), 0)
+    cdef Py_ssize_t i
+    cdef const float *v32 = <const float *> cnp.PyArray_DATA(variance)
+    cdef const double *v64 = <const double *> cnp.PyArray_DATA(variance)
+    cdef float *y32 = <float *> cnp.PyArray_DATA(out)
+    cdef double *y64 = <double *> cnp.PyArray_DATA(out)
+    for i in range(cnp.PyArray_SIZE(variance)):
+        if cnp.PyArray_TYPE(variance) == cnp.NPY_FLOAT32:
+            if v32[i] + <float> epsilon <= 0:
+                return None
+            y32[i] = 1 / sqrtf(v32[i] + <float> epsilon)
+        else:
+            if v64[i] + epsilon <= 0:
+                return None
+            y64[i] = 1 / sqrt(v64[i] + epsilon)
+    return out
 
 
 def normalize(cnp.ndarray x, cnp.ndarray mean, cnp.ndarray scale, cnp.ndarray offset, cnp.ndarray residual, int relu,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 from numpy.typing import ArrayLike
 
@@ -159,7 +161,7 @@ def dense(x: ArrayLike, kernel: ArrayLike, bias: ArrayLike | None = None, activa
 
 def _rows(x: FloatArray) -> FloatArray:
     """View x as a matrix of its last axis."""
-    return x.reshape(int(np.prod(x.shape[:-1])), x.shape[-1])
+    return x.reshape(math.prod(x.shape[:-1]), x.shape[-1])
 
 
 def _check(x: FloatArray, kernel: FloatArray) -> None:

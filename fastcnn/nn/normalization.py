@@ -249,13 +249,12 @@ def inverse_deviation(variance: FloatArray, variance_epsilon: float) -> FloatArr
     TypeError, ValueError
         If that is not a positive number for every channel.
     """
-    shifted = variance + variance.dtype.type(number(variance_epsilon, "variance_epsilon", 0.0, np.inf))
-    if (shifted <= 0).any():
+    inverse = _kernels.inverse_deviation(variance, number(variance_epsilon, "variance_epsilon", 0.0, np.inf))
+    if inverse is None:
         raise ValueError(
             f"variance + variance_epsilon must be positive, got a variance of {variance.min()} "
             f"and variance_epsilon={variance_epsilon!r}"
         )
-    inverse: FloatArray = 1 / np.sqrt(shifted)
     return inverse
 
 
