@@ -53,10 +53,8 @@ cdef enum:
     NARROW_B = 1 << 17
     # Columns of a block: enough of them that packing is little work beside multiplying.
     BLOCK_COLUMNS = 512
-    # Tiles of A's rows that take turns at a panel, and products for each element of A and C up to which they take it
-    # one by one where these come from memory.
+    # Tiles of A's rows that take turns at a panel.
     GROUP_TILES = 8
-    FAR_DEPTH = 256
     # Products of an element of C from which it may be written past the caches (1x1 layers of benchmarks/layers.py).
     PAST_DEPTH = 64
     # What it costs to bring an element of A or of a packed B near, and to pack one of B, in multiply-adds.
@@ -105,7 +103,7 @@ cdef char *pack_panels(const fc_kernels *table, const char *b, Py_ssize_t b_row,
 cdef struct Blocks:
     Py_ssize_t width, depth, down, across, columns, group
     const char *bias
-    bint past, packed, by_panels, is_far
+    bint past, packed, by_panels, is_far  # far: A's rows, which the group of rows before has brought near
     Py_ssize_t b_bytes, scratch_bytes
 
 
@@ -121,10 +119,10 @@ cdef void multiply_rows(const Product *p, const Blocks *s, const Slab *slab, con
                         Py_ssize_t ahead) noexcept nogil:
     """Rows m to m + rows of C, which lie a_row apart in A from a on, over one slab and columns n to end.
 
-    Meanwhile the next `ahead` rows of A are brought nearer, a part with each panel: their reading would cost as much as
-    a panel's arithmetic. Of a block that goes by panels it is the next panel.
+    Meanwhile the next `ahead` rows of A are brought near, a part with each panel: their reading would cost as much as a
+    panel's arithmetic. Of a block that goes by panels it is the next panel.
     """
-    cdef Py_ssize_t size = p.table.itemsize, width, no_offset = 0, part, i
+    cdef Py_ssize_t size = p.table.itemsize, width, no_offset = 0, part, left = ahead * a_row
     cdef const char *next_rows = a + rows * a_row
     cdef const char *b = slab.b
     cdef int kind
@@ -139,12 +137,9 @@ cdef void multiply_rows(const Product *p, const Blocks *s, const Slab *slab, con
     t.accumulate = slab.k > 0
     t.relu = p.relu if slab.k + slab.length == p.k else 0
     t.past = s.past
-    t.ahead = t.ahead_end = NULL
-    part = line(ceil_div(slab.length * size, ceil_div(end - n, s.width)))
+    part = line(ceil_div(left, ceil_div(end - n, s.width)))
     while n < end:
-        for i in range(ahead):
-            fc_prefetch(next_rows + i * a_row, part)
-        next_rows += part
+        t.ahead = t.ahead_end = NULL
         t.columns = min(end - n, s.width)
         panel_shape(p.table, t.columns, &width, &kind)
         t.b_step = width * size
@@ -153,6 +148,13 @@ cdef void multiply_rows(const Product *p, const Blocks *s, const Slab *slab, con
         if s.by_panels:
             # The next task's first one too, which this thread is likely to take.
             bring_near(p.table, kind, &t, rows, b, min(slab.length * t.b_step, p.b + p.n * p.k * size - b))
+        elif left > 0:
+            if kind > 0:
+                bring_near(p.table, kind, &t, rows, next_rows, min(part, left))
+            else:  # tiles of one vector ask for nothing
+                fc_prefetch(next_rows, min(part, left))
+            next_rows += part
+            left -= part
         t.bias = s.bias + n * size if s.bias != NULL else NULL
         t.a = a
         t.c = p.c + m * p.c_row + n * size
@@ -164,6 +166,8 @@ cdef void multiply_block(const Product *p, const Blocks *s, Py_ssize_t task, cha
     cdef Py_ssize_t size = p.table.itemsize, m, rows
     cdef Py_ssize_t m0 = p.m * (task // s.across) // s.down, m1 = p.m * (task // s.across + 1) // s.down
     cdef Py_ssize_t n0 = task % s.across * s.columns, n1 = min(p.n, n0 + s.columns)
+    # Rows up to which this thread is likely to go on.
+    cdef Py_ssize_t next_end = p.m if s.across == 1 else m1
     cdef char *packed_a = scratch + s.b_bytes
     cdef const char *b
     cdef Slab slab
@@ -181,7 +185,7 @@ cdef void multiply_block(const Product *p, const Blocks *s, Py_ssize_t task, cha
             rows = ceil_div(m1 - m, ceil_div(m1 - m, s.group))  # equal groups, as equal tiles
             if p.a_step == size:
                 multiply_rows(p, s, &slab, p.a + m * p.a_row + slab.k * size, p.a_row, size, m, rows, n0, n1,
-                              min(s.group, m1 - m - rows) if s.is_far else 0)
+                              min(s.group, next_end - m - rows) if s.is_far and slab.length == p.k else 0)
             else:
                 p.table.pack_rows(slab.length, rows, s.group, p.a + slab.k * p.a_step + m * size, p.a_step, packed_a)
                 multiply_rows(p, s, &slab, packed_a, size, s.group * size, m, rows, n0, n1, 0)
@@ -243,17 +247,13 @@ cdef int multiply_blocks(const Product *p, int threads) except -1:
     s.width = p.n
     if p.packed or not s.packed:
         s.width = panel_width(p.table, p.n, p.k if p.packed else 0)  # of B that is packed here, slabs are not deep
-    # Rows of A that take turns at a panel: a tile's, or, where they must be packed, whole vectors of them. From afar a
-    # narrow panel's tall tiles would have too many brought nearer at once.
+    # Rows of A that take turns at a panel: a tile's, or, where they must be packed, whole vectors of them.
     panel_shape(p.table, s.width, &i, &kind)
-    if p.m * p.a_row > max(l2_bytes, l3_bytes // 4):
-        kind = p.table.panel_vectors - 1
     s.group = p.table.max_rows[kind] if p.a_step == size else 3 * lanes
     cut_blocks(p, &s, threads)
-    # But for matrices that come from afar and go there with little arithmetic, some tiles' rows: tiles one below the
-    # other begin faster.
-    s.is_far = p.m * (p.a_row + p.c_row) > 4 * l2_bytes and p.n * p.k < FAR_DEPTH * (p.n + p.k)
-    if p.a_step == size and not s.is_far:
+    # Some tiles' rows, as tiles one below the other begin faster, unless all that is next would be asked for at once.
+    s.is_far = p.m * p.a_row > l2_bytes // 2
+    if p.a_step == size and not (s.is_far and kind == 0):
         s.group *= GROUP_TILES
     # Panels that are packed already are taken one after the other, each by all rows of a block, if these and two panels
     # stay in L2 meanwhile: so B, which may come from memory, is read in one slow stream.
