@@ -772,8 +772,8 @@ class Model(Configurable):
         """Return what the last layer gives for every sample, as in Keras: probabilities where it is a softmax.
 
         Several threads may predict with one model at a time, while another trains it or sets its weights too: each
-        prediction is of the weights between two changes, unless the model has layers of one's own or of another
-        element type.
+        batch is of the weights between two changes, unless the model has layers of one's own or of another element
+        type.
 
         Parameters
         ----------
@@ -965,7 +965,7 @@ class Model(Configurable):
     def set_weights(self, weights: Sequence[ArrayLike]) -> None:
         """Set all weights, in the order of ``get_weights``; all or, where one does not fit, none.
 
-        Predictions of other threads are of the weights before or of those after.
+        Batches that other threads predict are of the weights before or of those after.
 
         Raises
         ------
@@ -978,11 +978,13 @@ class Model(Configurable):
         if len(weights) != len(self.weights):
             raise ValueError(f"weights must be {len(self.weights)} arrays, got {len(weights)}")
         given = []
+        own = {id(_owner(array)) for array in self.weights.values()}
         for (name, old), new in zip(self.weights.items(), weights, strict=True):
             array = real_array(new, f"weights for {name}")
             if array.shape != old.shape:
                 raise ValueError(f"weights for {name} must have shape {old.shape}, got {array.shape}")
-            given.append(array.astype(old.dtype, copy=False))
+            # Arrays of the model's own, in another order, would change while they are read.
+            given.append(array.astype(old.dtype, copy=id(_owner(array)) in own))
         with CHANGING:
             self._thaw()
             for old, new in zip(self.weights.values(), given, strict=True):
@@ -1322,6 +1324,13 @@ class _Described(list[Tensor]):
 
     def __reduce__(self) -> Any:
         return _Described, ()
+
+
+def _owner(array: Array) -> Array:
+    """Return the array whose memory an array is a view of."""
+    while isinstance(array.base, np.ndarray):
+        array = array.base
+    return array
 
 
 # 2^64 divided by the golden ratio, made odd.

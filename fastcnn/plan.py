@@ -15,7 +15,7 @@ of a writable weight, as by ``layer.kernel.reshape(-1)``, stays writable, as Num
 written through it a plan sees is undefined.
 
 Threads run plans without a lock. Who changes weights marks the plans that read them as stale, and waits until none of
-them runs (:meth:`Plans.stop`): a prediction is of the weights before a change or of those after it.
+them runs (:meth:`Plans.stop`): a batch is predicted from the weights before a change or from those after it.
 """
 
 from __future__ import annotations

@@ -708,6 +708,13 @@ def test_gradients_through_maxima_on_the_way_of_layers_some_of_which_are_frozen(
         np.testing.assert_array_equal(found[1][name], gradient)
 
 
+def test_a_models_own_arrays_may_be_set_in_another_order():
+    model = fastcnn.Sequential([Input((3,)), Dense(3, use_bias=False), Dense(3, use_bias=False)], seed=0)
+    first, second = model.get_weights()
+    model.set_weights([array.T.T for array in list(model.weights.values())[::-1]])
+    np.testing.assert_array_equal(model.get_weights(), [second, first])
+
+
 def test_arguments_that_change_count_in_training():
     relu = ReLU()
     model = normalized(relu)

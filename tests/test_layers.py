@@ -388,6 +388,14 @@ def test_softmax_goes_along_its_axis_whatever_inputs_it_is_shared_by():
         layer(samples(2, 3, 4))
 
 
+def test_a_softmax_that_could_not_be_built_with_its_model_can_be_built_for_other_inputs():
+    model = fastcnn.Sequential([Softmax(axis=1), MaxPool2D(2)])
+    with pytest.raises(ValueError, match="max_pool"):
+        model.build((None, 4))
+    x = np.random.default_rng(0).standard_normal((2, 4, 4, 3)).astype(np.float32)
+    np.testing.assert_array_equal(model(x), nn.max_pool(nn.softmax(x, 1), 2))
+
+
 def test_separable_is_a_depthwise_and_a_pointwise_convolution():
     x = samples(2, *IMAGE)
     layer = SeparableConv2D(3, 3, padding="same", depth_multiplier=2, activation="relu", dtype="float64")

@@ -877,8 +877,8 @@ cdef void find_gradients(const FilterGradient *f, Block *b, Py_ssize_t panels) n
 
 
 cdef void plan_next(const FilterGradient *f, Block *b, Py_ssize_t rows) noexcept nogil:
-    """Have the next block, of so many output rows at most, brought near while this one is computed, if all of its rows
-    are for this task."""
+    """Have the next block, of so many output rows at most, brought near while this one is computed: of this part, or of
+    the next one, which this thread is likely to take."""
     cdef Py_ssize_t next = b.first + b.rows, calls = f.panels * ceil_div(f.length, max(1, f.x_width))
     rows = min(rows, f.images * f.source.out_h - next)
     b.next_part = 0
@@ -887,16 +887,17 @@ cdef void plan_next(const FilterGradient *f, Block *b, Py_ssize_t rows) noexcept
         b.next_x_bytes = rows * f.source.pitch
         b.next_dy = f.dy + next * f.source.out_w * f.dy_row
         b.next_dy_bytes = rows * f.source.out_w * f.dy_row
-        b.next_part = line(ceil_div(b.next_x_bytes + b.next_dy_bytes, calls))
+        b.next_part = line(ceil_div(b.next_x_bytes + b.next_dy_bytes, max(1, calls - 1)))
 
 
 cdef void bring_next(const FilterGradient *f, const Block *b, Py_ssize_t call, int kind, fc_tile *t) noexcept nogil:
     """Have a group's tiles ask for their part of the next block."""
-    cdef Py_ssize_t first = call * b.next_part
-    if first < b.next_x_bytes:
+    cdef Py_ssize_t calls_x = ceil_div(b.next_x_bytes, b.next_part), first = (call - calls_x) * b.next_part
+    t.ahead = t.ahead_end = NULL
+    if call < calls_x:
+        first = call * b.next_part
         bring_near(f.table, kind, t, f.x_width, b.next_x + first, min(b.next_part, b.next_x_bytes - first))
-    elif first < b.next_x_bytes + b.next_dy_bytes:
-        first -= b.next_x_bytes
+    elif first < b.next_dy_bytes:
         bring_near(f.table, kind, t, f.x_width, b.next_dy + first, min(b.next_part, b.next_dy_bytes - first))
 
 

@@ -352,13 +352,21 @@ class Softmax(Activated):
 
     def build(self, input_shape: Shape) -> None:
         """Find out whether the axis is the last one."""
-        is_last = self.axis in (-1, len(input_shape) - 1)
-        if self.activation and not is_last:
+        self.activation = "softmax" if self.axis in (-1, len(input_shape) - 1) else None
+
+    def unbuild(self) -> None:
+        """Forget whether the axis is the last one, too."""
+        super().unbuild()
+        self.activation = "softmax" if self.axis == -1 else None
+
+    def _twin(self, input_shape: Shape) -> Layer:
+        twin = super()._twin(input_shape)
+        if self.activation and not twin.activation:  # type: ignore[attr-defined]  # it is a softmax
             raise ValueError(
                 f"axis must not be the last one of some inputs of a shared layer and another of {input_shape}, "
                 f"got {self.axis}"
             )
-        self.activation = "softmax" if is_last else None
+        return twin
 
     def compute_output_shape(self, input_shape: Shape) -> Shape:
         """Return the input's shape."""
