@@ -260,7 +260,8 @@ class Graph:
                 if relu is not None and residual is not None:
                     done[index + 2] = Done((relu, given[0]))
             elif tape.training and (pool := self._pool_after(index, last)) is not None:
-                if type(layer) is Conv2D and pool.halves:
+                (op,) = pool.lowered(())
+                if type(layer) is Conv2D and isinstance(op, ops.Pool) and op.halves:
                     given = layer.pooled(x)
                     done[index + 1] = Done()
                 else:

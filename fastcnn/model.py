@@ -630,7 +630,6 @@ class Model(Configurable):
     def _train_batch(self, x: Any, y: Any, key: int) -> tuple[int, list[float]]:
         """Take one step; return the number of samples and the figures of the batch."""
         inputs = self._prepared(x)
-        self._thaw()
         self.optimizer.bind(self.trainable_weights)
         with runtime.ReusingMemory():
             figures, gradients, tape = self._loss_and_gradients(inputs, y, True, key)

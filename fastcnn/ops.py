@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from . import nn, shapes
 from .nn.activations import bound_activation
-from .nn.conv import bound_conv2d_transpose, conv2d_transpose_algorithm
+from .nn.conv import bound_conv2d_transpose, can_max_pool, conv2d_transpose_algorithm
 from .nn.normalization import (
     bound_batch_normalization,
     bound_layer_normalization,
@@ -286,14 +286,8 @@ class Convolution(Op):
         return None
 
     def _pools(self, after: Pool) -> bool:
-        fits = after.size == (2, 2) and after.strides in (None, (2, 2)) and after.padding in ("valid", 0)
-        return (
-            fits
-            and not (after.average or self.residual)
-            and self.groups == 1
-            and self.kernel.shape[:2] != (1, 1)
-            and self.activation in (None, *nn.activations.FUSED)
-        )
+        can = can_max_pool(self.kernel.shape[:2], self.groups, self.activation)
+        return can and after.halves and not self.residual
 
     def plus(self) -> Op | None:
         """Make the sum on the way."""
@@ -438,6 +432,12 @@ class Pool(Op):
     size: tuple[int, int] | None
     strides: tuple[int, int] | None = None
     padding: Any = "valid"
+
+    @property
+    def halves(self) -> bool:
+        """Whether it takes the maxima of 2 x 2 pixels side by side, as a convolution can do on its way."""
+        side_by_side = self.size == (2, 2) and self.strides in (None, (2, 2)) and self.padding in ("valid", 0)
+        return side_by_side and not self.average
 
     @property
     def kind(self) -> str:  # type: ignore[override]

@@ -95,12 +95,9 @@ class _Convolution(_Windowed):
 
     def lowered(self, input_shape: Shape) -> list[ops.Op]:
         """Return the convolution, then the activation."""
-        kernel, groups = self.kernel_hwio(), self.filters_and_groups(_channels(input_shape))[1]
-        _, strides, pads, dilations, groups = shapes.conv2d(
-            input_shape, kernel.shape, self.strides, self.padding, self.dilation_rate, groups
-        )
-        convolution = ops.Convolution(kernel, self._bias(), strides, pads, dilations, groups)
-        return [convolution, *self.lowered_activation()]
+        groups = self.filters_and_groups(_channels(input_shape))[1]
+        options = self.strides, self.padding, self.dilation_rate, groups
+        return [_lowered(self.kernel_hwio(), self._bias(), input_shape, *options), *self.lowered_activation()]
 
     def apply_backward(self, grad: Array, x: Array, input_grad: bool) -> tuple[Array | None, Gradients]:
         """Return the gradients of the images, kernel and bias."""
@@ -133,6 +130,12 @@ class _Convolution(_Windowed):
         if self.use_bias:
             gradients["bias"] = nn.bias_add_backward(for_bias)
         return dx, gradients
+
+
+def _lowered(kernel: Array, bias: Array | None, input_shape: Shape, *options: Any) -> ops.Op:
+    """Return the convolution of images of this shape, with its padding in pixels."""
+    _, strides, pads, dilations, groups = shapes.conv2d(input_shape, kernel.shape, *options)
+    return ops.Convolution(kernel, bias, strides, pads, dilations, groups)
 
 
 def _channels(input_shape: Shape) -> int:
@@ -400,12 +403,8 @@ class SeparableConv2D(_Windowed):
 
     def lowered(self, input_shape: Shape) -> list[ops.Op]:
         """Return both convolutions, then the activation."""
-        kernel = self._depthwise()
-        _, strides, pads, dilations, groups = shapes.conv2d(
-            input_shape, kernel.shape, *self._options(_channels(input_shape))
-        )
         return [
-            ops.Convolution(kernel, None, strides, pads, dilations, groups),
+            _lowered(self._depthwise(), None, input_shape, *self._options(_channels(input_shape))),
             ops.Convolution(self.pointwise_kernel, self._bias()),
             *self.lowered_activation(),
         ]

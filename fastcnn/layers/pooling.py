@@ -76,11 +76,6 @@ class MaxPool2D(_Pooling):
         """Whether a window is small enough that training can remember which of its pixels was the maximum."""
         return self.pool_size[0] * self.pool_size[1] <= nn.pool.MOST_COUNTED
 
-    @property
-    def halves(self) -> bool:
-        """Whether windows are 2 x 2 pixels side by side, whose maxima a convolution can take on its way."""
-        return self.pool_size == (2, 2) and self.strides in (None, (2, 2)) and self.padding == "valid"
-
     def forward(self, x: Array, training: bool = False) -> tuple[Array, Any]:
         """Return the maxima."""
         if training and self.counts:

@@ -196,10 +196,9 @@ def conv2d_max_pool_with_argmax(
     return (y, argmax) if argmax is not None else max_pool_with_argmax(y, 2)
 
 
-def _pools(geometry: _conv.Geometry, activation: str | None) -> bool:
-    """Whether a convolution can take the maxima of its result on its way."""
-    is_pointwise = geometry.rows == geometry.cols == 1
-    return geometry.groups == 1 and not is_pointwise and (activation is None or activation in FUSED)
+def can_max_pool(taps: tuple[int, ...], groups: int, activation: str | None) -> bool:
+    """Whether a convolution with so many (rows, columns) of taps can take the maxima of 2 x 2 pixels on its way."""
+    return groups == 1 and taps != (1, 1) and (activation is None or activation in FUSED)
 
 
 def _conv2d(
@@ -225,7 +224,7 @@ def _conv2d(
         like(residual, shape, "residual")
     if pools:
         pooled = shapes.pool(shape, 2, None, "valid", "max_pool")[0]
-        pools = _pools(geometry, activation)
+        pools = can_max_pool(filters.shape[:2], geometry.groups, activation)
         shape = pooled if pools else shape  # type: ignore[assignment]  # the batch is known
     try:
         y = np.empty(shape, input.dtype)
