@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import nn, shapes
-from .nn.activations import bound_activation
+from .nn.activations import bound_activation, is_elementwise
 from .nn.conv import bound_conv2d_transpose, can_max_pool, conv2d_transpose_algorithm
 from .nn.normalization import (
     bound_batch_normalization,
@@ -237,7 +237,8 @@ class RowNormalization(Op):
 class Convolution(Op):
     """activation(conv(x, kernel) + bias), plus a second input where there is a residual; or, of rows, x @ kernel.
 
-    With max_pool, of every 2 x 2 pixels of that the maximum. A dense layer is a convolution of 1x1 pixels.
+    With max_pool, of every 2 x 2 pixels of that the maximum. With an expansion, x is what that makes of the input, on
+    the way. A dense layer is a convolution of 1x1 pixels.
     """
 
     kernel: Array  # (R, S, C / groups, K)
@@ -249,6 +250,7 @@ class Convolution(Op):
     activation: str | None = None
     residual: bool = False
     max_pool: bool = False
+    expansion: Convolution | None = None  # of 1x1 filters, where this one is depthwise
     scale: Array | None = None  # float64, (K,): what the kernel is multiplied by when it is prepared
     ready: nn.PreparedConv2D | None = field(default=None, compare=False)
 
@@ -260,17 +262,23 @@ class Convolution(Op):
         rows, cols = self.kernel.shape[:2]
         name = f"depthwise {rows}x{cols}" if self.groups == self.kernel.shape[3] > 1 else f"conv {rows}x{cols}"
         name = name if self.strides == (1, 1) else f"{name}/{self.strides[0]}"
-        return f"{name}+pool" if self.max_pool else name
+        name = f"{name}+pool" if self.max_pool else name
+        return name if self.expansion is None else f"{self.expansion.kind} + {name}"
 
     @property
     def algorithm(self) -> str:  # type: ignore[override]
         """Name what it is prepared for."""
-        return "" if self.ready is None or self.kind == "dense" else self.ready.algorithm
+        return "" if self.ready is None or self.expansion or self.kind == "dense" else self.ready.algorithm
 
     def then(self, after: Op) -> Op | None:
-        """Take over an activation by name, a normalisation, which is folded into kernel and bias, or a max pooling."""
+        """Take over an activation by name, a normalisation, which is folded into kernel and bias, or a max pooling.
+
+        Or be the expansion of a depthwise convolution.
+        """
         if self.max_pool:
             return None
+        if isinstance(after, Convolution) and self._expands(after):
+            return replace(after, expansion=self)
         if isinstance(after, Pool) and self._pools(after):
             return replace(self, max_pool=True)
         if self.activation is not None:
@@ -284,6 +292,12 @@ class Convolution(Op):
             bias.flags.writeable = scale.flags.writeable = False
             return replace(self, scale=scale, bias=bias, activation=after.activation)
         return None
+
+    def _expands(self, after: Convolution) -> bool:
+        is_depthwise = after.groups == after.kernel.shape[3] == self.kernel.shape[3] > 1
+        is_product = self.kernel.shape[:2] == self.strides == (1, 1) and self.pads == ((0, 0), (0, 0))
+        plain = self.groups == 1 and not self.residual and self.expansion is None
+        return is_depthwise and is_product and plain and is_elementwise(self.activation)
 
     def _pools(self, after: Pool) -> bool:
         can = can_max_pool(self.kernel.shape[:2], self.groups, self.activation)
@@ -311,11 +325,19 @@ class Convolution(Op):
 
     def prepared(self, shapes: Sequence[tuple[int, ...]], others: Sequence[Op]) -> Op:
         """Pack or transform the filters."""
-        options = self.strides, self.pads, self.dilations, self.groups, self.bias, self.activation
-        made = [other.ready for other in others if isinstance(other, Convolution) and other.ready is not None]
-        more: dict[str, Any] = {"max_pool": self.max_pool, "scale": self.scale, "share_with": made}
-        ready = nn.PreparedConv2D(self.kernel, _images(shapes[0]), *options, **more)
-        return replace(self, ready=ready)
+        like_this = [other for other in others if isinstance(other, Convolution)]
+        if self.expansion is None:
+            return replace(self, ready=self._made_ready(_images(shapes[0]), like_this))
+        before = [other.expansion for other in like_this if other.expansion is not None]
+        first = self.expansion._made_ready(shapes[0], before, algorithm="direct")
+        ready = self._made_ready(first.output_shape, like_this, after=first)
+        return replace(self, expansion=replace(self.expansion, ready=first), ready=ready)
+
+    def _made_ready(self, shape: tuple[int, ...], others: Sequence[Convolution], **options: Any) -> nn.PreparedConv2D:
+        windows = self.strides, self.pads, self.dilations, self.groups, self.bias, self.activation
+        made = [other.ready for other in others if other.ready is not None]
+        options.update(max_pool=self.max_pool, scale=self.scale, share_with=made)
+        return nn.PreparedConv2D(self.kernel, shape, *windows, **options)
 
     def writes_slices(self) -> bool:
         """Say what the prepared convolution says."""

@@ -313,6 +313,64 @@ def test_what_cannot_be_pooled_on_the_way(taps, groups, activation, words, dtype
         nn.PreparedConv2D(w, (1, 3, 3, 4), groups=groups, activation=activation, max_pool=True)
 
 
+@pytest.mark.parametrize(
+    ("shape", "filters", "taps", "options", "activations"),
+    [
+        ((1, 12, 12, 16), 96, (3, 3), {"padding": "same"}, ("relu6", "relu6")),
+        ((1, 60, 112, 16), 100, (3, 3), {"padding": "same"}, ("relu", None)),  # more rows than are kept
+        ((2, 29, 17, 5), 70, (3, 3), {"padding": "same", "strides": 2}, ("relu", "relu")),
+        ((3, 14, 14, 33), 200, (5, 5), {"padding": "same"}, ("silu", "silu")),
+        ((1, 56, 9, 3), 17, (3, 3), {"dilations": 3}, ("leaky_relu", "relu6")),
+        ((1, 30, 31, 8), 2, (2, 4), {"strides": (3, 1), "padding": ((1, 0), (2, 1))}, (None, "gelu")),
+        ((5, 26, 40, 24), 144, (2, 2), {"strides": (4, 3)}, ("relu6", None)),  # rows that nothing sees
+        ((1, 6, 700, 4), 600, (3, 3), {"padding": "same"}, ("relu", "softmax")),
+        ((1, 7, 7, 160), 960, (3, 3), {"padding": "same"}, ("relu6", "relu6")),
+        ((2, 5, 6, 1), 31, (1, 1), {}, ("tanh", "tanh")),
+        ((0, 2, 3, 1), 16, (3, 3), {"padding": "same"}, ("sigmoid", "relu")),
+        ((1, 1, 1, 4), 16, (5, 5), {"padding": 3}, ("hard_swish", "relu")),
+    ],
+)
+@pytest.mark.parametrize("adds", [False, True], ids=["", "residual"])
+def test_depthwise_of_a_result_made_on_the_way(shape, filters, taps, options, activations, adds, dtype):
+    x, w = normals(*shape, dtype=dtype), normals(1, 1, shape[3], filters, dtype=dtype, seed=1)
+    v, b, c = (normals(*s, dtype=dtype, seed=2) for s in ((*taps, 1, filters), (filters,), (filters,)))
+    if x.size:
+        x[-1, -1, -1, -1], w[0, 0, 0, 0] = np.nan, np.inf
+    first = nn.PreparedConv2D(w, shape, bias=b, activation=activations[0], algorithm="direct")
+    options = {**options, "groups": filters, "bias": c, "activation": activations[1]}
+    plain, both = (nn.PreparedConv2D(v, first.output_shape, after=after, **options) for after in (None, first))
+    residual = normals(*plain.output_shape, dtype=dtype, seed=3) if adds else None
+    wanted = plain(first(x), residual=residual)
+    assert (both.input_shape, both.output_shape) == (shape, wanted.shape)
+    assert both.flops == first.flops + plain.flops
+    assert both.nbytes == first.nbytes + plain.nbytes
+    assert_equal(both(x, residual=residual), wanted, dtype)
+    out = np.full_like(wanted, 7)
+    both.bound(x, out, residual)()
+    assert_equal(out, wanted, dtype)
+
+
+@pytest.mark.parametrize(
+    ("first", "options", "words"),
+    [
+        ({}, {"groups": 1}, "after must be None before a convolution that is not depthwise, got 'direct"),
+        ({"filters": np.ones((1, 1, 3, 5))}, {}, r"after must give \(1, 6, 6, 4\) in float64, got \(1, 6, 6, 5\)"),
+        ({"filters": np.ones((1, 1, 3, 4), "f4")}, {}, "after must give .* in float64, got .* in float32"),
+        ({"filters": np.ones((3, 3, 3, 4)), "padding": 1}, {}, r"1x1 filters at every pixel, .* got \(3, 3, 3, 4\)"),
+        ({"padding": 1, "input_shape": (1, 4, 4, 3)}, {}, "after must be a convolution of 1x1 filters at every pixel"),
+        ({"activation": "softmax"}, {}, "before an elementwise activation, got .* 'softmax'"),
+        ({"groups": 2, "input_shape": (1, 6, 6, 6)}, {}, "1x1 filters at every pixel, direct"),
+    ],
+)
+def test_what_cannot_be_made_on_the_way(first, options, words):
+    before = nn.PreparedConv2D(
+        **{"filters": np.ones((1, 1, 3, 4)), "input_shape": (1, 6, 6, 3), "algorithm": "direct", **first}
+    )
+    filters = np.ones((3, 3, 4 if options else 1, 4))
+    with pytest.raises(ValueError, match=words):
+        nn.PreparedConv2D(filters, (1, 6, 6, 4), **{"groups": 4, **options}, after=before)
+
+
 @cases(
     ((41, 9, 8, 3), (5, 5, 3, 16), (1, 1), "valid"),
     ((66, 9, 8, 3), (5, 5, 3, 33), (1, 1), "same"),

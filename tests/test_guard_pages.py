@@ -270,6 +270,10 @@ def cases(dtype: np.dtype, vl: int):
         for pools in (False, True):
             yield prepared_conv2d, (x, f), {**options, "bias": values(k), "max_pool": pools}
         yield nn.conv2d_max_pool_with_argmax, (x, f), options
+    for c, k in itertools.product((1, vl + 1), (k for k in around if k > 1)):
+        n, h, w, stride = pick.choice((1, 2)), pick.randint(3, 11), pick.randint(3, 18), pick.choice((1, 2))
+        operands = values(n, h, w, c), values(1, 1, c, k), values(k), values(3, pick.randint(2, 3), 1, k)
+        yield expanded_depthwise, operands, {"strides": stride, "padding": pick.choice(("VALID", "SAME"))}
     x, f = values(41, 9, 8, 3), values(5, 5, 3, 2 * vl + 1)  # pixels of several images at a time
     yield nn.conv2d_backward_input, (nn.conv2d(x, f), f, x.shape), {}
     for c, k in itertools.product(sorted({1, 2, 3, max(1, vl // 2)}), repeat=2):
@@ -281,6 +285,11 @@ def cases(dtype: np.dtype, vl: int):
         yield nn.conv2d, (x, f), {**options, "bias": values(groups * k), "activation": "relu"}
         yield nn.conv2d_backward_input, (g, f, x.shape), options
         yield nn.conv2d_backward_filters, (g, x, f.shape), options
+
+
+def expanded_depthwise(x, filters, bias, taps, **options):
+    first = nn.PreparedConv2D(filters, x.shape, bias=bias, activation="relu", algorithm="direct")
+    return nn.PreparedConv2D(taps, first.output_shape, groups=taps.shape[3], bias=bias, after=first, **options)(x)
 
 
 def prepared_conv2d(x, filters, **options):

@@ -368,13 +368,13 @@ def test_results_are_new_arrays():
     [
         # Seven convolutions, and the mean.
         ("residual", ["conv 3x3", "conv 3x3", "conv 3x3", "conv 3x3/2", "conv 3x3", "conv 1x1/2", "global avg pool"]),
-        ("inverted residual", ["conv 1x1", "depthwise 3x3", "conv 1x1"]),
+        ("inverted residual", ["conv 1x1 + depthwise 3x3", "conv 1x1"]),
         ("groups", ["conv 3x3/2", "conv 3x3"]),
         ("padding", ["conv 3x3", "pad"]),
         ("dense", ["dense", "view", "dense", "dense"]),
         ("norm alone", ["normalize", "normalize", "normalize"]),
         ("separable", ["depthwise 3x3", "conv 1x1", "normalize", "transposed 2x2/2"]),
-        ("separable, normalized", ["depthwise 3x3/2", "conv 1x1", "depthwise 2x2", "conv 1x1"]),
+        ("separable, normalized", ["depthwise 3x3/2", "conv 1x1 + depthwise 2x2", "conv 1x1"]),
         (
             "transposed",
             ["transposed 3x3", "transposed 3x3/2", "transposed 2x3", "transposed 3x3", "transposed 1x1"],

@@ -56,7 +56,7 @@ cdef class Geometry:
         return (2.0 * self.images * self.out_h * self.out_w * self.filters * self.rows * self.cols
                 * (self.channels // self.groups))
 
-    cdef bint is_product(self) noexcept:
+    cpdef bint is_product(self) noexcept:
         """Whether this is a plain matrix product: 1x1 filters at every pixel."""
         return (self.rows == 1 and self.cols == 1 and self.stride_h == 1 and self.stride_w == 1
                 and self.top == 0 and self.left == 0 and self.groups == 1
@@ -463,14 +463,14 @@ def takes_plain(Geometry g, cnp.ndarray w):
     return g.is_product() and not pays_packed(&p)
 
 
-def prepare(Geometry g, cnp.ndarray w):
+def prepare(Geometry g, cnp.ndarray w, bint packs=False):
     """Return the filters as forward takes them when they are prepared: group after group the packed panels, or, where
-    it takes them plain, themselves."""
+    it takes them plain, themselves, unless they are to be packed all the same."""
     cdef Correlation c = forward_of(g, w)
     cdef Py_ssize_t i
     cdef int threads
     cdef cnp.ndarray filters
-    if takes_plain(g, w):
+    if takes_plain(g, w) and not packs:
         return w
     plan_filters(&c, g.channels // g.groups)
     c.run_length = c.depth

@@ -10,6 +10,10 @@ stride-th pixel. With groups, a task is a row of output pixels for a *block* of 
 may reach over several groups: to each of its lanes the leaf brings the channels of the lane's group, one after the
 other. The filters of a block are packed to lie together, unless they were prepared.
 
+The source may be the result of a 1x1 convolution, the *expansion*, as in MobileNetV2's blocks (Sandler et al., 2018):
+a task, some channels of a band of rows, then makes the rows that the filters see next, of a few of which there is room
+in the caches, and which are never written elsewhere.
+
 The gradient of the filters is reduced over pixels: rows are added up in parts whose number does not
 depend on the threads, and the parts in their order, so that results have the same bits for every number of threads.
 """
@@ -22,9 +26,10 @@ import numpy as np
 cimport numpy as cnp
 
 from ._conv cimport Geometry
+from ._gemm cimport bring_near, multiply_tiles, pad_bias, panel_shape, panel_width
 from ._runtime cimport (
-    acquire, aligned, ceil_div, distance, fc_depthwise, fc_kernels, kernels, l2_bytes, line, pixel_pitch, release,
-    threads_for,
+    Shares, acquire, aligned, ceil_div, distance, fc_depthwise, fc_kernels, fc_map, fc_tile, kernels, l2_bytes, line,
+    pixel_pitch, release, share, take, threads_for, threads_for_flops,
 )
 
 cnp.import_array()
@@ -37,6 +42,8 @@ cdef enum:
     EDGE_PIXELS = 4
     # No vector has more lanes.
     MOST_LANES = 16
+    # Output rows of a band, at least.
+    BAND_ROWS = 4
 
 
 cdef struct Axis:
@@ -72,7 +79,9 @@ cdef struct Depthwise:
     Py_ssize_t out_step, source_step
     Span *spans
     Py_ssize_t n_spans
+    # The source; row r of its images is their row r % kept.
     const char *x
+    Py_ssize_t kept
     # The filters, packed where there are groups; bytes from one tap to the next, and of a block.
     const char *w
     Py_ssize_t tap_bytes, block_bytes
@@ -80,7 +89,7 @@ cdef struct Depthwise:
     # How far from y lies what is added to it before relu, laid out as y; 0: nothing is.
     Py_ssize_t residual
     int relu
-    bint prefetch
+    int prefetch
     char *y
     # The gradient of the filters is added up in parts of so many rows; 0 parts: it is not what is wanted.
     Py_ssize_t parts, part_rows
@@ -153,6 +162,24 @@ cdef bint find_spans(Depthwise *d, bint edges, Py_ssize_t *lists) noexcept nogil
     return True
 
 
+cdef inline Py_ssize_t columns_bytes(const Depthwise *d) noexcept nogil:
+    """Bytes of the spans and of their lists of taps."""
+    return line(d.cols.out * (sizeof(Span) + 2 * d.cols.taps * sizeof(Py_ssize_t)))
+
+
+cdef inline Py_ssize_t rows_bytes(const Depthwise *d) noexcept nogil:
+    """Bytes of the lists that run_row wants."""
+    return line((2 * d.rows.taps + 2 * d.rows.taps * d.cols.taps) * sizeof(Py_ssize_t))
+
+
+cdef void cut_columns(Depthwise *d, char *scratch) noexcept nogil:
+    """Cut the columns into spans, in scratch, with their lists of taps behind them."""
+    cdef Py_ssize_t *lists = <Py_ssize_t *> (scratch + d.cols.out * sizeof(Span))
+    d.spans = <Span *> scratch
+    if not (takes_edges(d) and find_spans(d, True, lists)):
+        find_spans(d, False, lists)
+
+
 cdef Block block_of(const Depthwise *d, Py_ssize_t i) noexcept nogil:
     """Return what the block of that number is; without groups it is all."""
     cdef Py_ssize_t unit = i // d.unit_blocks, first = i % d.unit_blocks * d.table.lanes
@@ -177,6 +204,8 @@ cdef void run_row(const Depthwise *d, Py_ssize_t number, Py_ssize_t task, Py_ssi
     cdef const Span *span
     cdef fc_depthwise t
     n_rows = look(&d.rows, row, 0, row_taps, row_sources)
+    for j in range(n_rows):
+        row_sources[j] %= d.kept
     t.x = d.x + image * d.rows.source * d.cols.source * d.x_pixel + block.channel * size
     t.x_step = d.source_step * d.x_pixel
     t.taps = taps
@@ -234,6 +263,7 @@ cdef Depthwise depthwise(Geometry g, cnp.ndarray x) noexcept:
     d.table = kernels(x)
     d.images = g.images
     d.rows = Axis(g.out_h, g.in_h, g.stride_h, 1, g.top, g.rows, g.dilation_h)
+    d.kept = g.in_h
     d.cols = Axis(g.out_w, g.in_w, g.stride_w, 1, g.left, g.cols, g.dilation_w)
     d.out_step = 1
     d.source_step = g.stride_w
@@ -289,18 +319,14 @@ cdef int run(Depthwise *d, const char *w, bint prepared, char *dw, int threads) 
     """Compute y from the filters w, or, where d has parts, their gradient dw."""
     cdef Py_ssize_t i, tasks = d.parts or d.images * d.rows.out * d.blocks, all_blocks = d.blocks * d.block_bytes
     cdef Py_ssize_t packed_bytes = all_blocks if d.depth and not prepared else 0
-    cdef Py_ssize_t span_bytes = line(d.cols.out * sizeof(Span))
-    cdef Py_ssize_t column_bytes = line(d.cols.out * 2 * d.cols.taps * sizeof(Py_ssize_t))
-    cdef Py_ssize_t list_bytes = line((2 * d.rows.taps + 2 * d.rows.taps * d.cols.taps) * sizeof(Py_ssize_t))
-    cdef char *scratch = acquire(span_bytes + column_bytes + threads * list_bytes + packed_bytes + d.parts * all_blocks)
-    cdef char *lists = scratch + span_bytes + column_bytes
+    cdef Py_ssize_t list_bytes = rows_bytes(d)
+    cdef char *scratch = acquire(columns_bytes(d) + threads * list_bytes + packed_bytes + d.parts * all_blocks)
+    cdef char *lists = scratch + columns_bytes(d)
     cdef char *packed = lists + threads * list_bytes
-    d.spans = <Span *> scratch
     d.sums = packed + packed_bytes
     d.w = <const char *> packed if packed_bytes else w
     with nogil:
-        if not (takes_edges(d) and find_spans(d, True, <Py_ssize_t *> (scratch + span_bytes))):
-            find_spans(d, False, <Py_ssize_t *> (scratch + span_bytes))
+        cut_columns(d, scratch)
         with parallel(num_threads=threads):
             if packed_bytes and not d.parts:
                 for i in prange(d.blocks, schedule="static"):
@@ -321,6 +347,153 @@ cdef int run(Depthwise *d, const char *w, bint prepared, char *dw, int threads) 
     return 0
 
 
+# ---- of a source that is made on the way ----
+
+cdef struct Expansion:
+    # The source is act(x @ filters + bias), of `depth` channels, the filters packed in panels. What no tile can apply,
+    # goes over it once more while it is near.
+    const char *x
+    Py_ssize_t depth
+    const char *filters
+    Py_ssize_t filters_bytes, width, panels
+    const char *bias
+    int relu
+    fc_map *activation
+    double parameter
+    # A task is a group of so many panels of one of the bands of an image.
+    Py_ssize_t bands, group, groups
+
+
+cdef inline Py_ssize_t window_rows(const Depthwise *d) noexcept nogil:
+    """Rows of the source from the first that an output row sees to the last."""
+    return (d.rows.taps - 1) * d.rows.dilation + 1
+
+
+cdef void expand(const Depthwise *d, const Expansion *e, Py_ssize_t image, Py_ssize_t panel, Py_ssize_t row,
+                 Py_ssize_t end) noexcept nogil:
+    """Make rows of the source, in the channels of d, which are those of the panels from that one on."""
+    cdef Py_ssize_t size = d.table.itemsize, no_offset = 0, width, rows, column
+    cdef Py_ssize_t panel_bytes = e.width * e.depth * size
+    cdef int kind
+    cdef char *y
+    cdef fc_tile t
+    t.runs = &no_offset
+    t.n_runs = 1
+    t.run_length = e.depth
+    t.a_row = e.depth * size
+    t.a_step = size
+    t.c_row = d.x_pixel
+    t.residual = 0
+    t.relu = e.relu
+    t.accumulate = t.past = False
+    while row < end:
+        rows = min(end - row, d.kept - row % d.kept)
+        y = <char *> d.x + row % d.kept * d.cols.source * d.x_pixel
+        column = 0
+        while column < d.unit_filters:
+            t.columns = min(e.width, d.unit_filters - column)
+            panel_shape(d.table, t.columns, &width, &kind)
+            t.b = e.filters + (panel + column // e.width) * panel_bytes
+            t.b_step = width * size
+            t.bias = e.bias + (panel * e.width + column) * size if e.bias != NULL else NULL
+            t.a = e.x + (image * d.rows.source + row) * d.cols.source * t.a_row
+            t.c = y + column * size
+            t.ahead = t.ahead_end = NULL
+            # The next panel, which may be the first that this thread takes next.
+            bring_near(d.table, kind, &t, rows * d.cols.source, t.b + panel_bytes,
+                       min(panel_bytes, e.filters + e.filters_bytes - t.b - panel_bytes))
+            multiply_tiles(d.table, kind, &t, rows * d.cols.source)
+            column += e.width
+        if e.activation != NULL:
+            e.activation(rows * d.cols.source * d.unit_filters, y, y, y, e.parameter)
+        row += rows
+
+
+cdef void run_expanded(const Depthwise *all, const Expansion *e, Py_ssize_t task, Py_ssize_t *lists,
+                       char *kept) noexcept nogil:
+    """A band of output rows of one image, in the channels of a group of panels."""
+    cdef Py_ssize_t size = all.table.itemsize, panel = task % e.groups * e.group
+    cdef Py_ssize_t band = task // e.groups % e.bands, image = task // e.groups // e.bands
+    cdef Py_ssize_t row = all.rows.out * band // e.bands, end = all.rows.out * (band + 1) // e.bands
+    cdef Py_ssize_t made = 0, first, wanted, last
+    cdef Depthwise d = all[0]
+    d.unit_filters = min(e.group * e.width, all.filters - panel * e.width)
+    d.x = kept
+    d.x_pixel = d.unit_filters * size
+    d.w += panel * e.width * size
+    d.y += image * d.rows.out * d.cols.out * d.y_pixel + panel * e.width * size
+    if d.bias != NULL:
+        d.bias += panel * e.width * size
+    last = min(d.rows.source, (end - 1) * d.rows.out_step - d.rows.before + window_rows(&d))
+    while row < end:
+        first = max(0, row * d.rows.out_step - d.rows.before)
+        wanted = min(last, row * d.rows.out_step - d.rows.before + window_rows(&d))
+        made = max(made, first)
+        if made < wanted:
+            wanted = min(last, first + d.kept)  # as many as there is room for
+            expand(&d, e, image, panel, made, wanted)
+            made = wanted
+        run_row(&d, 0, row, lists, NULL)
+        row += 1
+
+
+cdef void cut_expansion(Depthwise *d, Expansion *e, int threads) noexcept nogil:
+    """Choose bands and groups, and how many rows of the source are kept: these stay in L2.
+
+    Bands side by side make some rows twice, groups all read x.
+    """
+    cdef Py_ssize_t least = window_rows(d) + d.rows.out_step - 1, pixels = d.cols.source * d.table.itemsize, most
+    e.width = panel_width(d.table, d.filters, e.depth)
+    e.panels = ceil_div(d.filters, e.width)
+    e.bands = max(1, min(ceil_div(threads, d.images), d.rows.out // BAND_ROWS))
+    most = max(1, l2_bytes // 2 // max(1, least * pixels * e.width))
+    e.groups = min(e.panels, ceil_div(4 * threads, d.images * e.bands))
+    e.group = min(most, ceil_div(e.panels, e.groups))
+    e.groups = ceil_div(e.panels, e.group)
+    d.kept = min(d.rows.source, max(least, l2_bytes // 8 // max(1, pixels * e.width * e.group)))
+
+
+cdef int run_expansion(Depthwise *d, Py_ssize_t depth, tuple expansion, double flops) except -1:
+    """Compute y, in so many operations, from an expansion of d's x, of so many channels."""
+    cdef cnp.ndarray filters, bias
+    cdef int activation, threads
+    cdef Expansion e
+    cdef Py_ssize_t size = d.table.itemsize, i, task, bias_bytes, task_bytes, lists = columns_bytes(d)
+    cdef Shares shares
+    cdef char *scratch
+    cdef char *own
+    filters, bias, e.relu, activation, e.parameter = expansion
+    e.x = d.x
+    e.depth = depth
+    e.filters = cnp.PyArray_BYTES(filters)
+    e.filters_bytes = cnp.PyArray_NBYTES(filters)
+    e.activation = NULL
+    if activation >= 0:
+        e.activation = d.table.map[activation]
+    flops += 2.0 * d.images * d.rows.source * d.cols.source * d.filters * depth
+    threads = threads_for_flops(d.table, flops)
+    cut_expansion(d, &e, threads)
+    # What is read is near.
+    d.prefetch = 2 if d.images * d.rows.out * d.cols.out * d.y_pixel > l2_bytes // 2 else 0
+    bias_bytes = line(e.panels * e.width * size)
+    task_bytes = rows_bytes(d) + line(d.kept * d.cols.source * e.group * e.width * size)
+    scratch = acquire(lists + bias_bytes + threads * task_bytes)
+    own = scratch + lists + bias_bytes
+    e.bias = pad_bias(NULL if bias is None else cnp.PyArray_BYTES(bias), d.filters * size, bias_bytes, scratch + lists)
+    share(&shares, d.images * e.bands * e.groups, threads)
+    with nogil:
+        cut_columns(d, scratch)
+        for i in prange(threads, num_threads=threads, schedule="static", chunksize=1):
+            task = take(&shares, i)
+            while task >= 0:
+                run_expanded(d, &e, task, <Py_ssize_t *> (own + i * task_bytes), own + i * task_bytes + rows_bytes(d))
+                task = take(&shares, i)
+    release(scratch)
+    return 0
+
+
+# ---- result and gradients ----
+
 def prepare(Geometry g, cnp.ndarray w):
     """Return the filters as forward takes them when they are prepared: where there are groups packed, else as they are.
     """
@@ -336,9 +509,14 @@ def prepare(Geometry g, cnp.ndarray w):
 
 
 def forward(Geometry g, cnp.ndarray x, cnp.ndarray w, cnp.ndarray bias, cnp.ndarray residual, int relu,
-            cnp.ndarray y, bint prepared=False):
+            cnp.ndarray y, bint prepared=False, tuple expansion=None):
     """Write act(conv(x, w) + bias + residual) to y; bias and residual may be None. With groups of several channels or
-    filters, y's pixels may lie apart."""
+    filters, y's pixels may lie apart.
+
+    An expansion, for depthwise filters, is (filters, bias, relu, activation, parameter): act(x @ filters + bias) is
+    convolved, the filters in packed panels. That is a relu as here, or, if the number of an activation is not negative,
+    that map with its parameter.
+    """
     cdef Depthwise d = depthwise(g, x)
     d.x = cnp.PyArray_BYTES(x)
     d.bias = NULL if bias is None else cnp.PyArray_BYTES(bias)
@@ -346,7 +524,11 @@ def forward(Geometry g, cnp.ndarray x, cnp.ndarray w, cnp.ndarray bias, cnp.ndar
     d.relu = relu
     d.y = cnp.PyArray_BYTES(y)
     d.y_pixel = pixel_pitch(y)
-    run(&d, cnp.PyArray_BYTES(w), prepared, NULL, threads_for(g.flops()))
+    if expansion is None:
+        run(&d, cnp.PyArray_BYTES(w), prepared, NULL, threads_for(g.flops()))
+    else:
+        d.w = cnp.PyArray_BYTES(w)
+        run_expansion(&d, cnp.PyArray_DIM(x, 3), expansion, g.flops())
 
 
 def backward_input(Geometry g, cnp.ndarray dy, cnp.ndarray w, cnp.ndarray dx):
@@ -361,6 +543,7 @@ def backward_input(Geometry g, cnp.ndarray dy, cnp.ndarray w, cnp.ndarray dx):
     d.x = cnp.PyArray_BYTES(dy)
     d.y = cnp.PyArray_BYTES(dx)
     d.rows = Axis(g.in_h, g.out_h, 1, g.stride_h, -g.top, g.rows, -g.dilation_h)
+    d.kept = g.out_h
     d.cols = Axis(g.in_w, g.out_w, 1, g.stride_w, -g.left, g.cols, -g.dilation_w)
     d.out_step = g.stride_w
     d.source_step = 1

@@ -119,6 +119,21 @@ def bound_activation(
     return partial(_kernels.elementwise, _ELEMENTWISE[activation], x, x, alpha, out)
 
 
+def is_elementwise(activation: str | None) -> bool:
+    """Whether an activation by name, None for none, takes each element by itself."""
+    return activation not in _ROWWISE
+
+
+def pass_after(activation: str | None) -> tuple[int, int, float]:
+    """Return which relu a kernel applies on its way, and the number and the parameter of what is to go over its result.
+
+    For an activation that is elementwise; 0 and -1 where there is none.
+    """
+    if activation is None or activation in FUSED:
+        return FUSED.get(activation, 0), -1, 0.0
+    return 0, _ELEMENTWISE[activation], _PARAMETER.get(activation, 0.0)
+
+
 def activate(x: ArrayLike, activation: str | None) -> FloatArray:
     """Apply an activation by name.
 

@@ -16,7 +16,7 @@ from ..arguments import choice, flag, plain
 from . import _narrow
 from ._algorithms import algorithm_of
 from ._arrays import FloatArray, floats, frozen, like, no_memory, real_array
-from .activations import FUSED, apply_in_place, bound_activation, checked_activation
+from .activations import FUSED, apply_in_place, bound_activation, checked_activation, is_elementwise, pass_after
 from .normalization import bias_add_backward
 from .pool import max_pool_with_argmax
 
@@ -276,13 +276,18 @@ class PreparedConv2D:
     share_with
         Some that were made of the same filters and scale, the very arrays and read-only, for other input shapes: what
         one of them has packed or transformed is shared where it is what this one needs.
+    after
+        For a depthwise convolution: another one, of 1x1 filters at every pixel, direct and after an activation of each
+        element, whose result it is that is convolved. That is made on the way, a few rows at a time, and never written;
+        as in the blocks of MobileNetV2 (Sandler et al., 2018), where it is the largest array there is.
 
     Attributes
     ----------
     input_shape, filters_shape, output_shape : tuple of int
-        (N, H, W, C), (R, S, C / groups, K) and (N, H', W', K), or with max_pool (N, H' // 2, W' // 2, K).
+        (N, H, W, C), (R, S, C / groups, K) and (N, H', W', K), or with max_pool (N, H' // 2, W' // 2, K); what goes in
+        is the other one's input where there is one before.
     flops : int
-        Multiplications and additions of the convolution by its definition.
+        Multiplications and additions of the convolution by its definition, and of the one before.
     algorithm : str
         What it computes with: "direct", "direct-narrow", "depthwise", "grouped", or one of Winograd's.
 
@@ -314,6 +319,7 @@ class PreparedConv2D:
         max_pool: bool = False,
         scale: ArrayLike | None = None,
         share_with: Sequence[PreparedConv2D] = (),
+        after: PreparedConv2D | None = None,
     ) -> None:
         choice(algorithm, "algorithm", ALGORITHMS)
         self._activation = checked_activation(activation)
@@ -324,9 +330,10 @@ class PreparedConv2D:
             self.input_shape, self.filters_shape, strides, padding, dilations, groups
         )
         self.flops = 2 * math.prod(self.output_shape) * math.prod(self.filters_shape[:3])
+        self._before = after
         self._pools = flag(max_pool, "max_pool")
-        # Of the engine's forward: that filters are prepared, and that the result is pooled, which few can do.
-        self._options = (True, True) if self._pools else (True,)
+        # Of the engine's forward: that filters are prepared, and what only some can do.
+        self._options: tuple[Any, ...] = (True, True) if self._pools else (True,)
         if self._pools:
             self.output_shape = self._pooled_shape()
         if bias is not None:
@@ -336,6 +343,10 @@ class PreparedConv2D:
         if scale is not None:
             like(scale, self.output_shape[3:], "scale")
         self.algorithm = algorithm_for(self._geometry, algorithm, "prepared", filters)
+        if after is not None:
+            self._options = True, self._expansion(after, filters.dtype)
+            self.input_shape = after.input_shape
+            self.flops += after.flops
         narrow, pixels = self._geometry, 1
         if self.algorithm == "direct-narrow":
             pixels = _narrow.pixels_beside(narrow, _runtime.lanes(filters.dtype), True)
@@ -373,6 +384,23 @@ class PreparedConv2D:
         if self._activation is not None and self._activation not in FUSED:
             raise ValueError(f"max_pool follows no activation but relu and relu6, got {self._activation!r}")
         return shapes.pool(self.output_shape, 2, None, "valid", "max_pool")[0]  # type: ignore[return-value]
+
+    def _expansion(self, before: PreparedConv2D, dtype: np.dtype[Any]) -> tuple[Any, ...]:
+        """Return the convolution before as the engine wants it."""
+        geometry, filters, activation = before._geometry, before._filters, before._activation
+        if self.algorithm != "depthwise":
+            raise ValueError(f"after must be None before a convolution that is not depthwise, got {self.algorithm!r}")
+        if before.output_shape != self.input_shape or filters.dtype != dtype:
+            raise ValueError(
+                f"after must give {self.input_shape} in {dtype}, got {before.output_shape} in {filters.dtype}"
+            )
+        if before.algorithm != "direct" or not geometry.is_product() or not is_elementwise(activation):
+            raise ValueError(
+                "after must be a convolution of 1x1 filters at every pixel, direct and before an elementwise activation"
+                f", got {before.filters_shape} filters, {before.algorithm!r} and {activation!r}"
+            )
+        packed = _conv.prepare(geometry, filters, True) if _conv.takes_plain(geometry, filters) else filters
+        return packed, before._bias, *pass_after(activation)
 
     def __call__(self, input: ArrayLike, *, residual: ArrayLike | None = None) -> FloatArray:
         """Return activation(conv(input, filters) + bias + residual), of ``output_shape``, in the filters' element type.
@@ -463,8 +491,9 @@ class PreparedConv2D:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the filters and the bias."""
-        return int(self._filters.nbytes) + (0 if self._bias is None else int(self._bias.nbytes))
+        """Bytes of the filters and the bias, and of those of the convolution before."""
+        before = 0 if self._before is None else self._before.nbytes
+        return int(self._filters.nbytes) + (0 if self._bias is None else int(self._bias.nbytes)) + before
 
     def _plain(self, value: Any, name: str) -> Any:
         if _runtime.are_plain(2, value, self._filters):

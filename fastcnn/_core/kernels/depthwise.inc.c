@@ -145,7 +145,7 @@ FC_INLINE void depthwise_grid_run(const fc_depthwise *t, ptrdiff_t i, const int 
     }
     for (; c + VL <= t->channels; c += VL) {
         if (t->prefetch) {
-            FC_UNROLL for (int j = 0; j < count * stride; j++, x += FC_VECTOR_BYTES) {
+            if (t->prefetch == 1) FC_UNROLL for (int j = 0; j < count * stride; j++, x += FC_VECTOR_BYTES) {
                 __builtin_prefetch(x);
                 if (stride == 2) __builtin_prefetch(x - row);
             }
