@@ -70,6 +70,23 @@ def test_a_zero_gradient_moves_nothing(dtype):
     assert (p[0] == 1).all()
 
 
+@pytest.mark.parametrize("sign", [1, -1])
+def test_moments_below_the_smallest_normal_number_end(sign, dtype):
+    """Rounded to nearest, 0.9 times the smallest number there is is that number, and slow for ever."""
+    tiny = sign * np.finfo(dtype).tiny
+    small = np.array([*[tiny * dtype(0.9)] * 37, 2 * tiny, np.nan, -np.inf], dtype)
+    for nesterov in (False, True):
+        p, v = np.zeros_like(small), small.copy()
+        nn.sgd_step([p], [np.zeros_like(small)], [v], 0.5, 0.9, nesterov)
+        assert (v[:37] == 0).all() and (p[:37] == 0).all()
+        assert v[37] == dtype(0.9) * 2 * tiny and np.isnan(v[38]) and v[39] == -np.inf
+    p, m, squares = np.zeros_like(small), small.copy(), np.abs(small)
+    nn.adam_step([p], [np.zeros_like(small)], [m], [squares], 0.5, 0.9, 0.9, 1e-7, step=9)
+    for moment in (m, squares):
+        assert (moment[:37] == 0).all() and (moment[37] != 0) and np.isnan(moment[38])
+    assert (p[:37] == 0).all() and p[37] * sign < 0
+
+
 def test_gradients_are_not_touched_and_may_be_read_only(dtype):
     p, g, m, v = ([normals(5, dtype=dtype, seed=i) ** 2] for i in range(4))
     before = g[0].copy()

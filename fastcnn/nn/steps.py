@@ -58,7 +58,7 @@ def sgd_step(
 
     With momentum, v = momentum * v - learning_rate * g and p = p + v; Nesterov's form adds
     momentum * v - learning_rate * g instead. Weight decay is decoupled: p is first scaled by
-    1 - learning_rate * weight_decay.
+    1 - learning_rate * weight_decay. What of v falls below the smallest normal number is zero from then on.
 
     Parameters
     ----------
@@ -120,7 +120,8 @@ def adam_step(
 
     m and v move towards g and g^2 by 1 - beta_1 and 1 - beta_2; p is first scaled by
     1 - learning_rate * weight_decay and then moves by -alpha * m / (sqrt(v) + epsilon), where alpha is
-    learning_rate * sqrt(1 - beta_2^step) / (1 - beta_1^step).
+    learning_rate * sqrt(1 - beta_2^step) / (1 - beta_1^step). What of m or v falls below the smallest normal number is
+    zero from then on.
 
     Parameters
     ----------

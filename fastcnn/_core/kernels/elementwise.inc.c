@@ -557,6 +557,11 @@ static void FC_NAME(dropout)(ptrdiff_t n, const void *x_, uint64_t seed, uint64_
 
 /* ---- optimiser steps: plain loops, which the compiler vectorises for the ISA at hand ---- */
 
+/* What is smaller than any normal number, as the moments of what has no gradient any more become: arithmetic with it
+ * takes a hundred times as long, and by rounding it never ends. */
+#define NORMAL_OR_ZERO(x) ((x) < LEAST_NORMAL && (x) > -LEAST_NORMAL ? (FC_T)0 : (x))
+#define LEAST_NORMAL (sizeof(FC_T) == 4 ? (FC_T)FLT_MIN : (FC_T)DBL_MIN)
+
 static void FC_NAME(sgd)(ptrdiff_t n, void *p_, const void *g_, void *v_, double rate_, double momentum_,
                          int nesterov, double decay) {
     FC_T *restrict p = p_, *restrict v = v_;
@@ -567,12 +572,14 @@ static void FC_NAME(sgd)(ptrdiff_t n, void *p_, const void *g_, void *v_, double
     else if (nesterov)
         for (ptrdiff_t i = 0; i < n; i++) {
             FC_T step = rate * g[i];
-            v[i] = momentum * v[i] - step;
+            FC_T moved = momentum * v[i] - step;
+            v[i] = NORMAL_OR_ZERO(moved);
             p[i] = p[i] * keep + (momentum * v[i] - step);
         }
     else
         for (ptrdiff_t i = 0; i < n; i++) {
-            v[i] = momentum * v[i] - rate * g[i];
+            FC_T moved = momentum * v[i] - rate * g[i];
+            v[i] = NORMAL_OR_ZERO(moved);
             p[i] = p[i] * keep + v[i];
         }
 }
@@ -584,11 +591,15 @@ static void FC_NAME(adam)(ptrdiff_t n, void *p_, const void *g_, void *m_, void 
     const FC_T alpha = (FC_T)alpha_, epsilon = (FC_T)epsilon_, keep = (FC_T)(1 - rate_decay);
     const FC_T new_1 = (FC_T)(1 - beta_1), new_2 = (FC_T)(1 - beta_2);
     for (ptrdiff_t i = 0; i < n; i++) {
-        m[i] += (g[i] - m[i]) * new_1;
-        v[i] += (g[i] * g[i] - v[i]) * new_2;
+        FC_T mean = m[i] + (g[i] - m[i]) * new_1, square = v[i] + (g[i] * g[i] - v[i]) * new_2;
+        m[i] = NORMAL_OR_ZERO(mean);
+        v[i] = NORMAL_OR_ZERO(square);
         p[i] = p[i] * keep - alpha * m[i] / ((sizeof(FC_T) == 4 ? (FC_T)sqrtf((float)v[i]) : (FC_T)sqrt((double)v[i])) + epsilon);
     }
 }
+
+#undef NORMAL_OR_ZERO
+#undef LEAST_NORMAL
 
 /* ---- the limit ---- */
 

@@ -9,6 +9,7 @@
 #ifndef FC_SIMD_H
 #define FC_SIMD_H
 
+#include <float.h>
 #include <math.h>
 #include <stddef.h>
 #include <stdint.h>
