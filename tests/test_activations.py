@@ -53,6 +53,13 @@ def test_gelu_is_accurate_to_a_few_ulps_but_for_its_exponential(dtype):
     assert exact.min() < -0.169 and np.abs(exact[x < -3]).max() > 3e-3
 
 
+def test_gelu_in_single_precision_is_as_exact_as_its_docstring_tells():
+    x = sweep(np.float32)
+    exact, tiny = reference.gelu(x.astype(np.float64)), 2 * np.finfo(np.float32).tiny / np.finfo(np.float32).eps
+    ulps = 3 + np.where(x < 0, x.astype(np.float64) ** 2 / 4, 0)
+    assert_close(nn.gelu(x), exact, np.float32, depth=0, scale=np.abs(exact) * ulps + tiny)
+
+
 def test_gelu_by_tanh_is_accurate_to_a_few_ulps_but_for_its_exponential(dtype):
     x = sweep(dtype)
     exact, tiny = reference.gelu_by_tanh(x), 4 * np.finfo(dtype).tiny / np.finfo(dtype).eps
@@ -66,6 +73,20 @@ def test_slopes_are_accurate_to_a_few_ulps_of_one(name, dtype):
     x = sweep(dtype)
     one = np.ones_like(x)
     assert_close(nn.activate_backward(one, x, name), backward(name, one, x), dtype, depth=0, scale=4)
+
+
+def test_the_slope_of_hard_swish_keeps_its_digits_where_it_crosses_zero(dtype):
+    x = dtype(-1.5) + np.arange(-40, 41).astype(dtype) * np.finfo(dtype).eps
+    slope = nn.hard_swish_backward(np.ones_like(x), x)
+    assert_within_ulps(slope, (x.astype(np.float64) + 1.5) / 3, dtype, 2)
+
+
+@pytest.mark.parametrize("length", [3, 40])
+def test_zeros_keep_their_sign(length, dtype):
+    x = np.resize(np.array([-0.0, 0.0, -0.0], dtype), length)
+    for op in (nn.tanh, nn.silu, nn.hard_swish, nn.gelu, lambda x: nn.gelu(x, True)):
+        assert_equal(np.copysign(1, op(x)), np.copysign(1, x), dtype)
+        assert_equal(op(x), np.zeros(length), dtype)
 
 
 @pytest.mark.parametrize("length", [3, 40])

@@ -706,8 +706,8 @@ def gelu(x: ArrayLike, approximate: bool = False) -> FloatArray:
     Returns
     -------
     ndarray
-        Of the shape of x, in either element type within 4 ulp, below zero within 3 + x^2 / 2: there the result is a
-        Chebyshev series of full accuracy times an exponential of -x^2 / 2.
+        Of the shape of x, in either element type within 3 ulp, below zero within 3 + x^2 / 4: there the result is a
+        rational function of full accuracy times an exponential of -x^2 / 2.
 
     Raises
     ------
@@ -716,8 +716,8 @@ def gelu(x: ArrayLike, approximate: bool = False) -> FloatArray:
 
     References
     ----------
-    Hendrycks and Gimpel, "Gaussian error linear units", 2016. Shepherd and Laframboise, "Chebyshev approximation of
-    (1 + 2x) exp(x^2) erfc x in 0 <= x < infinity", 1981.
+    Hendrycks and Gimpel, "Gaussian error linear units", 2016. Cody, "Rational Chebyshev approximations for the error
+    function", 1969.
 
     Examples
     --------

@@ -1,9 +1,11 @@
 /* Runs of elements, rows and columns: activations, softmax, normalisation, dropout, optimiser steps.
  * Equations stand beside the entries in kernels.h. */
 
+#define polynomial FC_NAME(polynomial)
 #define exp_parts FC_NAME(exp_parts)
 #define vexp FC_NAME(vexp)
 #define vtanh FC_NAME(vtanh)
+#define bounded FC_NAME(bounded)
 #define vsigmoid FC_NAME(vsigmoid)
 #define vgated FC_NAME(vgated)
 #define vgated_slope FC_NAME(vgated_slope)
@@ -14,122 +16,124 @@
 #define vgelu FC_NAME(vgelu)
 #define vgelu_slope FC_NAME(vgelu_slope)
 
-/* x = n ln 2 + r with |r| <= ln 2 / 2.  Returns e^r - 1 by its Taylor polynomial, whose first dropped term is
- * below half an ulp, and 2^(n-1).  Adding 1.5 * 2^(mantissa bits) rounds to an integer and leaves it in the low bits. */
-FC_INLINE vec exp_parts(vec x, vec *half_power) {
-    const vec magic = splat(sizeof(FC_T) == 4 ? (FC_T)12582912.0 : (FC_T)6755399441055744.0);
-    const int mantissa = sizeof(FC_T) == 4 ? 23 : 52, bias = sizeof(FC_T) == 4 ? 127 : 1023;
-    const FC_T ln2_hi = sizeof(FC_T) == 4 ? (FC_T)0.693359375 : (FC_T)0.693147180369123816490;
-    const FC_T ln2_lo = sizeof(FC_T) == 4 ? (FC_T)-2.12194440e-4 : (FC_T)1.90821492927058770002e-10;
-    static const double inverse_factorial[14] = {
-        1.0,           1.0,           1.0 / 2,        1.0 / 6,         1.0 / 24,        1.0 / 120,        1.0 / 720,
-        1.0 / 5040,    1.0 / 40320,   1.0 / 362880,   1.0 / 3628800,   1.0 / 39916800,  1.0 / 479001600,  1.0 / 6227020800};
-    const int degree = sizeof(FC_T) == 4 ? 7 : 13;
+#define EITHER(f, d) (sizeof(FC_T) == 4 ? (f) : (d))
+#define POLYNOMIAL(x, f, d) polynomial(x, EITHER(f, d), (int)(EITHER(sizeof f, sizeof d) / sizeof(double)))
+#define LOWEST (FC_T)EITHER(-86.0, -707.0) /* e^x is zero below */
+#define BEYOND (FC_T)EITHER(86.6, 707.7)   /* exp_parts has zero for e^-BEYOND */
 
-    vec shifted = x * (FC_T)1.44269504088896340736 + magic;
-    vec n = shifted - magic;
-    vec r = (x - n * ln2_hi) - n * ln2_lo;
-    mask n_bits = (mask)shifted - (mask)magic;
-    *half_power = (vec)((n_bits + (bias - 1)) << mantissa);
-    vec p = splat((FC_T)inverse_factorial[degree]);
-    FC_UNROLL for (int i = degree - 1; i > 0; i--) p = p * r + (FC_T)inverse_factorial[i];
-    return p * r;
+FC_INLINE vec polynomial(vec x, const double *c, const int n) {
+    vec sum = splat((FC_T)c[n - 1]);
+    FC_UNROLL for (int i = n - 2; i >= 0; i--) sum = sum * x + (FC_T)c[i];
+    return sum;
 }
 
-/* e^x within 2 ulp; zero below 2^-125 (2^-1021), infinity above the largest number, NaN stays. */
+/* x = n ln 2 + r with |r| <= ln 2 / 2, for -BEYOND <= x < 90 (711).  Returns 4 (e^r - 1), and 2^(n-2): zero at -BEYOND.
+ * Adding 1.5 * 2^(mantissa bits) rounds to an integer and leaves it in the low bits; the exponent's bias comes along.
+ * 4 (e^r - 1 - r) / r^2 is interpolated at Chebyshev's nodes, with 50 digits: e^r is wrong by less than 0.1 ulp. */
+FC_INLINE vec exp_parts(vec x, vec *quarter_power) {
+    const vec magic = splat((FC_T)EITHER(12582912.0 + 125, 6755399441055744.0 + 1021));
+    const FC_T ln2_hi = (FC_T)EITHER(0.693359375, 0.693147180369123816490);
+    const FC_T ln2_lo = (FC_T)EITHER(-2.12194440e-4, 1.90821492927058770002e-10);
+    static const double f[] = {4, 2.000000005, 0.6666630787, 0.1666658596, 0.03345272618, 0.005573460995};
+    static const double d[] = {
+        4, 2.00000000000000041, 0.66666666666666684, 0.166666666666496494, 0.0333333333333045383,
+        0.00555555556688623475, 7.93650794992892324e-4, 9.92060851738554423e-5, 1.10229021593354844e-5,
+        1.10480357927818355e-6, 1.00420870782738071e-7};
+
+    const vec shifted = x * (FC_T)1.44269504088896340736 + magic, n = shifted - magic;
+    const vec r = (x - n * ln2_hi) - n * ln2_lo;
+    *quarter_power = (vec)((mask)shifted << EITHER(23, 52));
+    return POLYNOMIAL(r, f, d) * r;
+}
+
+/* e^x within 1.25 ulp; zero below LOWEST, infinity above the largest number, NaN stays. */
 FC_INLINE vec vexp(vec x) {
-    const FC_T low = sizeof(FC_T) == 4 ? (FC_T)-86.0 : (FC_T)-707.0;
-    const FC_T high = sizeof(FC_T) == 4 ? (FC_T)88.72283 : (FC_T)709.782712893384;
-    vec power, clamped = blend(x < low, splat(low), blend(x > high, splat(high), x));
-    vec p = exp_parts(clamped, &power);
-    vec y = (p * power + power) * (FC_T)2;
-    return blend(x < low, (vec){0}, blend(x > high, splat((FC_T)INFINITY), y));
+    const vec clamped = smaller(splat((FC_T)EITHER(89.5, 710.5)), blend(x < LOWEST, splat(-BEYOND), x));
+    vec power, p = exp_parts(clamped, &power);
+    return (p + (FC_T)4) * power;
 }
 
 /* tanh |x| = -(e^(-2|x|) - 1) / (e^(-2|x|) + 1), from e^z - 1 so that small arguments keep their digits. */
 FC_INLINE vec vtanh(vec x) {
-    vec z = (vec)((mask)x & ~((mask)x & (mask)splat((FC_T)-0.0))) * (FC_T)-2, power;
-    z = blend(z < (FC_T)-50, splat((FC_T)-50), z);
-    vec p = exp_parts(z, &power);
-    power *= (FC_T)2;
-    vec expm1 = p * power + (power - (FC_T)1);
-    vec t = -expm1 / (expm1 + (FC_T)2);
     const mask sign = (mask)splat((FC_T)-0.0);
+    vec power, p = exp_parts(larger(splat((FC_T)-50), (vec)((mask)x | sign) * (FC_T)2), &power);
+    const vec expm1 = p * power + (power * (FC_T)4 - (FC_T)1), t = expm1 / (expm1 + (FC_T)2);
     return (vec)(((mask)t & ~sign) | ((mask)x & sign));
 }
 
-FC_INLINE vec vsigmoid(vec x) {
-    vec e = vexp((vec)((mask)x | (mask)splat((FC_T)-0.0))); /* e^-|x| */
-    vec one = splat((FC_T)1);
-    return blend(x < (FC_T)0, e, one) / (one + e);
+FC_INLINE vec bounded(vec x) { return smaller(splat(BEYOND), larger(splat(-BEYOND), x)); }
+
+/* 1 / (1 + e^-x), where x is LOWEST at least; and e^-x. */
+FC_INLINE vec vsigmoid(vec x, vec *inverse_exp) {
+    vec power, p = exp_parts(-bounded(x), &power);
+    *inverse_exp = (p + (FC_T)4) * power;
+    return (FC_T)1 / (*inverse_exp + (FC_T)1);
 }
 
-/* x sigmoid(z), and its slope sigmoid(z) + x z' sigmoid(z) sigmoid(-z): zero where the sigmoid is, whatever x. */
+/* x sigmoid(z), and its slope sigmoid(z) + x z' sigmoid(z) sigmoid(-z) of a finite x z'; zero where the sigmoid is. */
 FC_INLINE vec vgated(vec x, vec z) {
-    const vec gate = vsigmoid(z);
-    return blend(gate == (FC_T)0, (vec){0}, x * gate);
+    vec e;
+    return (vec)((mask)(x * vsigmoid(z, &e)) & ~(z < LOWEST));
 }
 
 FC_INLINE vec vgated_slope(vec x_dz, vec z) {
-    const vec e = vexp((vec)((mask)z | (mask)splat((FC_T)-0.0))), one = splat((FC_T)1), whole = one + e;
-    const vec bend = x_dz * (e / (whole * whole));
-    return blend(z < (FC_T)0, e, one) / whole + blend(e == (FC_T)0, (vec){0}, bend);
+    vec e, gate = vsigmoid(z, &e);
+    return (vec)((mask)(gate + x_dz * gate * (gate * e)) & ~(z < LOWEST));
 }
 
-FC_INLINE vec vhard_sigmoid(vec x) {
-    const vec up = x + (FC_T)3;
-    return vrelu6(up) / (FC_T)6;
-}
+FC_INLINE vec vhard_sigmoid(vec x) { return vrelu6(x + (FC_T)3) * (FC_T)(1 / 6.0); }
 
-FC_INLINE vec vhard_swish(vec x) {
-    const vec gate = vhard_sigmoid(x);
-    return blend(gate == (FC_T)0, (vec){0}, x * gate);
-}
+FC_INLINE vec vhard_swish(vec x) { return (vec)((mask)(x * vhard_sigmoid(x)) & ~(x <= (FC_T)-3)); }
 
-/* |x|, or 40 where it is larger: what a normal distribution has beyond is zero in either element type. */
+/* |x|, but no more than a u at which normal_tail's bell is zero. */
 FC_INLINE vec magnitude(vec x) {
-    const vec u = (vec)((mask)x & ~(mask)splat((FC_T)-0.0));
-    return blend(u > (FC_T)40, splat((FC_T)40), u);
+    return smaller(splat((FC_T)EITHER(13.16, 37.62)), (vec)((mask)x & ~(mask)splat((FC_T)-0.0)));
 }
 
-/* Q(u) = erfc(v) / 2 with v = u / sqrt 2, the share of a normal distribution above u >= 0, and bell = e^(-u^2 / 2).
- * (1 + 2v) e^(v^2) erfc(v) is a Chebyshev series in t = (v - 3.75) / (v + 3.75): Shepherd and Laframboise, Math. Comp.
- * 36, 1981.  Its coefficients, calculated anew with 50 digits, are cut off where they fall below half an ulp.  The
- * relative error is that of e^(-u^2 / 2), some u^2 / 2 ulp. */
-FC_INLINE vec normal_tail(vec u, vec *bell) {
-    static const double c[24] = {
-        1.1775789345674018,     -4.5900545806464773e-3,  -8.4249133366517916e-2, 5.9209939998191889e-2,
-        -2.6658668435305752e-2, 9.0749976707052651e-3,   -2.4131635404176082e-3, 4.9077583652580863e-4,
-        -6.9169733025012064e-5, 4.1390279860730102e-6,   7.7403830661984907e-7,  -2.1886401049234396e-7,
-        1.076499946567091e-8,   4.5219598112182869e-9,   -7.7544002088313511e-10, -6.3180883408866845e-11,
-        2.8687950109306699e-11, 1.9455868545777347e-13,  -9.6546967484334389e-13, 3.2525481481487398e-14,
-        3.3478119482868054e-14, -1.8645628804193131e-15, -1.2507950530688647e-15, 7.4182352566240435e-17};
-    const vec v = u * (FC_T)0.70710678118654752, t = (v - (FC_T)3.75) / (v + (FC_T)3.75), twice = t + t;
-    vec sum = {0}, next = {0};
-    FC_UNROLL for (int i = sizeof(FC_T) == 4 ? 11 : 23; i > 0; i--) { /* Clenshaw's recurrence */
-        const vec last = next;
-        next = sum;
-        sum = twice * sum + ((FC_T)c[i] - last);
-    }
-    sum = t * sum + ((FC_T)c[0] - next);
-    *bell = vexp(u * u * (FC_T)-0.5);
-    return *bell * sum * (FC_T)0.5 / (v + v + (FC_T)1);
+/* bell * above / below = Q(u), the share of a normal distribution above u >= 0, with bell = e^(-u^2 / 2): Cody, Math.
+ * Comp. 23, 1969.  above / below is the rational function that equals Q(u) / bell at Chebyshev's nodes of
+ * (u - k) / (u + k), k = 3 (4), over all magnitudes, calculated with 50 digits: wrong by less than 0.06 ulp.  All its
+ * coefficients are positive, so nothing cancels.  The relative error of bell, and so of Q, is some u^2 / 4 ulp. */
+FC_INLINE vec normal_tail(vec u, vec *bell, vec *below) {
+    static const double above_f[] = {0.5000000016, 0.4345041147, 0.1803905044, 0.03966366234, 0.003969372516};
+    static const double below_f[] = {1, 1.666893051, 1.190765976, 0.46195176, 0.0994296682, 0.009949593216};
+    static const double above_d[] = {
+        0.5, 0.82538180767011775, 0.675588046558722431, 0.354204821407218319, 0.130487901516990786,
+        0.0351310632320615468, 0.00699024896745959927, 0.00101618966406966806, 1.03670986465740362e-4,
+        6.74803051162759742e-6, 2.15333807947843146e-7};
+    static const double below_d[] = {
+        1, 2.44864817614310093, 2.80491466770011714, 1.98804518273798126, 0.970995218196203053, 0.344092279587577617,
+        0.0905738968751456689, 0.017780740800759687, 0.00256412454865393548, 2.60404387741787637e-4,
+        1.69148040785528589e-5, 5.39761811485875392e-7};
+    vec power, p = exp_parts(u * u * (FC_T)-0.5, &power);
+    *bell = (p + (FC_T)4) * power;
+    *below = POLYNOMIAL(u, below_f, below_d);
+    return POLYNOMIAL(u, above_f, above_d);
 }
 
 /* x times the share of a normal distribution below x: for a positive x that is 1 - Q(x). */
 FC_INLINE vec vgelu(vec x) {
-    vec u = magnitude(x), bell;
-    return vrelu(x) - u * normal_tail(u, &bell);
+    vec u = magnitude(x), bell, below, above = normal_tail(u, &bell, &below);
+    return vrelu(x) - u * bell * above / below;
 }
 
 FC_INLINE vec vgelu_slope(vec x) {
-    vec u = magnitude(x), bell, tail = normal_tail(u, &bell);
-    vec below = tail - u * bell * (FC_T)0.39894228040143268; /* 1 / sqrt(2 pi) */
-    return blend(x < (FC_T)0, below, (FC_T)1 - below);
+    vec u = magnitude(x), bell, below, above = normal_tail(u, &bell, &below);
+    const vec slope = bell * (above / below - u * (FC_T)0.39894228040143268); /* of a negative x; 1 / sqrt(2 pi) */
+    return blend(x < (FC_T)0, slope, (FC_T)1 - slope);
 }
+#undef EITHER
+#undef POLYNOMIAL
+#undef LOWEST
+#undef BEYOND
 
 /* ---- element by element ---- */
 
+#ifdef __clang__
+#define FC_PAIRS _Pragma("clang loop unroll_count(2)")
+#else
+#define FC_PAIRS _Pragma("GCC unroll 2")
+#endif
 #define MAP(NAME, VALUE)                                                                                  \
     static void FC_NAME(NAME)(ptrdiff_t n, const void *a_, const void *b_, void *out_, double alpha_) {   \
         const FC_T *pa = a_, *pb = b_;                                                                    \
@@ -137,7 +141,7 @@ FC_INLINE vec vgelu_slope(vec x) {
         const FC_T alpha = (FC_T)alpha_;                                                                  \
         (void)alpha;                                                                                      \
         ptrdiff_t i = 0;                                                                                  \
-        for (; i + VL <= n; i += VL) {                                                                    \
+        FC_PAIRS for (; i + VL <= n; i += VL) {                                                           \
             vec a = load(pa + i), b = load(pb + i);                                                       \
             (void)b;                                                                                      \
             store(out + i, VALUE);                                                                        \
@@ -155,27 +159,25 @@ MAP(clipped_relu, blend(a > alpha, splat(alpha), vrelu(a)))
 MAP(clipped_relu_backward, (vec)((mask)a & (b > (FC_T)0) & (b < alpha)))
 MAP(leaky_relu, blend(a < (FC_T)0, a * alpha, a))
 MAP(leaky_relu_backward, blend(b < (FC_T)0, a * alpha, a))
-MAP(sigmoid, vsigmoid(a))
+MAP(sigmoid, vgated(splat((FC_T)1), a))
 MAP(sigmoid_backward, a * (b * ((FC_T)1 - b)))
 MAP(tanh, vtanh(a))
 MAP(tanh_backward, a * ((FC_T)1 - b * b))
 MAP(hard_sigmoid, vhard_sigmoid(a))
-MAP(hard_sigmoid_backward, (vec)((mask)(a / (FC_T)6) & (b > (FC_T)0) & (b < (FC_T)1)))
+MAP(hard_sigmoid_backward, (vec)((mask)(a * (FC_T)(1 / 6.0)) & (b > (FC_T)0) & (b < (FC_T)1)))
 MAP(hard_swish, vhard_swish(a))
-MAP(hard_swish_backward, blend(b <= (FC_T)-3, (vec){0}, blend(b >= (FC_T)3, a, a * (b / (FC_T)3 + (FC_T)0.5))))
+MAP(hard_swish_backward,
+    blend(b <= (FC_T)-3, (vec){0}, blend(b >= (FC_T)3, a, a * ((b + (FC_T)1.5) * (FC_T)(1 / 3.0)))))
 MAP(silu, vgated(a, a))
-MAP(silu_backward, a * vgated_slope(b, b))
+MAP(silu_backward, a * vgated_slope(bounded(b), b))
 MAP(gelu, vgelu(a))
 MAP(gelu_backward, a * vgelu_slope(b))
 
 /* 1 + tanh(z) = 2 sigmoid(2z), z = sqrt(2 / pi) (x + 0.044715 x^3): Hendrycks and Gimpel, 2016. */
-#define GELU_SLOPE (FC_T)1.5957691216057308 /* 2 sqrt(2 / pi) */
-#define GELU_CUBE (FC_T)0.044715
-MAP(gelu_tanh, vgated(a, a * GELU_SLOPE * (a * a * GELU_CUBE + (FC_T)1)))
-MAP(gelu_tanh_backward, a * vgated_slope(b * GELU_SLOPE * (b * b * ((FC_T)3 * GELU_CUBE) + (FC_T)1),
-                                         b * GELU_SLOPE * (b * b * GELU_CUBE + (FC_T)1)))
-#undef GELU_SLOPE
-#undef GELU_CUBE
+#define GELU_2Z(x, CUBE) ((x) * (FC_T)1.5957691216057308 * ((x) * (x) * (FC_T)(CUBE) + (FC_T)1))
+MAP(gelu_tanh, vgated(a, GELU_2Z(a, 0.044715)))
+MAP(gelu_tanh_backward, a * vgated_slope(GELU_2Z(bounded(b), 3 * 0.044715), GELU_2Z(bounded(b), 0.044715)))
+#undef GELU_2Z
 MAP(add, a + b)
 
 static void FC_NAME(relu_backward_sum)(ptrdiff_t n, const void *g_, const void *h_, const void *y_, int relu,
