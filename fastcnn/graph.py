@@ -355,7 +355,7 @@ class Graph:
         trainable = {id(layer): layer.trainable_weights for layer in self.layers}
         wanted: set[int] = set()  # the values behind which, on the way to the inputs, there is anything to train
         for call in self.calls:
-            if trainable[id(call.layer)] or any(source in wanted for source in call.sources):
+            if trainable[id(call.layer)] or not wanted.isdisjoint(call.sources):
                 wanted.add(call.target)
         found: dict[str, Array] = {}
         for index in range(len(self.calls) - 1, -1, -1):
@@ -375,7 +375,7 @@ class Graph:
                         pending.add(source, grad)
                 continue
             grad = pending.pop_sum(call.target)
-            if any(source in wanted for source in call.sources):
+            if not wanted.isdisjoint(call.sources):
                 dx, gradients = returned_pair(layer, layer.backward(grad, cache), "backward")
                 for source, part in zip(call.sources, _parts(call, dx), strict=True):
                     if part.shape != (expected := (len(grad), *shapes[source][1:])):

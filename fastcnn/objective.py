@@ -135,7 +135,8 @@ def _metrics(chosen: Any) -> list[Metric]:
 def _value_and_gradient(loss: Loss, y: ArrayLike, result: Array) -> tuple[float, Array]:
     """Return a loss's value and gradient, if they are such: a loss may be one's own."""
     returned = loss.value_and_gradient(y, result)
-    if not (type(returned) is tuple and len(returned) == 2 and np.shape(returned[0]) == ()):
+    is_pair = type(returned) is tuple and len(returned) == 2
+    if not is_pair or (type(returned[0]) is not float and np.shape(returned[0])):
         raise TypeError(
             f"value_and_gradient of {loss!r} must return a number and an array of shape {result.shape}, "
             f"got {brief(returned)}"

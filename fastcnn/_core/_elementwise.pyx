@@ -6,7 +6,7 @@ in order, so that they have the same bits for every number of threads.
 
 from cython.parallel cimport prange
 from libc.math cimport isfinite, sqrt, sqrtf
-from libc.stdint cimport uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
 
 cimport numpy as cnp
@@ -141,6 +141,24 @@ def softmax_cross_entropy(cnp.ndarray logits, cnp.ndarray targets, cnp.ndarray d
     with nogil:
         for i in prange(rows, num_threads=threads, schedule="static"):
             loss[i] = table.softmax_cross_entropy(n, x + i * row, t + i * row, dx + i * row)
+
+
+def one_hot(cnp.ndarray numbers, cnp.ndarray out):
+    """Write to every row of out a one at the column of that number, an int64, and zeros elsewhere.
+
+    Returns which number is the first that is no column's; -1 where there is none.
+    """
+    cdef const int64_t *column = <const int64_t *> cnp.PyArray_DATA(numbers)
+    cdef Py_ssize_t n = cnp.PyArray_DIM(out, cnp.PyArray_NDIM(out) - 1), i
+    memset(cnp.PyArray_DATA(out), 0, cnp.PyArray_NBYTES(out))
+    for i in range(cnp.PyArray_SIZE(numbers)):
+        if not 0 <= column[i] < n:
+            return i
+        if cnp.PyArray_ITEMSIZE(out) == 4:
+            (<float *> cnp.PyArray_DATA(out))[i * n + column[i]] = 1
+        else:
+            (<double *> cnp.PyArray_DATA(out))[i * n + column[i]] = 1
+    return -1
 
 
 # ---- rows against one value per column ----

@@ -248,7 +248,8 @@ class Layer(Configurable):
         weights, which would not see the change. Assigning to the attribute always works.
         """
         self.thaw()
-        return {name: self.weights[name] for name in vars(self).get("_trainable", []) if self.trainable}
+        weights = self.weights
+        return {name: weights[name] for name in vars(self).get("_trainable", [])} if self.trainable else {}
 
     def freeze(self, reader: Reader) -> int:
         """Make the weights read-only for a reader; return the revision, which is another one after ``thaw``.

@@ -9,6 +9,7 @@ from typing import Any
 from .. import initializers, nn, ops, shapes
 from ..arguments import flag, integer
 from ..nn.activations import checked_activation
+from ..nn.conv import conv2d_shape
 from ..registry import register
 from .base import Activated, Array, Gradients, Shape
 
@@ -117,8 +118,8 @@ class _Convolution(_Windowed):
         if not isinstance(cache, _Pooled):
             return super()._gradients(grad, cache, input_grad)
         maxima = nn.activate_backward(grad, cache.y, self.activation)
-        shape = self.compute_output_shape(cache.x.shape)
-        grad = nn.max_pool_with_argmax_backward(maxima, cache.argmax, shape, 2)  # type: ignore[arg-type]
+        shape = conv2d_shape(cache.x.shape, self.kernel_hwio().shape, *self._options(cache.x))
+        grad = nn.max_pool_with_argmax_backward(maxima, cache.argmax, shape, 2)
         return self._through(grad, cache.x, input_grad, maxima)
 
     def _through(self, grad: Array, x: Array, input_grad: bool, for_bias: Array) -> tuple[Array | None, Gradients]:

@@ -13,7 +13,7 @@ from .._core import _runtime
 from ..arguments import brief, flag, number, plain
 from ..shapes import elements
 
-__all__ = ["FloatArray", "flag", "floats", "frozen", "like", "no_memory", "number", "real_array"]
+__all__ = ["FloatArray", "flag", "floats", "frozen", "like", "no_memory", "number", "plain", "real_array"]
 
 FloatArray: TypeAlias = NDArray[Any]
 
@@ -77,6 +77,12 @@ def frozen(value: Any, name: str, depth: int = 0) -> Any:
     kind = type(value)
     if kind is int or kind is str or value is None:
         return value
+    if kind is tuple:
+        for v in value:
+            if type(v) is not int:
+                break
+        else:
+            return value
     if kind is tuple or kind is list:
         if depth > 3:
             raise TypeError(f"{name} must not be nested so deeply, got {brief(value)}")

@@ -67,6 +67,11 @@ def _geometry(
     )
 
 
+def conv2d_shape(input_shape: tuple[int, ...], filters_shape: tuple[int, ...], *options: Any) -> tuple[int, ...]:
+    """Return the shape of a convolution with filters of this shape, other arguments as of :func:`conv2d`."""
+    return _geometry(input_shape, filters_shape, *options)[1]
+
+
 @lru_cache(maxsize=4096)
 def _algorithm(geometry: _conv.Geometry, algorithm: str, result: str, is_single: bool, lanes: int) -> str:
     return algorithm_of(geometry, algorithm, result, is_single, lanes)

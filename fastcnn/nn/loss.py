@@ -7,7 +7,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from .._core import _elementwise as _kernels
 from ..arguments import must_be_probabilities
-from ._arrays import FloatArray, floats, like, number, real_array
+from ._arrays import FloatArray, floats, like, number, plain, real_array
 
 
 def softmax_cross_entropy(
@@ -99,11 +99,10 @@ def class_probabilities(labels: ArrayLike, logits: ArrayLike, label_smoothing: f
                 f"got {given.dtype} of shape {given.shape}"
             )
         like(given, logits.shape[:-1], "labels")
-        outside = given[(given < 0) | (given >= classes)]
-        if outside.size:
-            raise ValueError(f"labels must be in [0, {classes}), got {outside[0]}")
-        targets = np.zeros(logits.shape, logits.dtype)
-        targets.reshape(-1, classes)[np.arange(given.size), given.ravel().astype(np.intp)] = 1
+        targets = np.empty_like(logits)
+        outside = _kernels.one_hot(plain(given, np.int64, "labels"), targets)
+        if outside >= 0:
+            raise ValueError(f"labels must be in [0, {classes}), got {given.flat[outside]}")
     if smoothing:
         targets *= targets.dtype.type(1 - smoothing)
         targets += targets.dtype.type(smoothing / classes)
