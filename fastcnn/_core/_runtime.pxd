@@ -73,7 +73,7 @@ cdef extern from "kernels.h" nogil:
         Py_ssize_t y_row, y_col, point, channels
         const char *bias
         Py_ssize_t residual
-        int rows, cols, relu
+        int row, col, rows, cols, relu
 
     ctypedef struct fc_winograd_leaves:
         void (*input)(const fc_winograd *) noexcept nogil

@@ -17,7 +17,6 @@ neighbours, so that neither the threads nor the cut of the work change a bit.
 """
 
 from cython.parallel cimport parallel, prange, threadid
-from libc.string cimport memcpy, memset
 
 cimport numpy as cnp
 
@@ -50,24 +49,18 @@ cdef struct Source:
     Py_ssize_t in_h, in_w, pixel, base_row, base_col, span, step, tiles_h, tiles_w
 
 
-cdef void look(const Source *s, Py_ssize_t tile, char *patch, fc_winograd *t) noexcept nogil:
-    """Point t.x at the pixels that a tile sees; where some lie outside the image, at a copy that has zeros there."""
-    cdef Py_ssize_t image = tile // (s.tiles_h * s.tiles_w), i
+cdef void look(const Source *s, Py_ssize_t tile, fc_winograd *t) noexcept nogil:
+    """Point t.x at the first pixel that a tile sees, which may lie outside the image, and say which ones do not."""
+    cdef Py_ssize_t image = tile // (s.tiles_h * s.tiles_w)
     cdef Py_ssize_t row = tile // s.tiles_w % s.tiles_h * s.step + s.base_row
     cdef Py_ssize_t col = tile % s.tiles_w * s.step + s.base_col
-    cdef Py_ssize_t first = max(0, -col), last = min(s.span, s.in_w - col)
+    t.x = s.x + ((image * s.in_h + row) * s.in_w + col) * s.pixel
+    t.x_row = s.in_w * s.pixel
     t.x_col = s.pixel
-    if row >= 0 and col >= 0 and row + s.span <= s.in_h and col + s.span <= s.in_w:
-        t.x = s.x + ((image * s.in_h + row) * s.in_w + col) * s.pixel
-        t.x_row = s.in_w * s.pixel
-        return
-    memset(patch, 0, s.span * s.span * s.pixel)
-    for i in range(max(0, -row), min(s.span, s.in_h - row)):
-        if first < last:
-            memcpy(patch + (s.span * i + first) * s.pixel,
-                   s.x + ((image * s.in_h + row + i) * s.in_w + col + first) * s.pixel, (last - first) * s.pixel)
-    t.x = patch
-    t.x_row = s.span * s.pixel
+    t.row = <int> max(0, -row)
+    t.col = <int> max(0, -col)
+    t.rows = <int> min(s.span, s.in_h - row)
+    t.cols = <int> min(s.span, s.in_w - col)
 
 
 # ---- result and gradient of the input ----
@@ -101,8 +94,8 @@ cdef struct Convolution:
     bint by_panels
     Py_ssize_t tiles, block, blocks, group, groups, slab, slab_point
     # Scratch of a thread: the block's points of the input, `row` bytes a tile and `point` bytes from one to the next;
-    # those of a panel's product, likewise; one patch; a tile of a result that is pooled.
-    Py_ssize_t row, point, product_point, input_bytes, product_bytes, patch_bytes, tile_bytes
+    # those of a panel's product, likewise; a tile of a result that is pooled.
+    Py_ssize_t row, point, product_point, input_bytes, product_bytes, tile_bytes
 
 
 cdef inline Py_ssize_t odd_lines(Py_ssize_t nbytes) noexcept nogil:
@@ -186,11 +179,10 @@ cdef void multiply_panel(const Convolution *g, Py_ssize_t panel, Py_ssize_t chan
         multiply_tiles(g.table, kind, &t, tiles)
 
 
-cdef void transform_input(const Convolution *g, Py_ssize_t first, Py_ssize_t place, char *points,
-                          char *patch) noexcept nogil:
+cdef void transform_input(const Convolution *g, Py_ssize_t first, Py_ssize_t place, char *points) noexcept nogil:
     """Transform what one tile of a block sees to its place among the block's points."""
     cdef fc_winograd t
-    look(&g.source, first + place, patch, &t)
+    look(&g.source, first + place, &t)
     t.channels = g.channels
     t.point = g.point
     t.y = points + place * g.row
@@ -235,7 +227,7 @@ cdef void block_task(const Convolution *g, Py_ssize_t task, char *scratch) noexc
     cdef Py_ssize_t tiles = min(g.block, g.tiles - first)
     cdef char *products = scratch + g.input_bytes
     for i in range(tiles):
-        transform_input(g, first, i, scratch, products + g.product_bytes)
+        transform_input(g, first, i, scratch)
     for panel in range(first_panel, min(g.panels, first_panel + g.group)):
         multiply_panel(g, panel, 0, g.channels, g.filters + panel * g.points * g.filter_point, g.filter_point, tiles,
                        scratch, products)
@@ -306,7 +298,6 @@ cdef void cut(Convolution *g, int threads) noexcept nogil:
     g.product_point = odd_lines(g.block * g.width * size)
     g.input_bytes = g.points * g.point
     g.product_bytes = g.points * g.product_point
-    g.patch_bytes = line(g.source.span * g.source.span * g.source.pixel)
     g.tile_bytes = 0 if g.pooled.y == NULL else line(g.tile * g.tile * g.width * size)
 
 
@@ -349,7 +340,7 @@ cdef void convolve_panels(Convolution *g, char *scratch, Py_ssize_t thread_bytes
     share(&shares, g.panels, threads)
     with parallel(num_threads=threads):
         for i in prange(g.tiles, schedule="static"):
-            transform_input(g, 0, i, points, scratch + threadid() * thread_bytes)
+            transform_input(g, 0, i, points)
         for i in prange(threads, schedule="static", chunksize=1):
             panel = take(&shares, i)
             while panel >= 0:
@@ -370,10 +361,9 @@ cdef int convolve(Convolution *g, const char *bias, int threads) except -1:
         taps_bytes = 9 * g.width * SLICE * size if g.transposed else 0
     if g.by_panels:
         thread_bytes = g.product_bytes + max(g.points * g.slab_point + taps_bytes, g.tile_bytes)
-        thread_bytes = max(thread_bytes, g.patch_bytes)
         shared_bytes = g.input_bytes
     else:
-        thread_bytes = max(taps_bytes, g.input_bytes + g.product_bytes + max(g.patch_bytes, g.tile_bytes))
+        thread_bytes = max(taps_bytes, g.input_bytes + g.product_bytes + g.tile_bytes)
         filter_bytes = g.panels * g.points * g.filter_point if g.filters == NULL else 0
     buffer = scratch = acquire(filter_bytes + bias_bytes + threads * thread_bytes + shared_bytes)
     scratch += filter_bytes
@@ -436,12 +426,12 @@ cdef inline Py_ssize_t columns(const Operand *o, Py_ssize_t part) noexcept nogil
 
 
 cdef void transform_tile(const Operand *o, Py_ssize_t points, Py_ssize_t size, Py_ssize_t tile, Py_ssize_t place,
-                         transform leaf, char *patch) noexcept nogil:
+                         transform leaf) noexcept nogil:
     """Transform what a tile sees to its place in the block."""
     cdef Py_ssize_t part
     cdef const char *x
     cdef fc_winograd t
-    look(&o.source, tile, patch, &t)
+    look(&o.source, tile, &t)
     x = t.x
     t.point = o.point
     for part in range(o.parts):
@@ -506,14 +496,13 @@ cdef void channel_task(const FilterGradient *g, Py_ssize_t task, const char *sum
     transform_sums(g, pair, channel % g.x.width, sums + pair * g.points * g.sum_point)
 
 
-cdef void transform_block(const FilterGradient *g, Py_ssize_t i, char *patch) noexcept nogil:
+cdef void transform_block(const FilterGradient *g, Py_ssize_t i) noexcept nogil:
     """Transform what one of a block's tiles sees of both sides."""
-    transform_tile(&g.x, g.points, g.table.itemsize, g.first + i, i, g.leaves.input, patch)
-    transform_tile(&g.dy, g.points, g.table.itemsize, g.first + i, i, g.leaves.output_backward, patch)
+    transform_tile(&g.x, g.points, g.table.itemsize, g.first + i, i, g.leaves.input)
+    transform_tile(&g.dy, g.points, g.table.itemsize, g.first + i, i, g.leaves.output_backward)
 
 
-cdef void part_task(const FilterGradient *given, Py_ssize_t part, char *sums, char *points,
-                    char *patch) noexcept nogil:
+cdef void part_task(const FilterGradient *given, Py_ssize_t part, char *sums, char *points) noexcept nogil:
     """A part of the tiles, block after block, whose points have a place of their own."""
     cdef FilterGradient g = given[0]
     cdef Py_ssize_t pairs = g.x.parts * g.dy.parts, pair_bytes = g.points * g.sum_point, i
@@ -524,20 +513,19 @@ cdef void part_task(const FilterGradient *given, Py_ssize_t part, char *sums, ch
     while g.first < end:
         g.count = min(g.block, end - g.first)
         for i in range(g.count):
-            transform_block(&g, i, patch)
+            transform_block(&g, i)
         for i in range(g.points * pairs):
             add_products(&g, i % pairs, i // pairs, sums + i % pairs * pair_bytes)
         g.first += g.count
 
 
 cdef void reduce_parts(const FilterGradient *g, char *sums, Py_ssize_t sum_bytes, Py_ssize_t points_bytes,
-                       Py_ssize_t patch_bytes, int threads) noexcept nogil:
+                       int threads) noexcept nogil:
     """Part after part; then the sum of their sums, slice by slice, is transformed."""
     cdef char *points = sums + g.parts * sum_bytes
-    cdef char *patches = points + threads * points_bytes
     cdef Py_ssize_t slice_bytes = sum_bytes // g.points, i, part
     for i in prange(g.parts, num_threads=threads, schedule="dynamic"):
-        part_task(g, i, sums + i * sum_bytes, points + threadid() * points_bytes, patches + threadid() * patch_bytes)
+        part_task(g, i, sums + i * sum_bytes, points + threadid() * points_bytes)
     for i in prange(g.points, num_threads=threads, schedule="static"):
         for part in range(1, g.parts):
             g.table.column_sum(1, slice_bytes // g.table.itemsize, sums + part * sum_bytes + i * slice_bytes,
@@ -546,8 +534,7 @@ cdef void reduce_parts(const FilterGradient *g, char *sums, Py_ssize_t sum_bytes
         channel_task(g, i, sums)
 
 
-cdef void reduce_tiles(FilterGradient *g, char *sums, char *scratch, Py_ssize_t patch_bytes,
-                       int threads) noexcept nogil:
+cdef void reduce_tiles(FilterGradient *g, char *sums, int threads) noexcept nogil:
     """Block after block; in the end, or at once where the sums are one pair's alone, transform them."""
     cdef Py_ssize_t pairs = g.x.parts * g.dy.parts, i
     cdef Py_ssize_t pair_bytes = g.points * g.sum_point
@@ -556,7 +543,7 @@ cdef void reduce_tiles(FilterGradient *g, char *sums, char *scratch, Py_ssize_t 
         g.count = min(g.block, g.tiles - g.first)
         with parallel(num_threads=threads):
             for i in prange(g.count, schedule="static"):
-                transform_block(g, i, scratch + threadid() * patch_bytes)
+                transform_block(g, i)
             if g.by_pairs:
                 for i in prange(pairs, schedule="dynamic"):
                     pair_task(g, i, sums + threadid() * pair_bytes)
@@ -657,7 +644,7 @@ cdef class Winograd:
 
     def backward_filters(self, Geometry g, cnp.ndarray dy, cnp.ndarray x, cnp.ndarray dw):
         """Write the gradient of the filters to dw."""
-        cdef Py_ssize_t size = cnp.PyArray_ITEMSIZE(x), sum_bytes, input_bytes, points_bytes, patch_bytes, pairs
+        cdef Py_ssize_t size = cnp.PyArray_ITEMSIZE(x), sum_bytes, input_bytes, points_bytes, pairs
         cdef Py_ssize_t shared_bytes
         cdef Py_ssize_t tiles_h = ceil_div(g.out_h, self.tile), tiles_w = ceil_div(g.out_w, self.tile)
         cdef int threads = threads_for(g.flops() / 4)
@@ -689,18 +676,17 @@ cdef class Winograd:
         f.by_pairs = f.block == f.tiles and (threads == 1 or pairs >= 4 * threads)
         input_bytes = f.x.parts * f.points * f.x.point
         points_bytes = input_bytes + f.dy.parts * f.points * f.dy.point
-        patch_bytes = line(f.points * max(f.x.source.pixel, f.dy.source.pixel))
         if f.parts:
             shared_bytes = f.parts * sum_bytes
-            sums = acquire(shared_bytes + threads * (points_bytes + patch_bytes))
+            sums = acquire(shared_bytes + threads * points_bytes)
         else:
             shared_bytes = (threads if f.by_pairs else pairs) * f.points * f.sum_point
-            sums = acquire(shared_bytes + points_bytes + threads * patch_bytes)
+            sums = acquire(shared_bytes + points_bytes)
         f.x.at = sums + shared_bytes
         f.dy.at = f.x.at + input_bytes
         with nogil:
             if f.parts:
-                reduce_parts(&f, sums, sum_bytes, points_bytes, patch_bytes, threads)
+                reduce_parts(&f, sums, sum_bytes, points_bytes, threads)
             else:
-                reduce_tiles(&f, sums, f.x.at + points_bytes, patch_bytes, threads)
+                reduce_tiles(&f, sums, threads)
         release(sums)

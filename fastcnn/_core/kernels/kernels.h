@@ -104,10 +104,12 @@ typedef struct {
 } fc_depthwise;
 
 /* One tile of Winograd's F(m x m, 3x3): (m + 2) x (m + 2) points, from one to the next `point` bytes, each a run of
- * `channels`.  input: as many pixels from x on, x_row and x_col bytes apart, to the points at y.  filter: 3 x 3 taps at
- * x, likewise, to the points at y.  output: the points at x to the first rows x cols of m x m pixels at y, y_row and
- * y_col bytes apart, with bias (NULL: zero), residual (as of fc_tile) and relu.  Their transposes, for the filters' gradient: output_backward takes
- * m x m pixels at x to the points at y; filter_backward takes the points at x to 3 x 3 taps at y.
+ * `channels`.  input: as many pixels from x on, x_row and x_col bytes apart, to the points at y; those outside of rows
+ * row <= i < rows and columns col <= j < cols are zero and not read.  filter: 3 x 3 taps at x, likewise, to the points at
+ * y.  output: the points at x to the first rows x cols of m x m pixels at y, y_row and y_col bytes apart, with bias
+ * (NULL: zero), residual (as of fc_tile) and relu.  Their transposes, for the filters' gradient: output_backward takes
+ * m x m pixels at x, of which some may lie outside as input's, to the points at y; filter_backward takes the points at x
+ * to 3 x 3 taps at y.
  * Tail rule: pixels and taps are read and written in their channels only, points and bias in whole vectors. */
 typedef struct {
     const char *x;
@@ -116,7 +118,7 @@ typedef struct {
     ptrdiff_t y_row, y_col, point, channels;
     const char *bias;
     ptrdiff_t residual;
-    int rows, cols, relu;
+    int row, col, rows, cols, relu;
 } fc_winograd;
 
 typedef struct {

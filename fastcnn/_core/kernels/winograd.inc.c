@@ -10,6 +10,7 @@
 #define winograd_at FC_NAME(winograd_at)
 #define winograd_a FC_NAME(winograd_a)
 #define winograd_gt FC_NAME(winograd_gt)
+#define winograd_transform FC_NAME(winograd_transform)
 #define winograd_points FC_NAME(winograd_points)
 #define winograd_pixels FC_NAME(winograd_pixels)
 
@@ -120,14 +121,22 @@ FC_INLINE void winograd_gt(const int points, const vec *m, vec *g) {
 }
 
 /* T p T^T for taps x taps pixels: input (taps = points, T = B^T), output's gradient (points - 2, T = A) or filter
- * (3, T = G). */
-FC_INLINE void winograd_points(const fc_winograd *t, const int points, const int taps,
-                               void (*const transform)(const int, const vec *, vec *)) {
+ * (3, T = G).  edges: only pixels inside are read, the others are zero. */
+FC_INLINE void winograd_transform(const fc_winograd *t, const int points, const int taps, const int edges,
+                                  void (*const transform)(const int, const vec *, vec *)) {
+    const int row = t->row, rows = t->rows, col = t->col, cols = t->cols;
     for (ptrdiff_t c = 0; c < t->channels; c += VL) {
         vec p[8], half[8][8]; /* [column][row] */
         FC_UNROLL for (int j = 0; j < taps; j++) {
-            FC_UNROLL for (int i = 0; i < taps; i++)
+            if (edges && (j < col || j >= cols)) {
+                FC_UNROLL for (int i = 0; i < points; i++) half[j][i] = (vec){0};
+                continue;
+            }
+            FC_UNROLL for (int i = 0; i < taps; i++) {
+                p[i] = (vec){0};
+                if (edges && (i < row || i >= rows)) continue;
                 p[i] = load_left((const FC_T *)(t->x + i * t->x_row + j * t->x_col) + c, t->channels - c);
+            }
             transform(points, p, half[j]);
         }
         FC_UNROLL for (int i = 0; i < points; i++) {
@@ -137,6 +146,14 @@ FC_INLINE void winograd_points(const fc_winograd *t, const int points, const int
             FC_UNROLL for (int j = 0; j < points; j++) store((FC_T *)(t->y + (points * i + j) * t->point) + c, to[j]);
         }
     }
+}
+
+FC_INLINE void winograd_points(const fc_winograd *t, const int points, const int taps,
+                               void (*const transform)(const int, const vec *, vec *)) {
+    if (t->row > 0 || t->col > 0 || t->rows < taps || t->cols < taps)
+        winograd_transform(t, points, taps, 1, transform);
+    else
+        winograd_transform(t, points, taps, 0, transform);
 }
 
 /* T m T^T, the first rows x cols of taps x taps pixels: output (taps = points - 2, T = A^T) or filter's gradient
@@ -173,7 +190,7 @@ FC_INLINE void winograd_pixels(const fc_winograd *t, const int points, const int
         winograd_points(t, POINTS, POINTS, winograd_bt);                                                 \
     }                                                                                                    \
     static void FC_NAME(winograd_filter_##POINTS)(const fc_winograd *t) {                                \
-        winograd_points(t, POINTS, 3, winograd_g);                                                       \
+        winograd_transform(t, POINTS, 3, 0, winograd_g);                                                       \
     }                                                                                                    \
     static void FC_NAME(winograd_output_##POINTS)(const fc_winograd *t) {                                \
         winograd_pixels(t, POINTS, POINTS - 2, t->rows, t->cols, t->bias, t->residual, t->relu,          \
