@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import reference
-from checks import assert_close, assert_equal, integers, normals
+from checks import assert_close, assert_equal, integers, large_images, normals
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -369,6 +369,19 @@ def test_what_cannot_be_made_on_the_way(first, options, words):
     filters = np.ones((3, 3, 4 if options else 1, 4))
     with pytest.raises(ValueError, match=words):
         nn.PreparedConv2D(filters, (1, 6, 6, 4), **{"groups": 4, **options}, after=before)
+
+
+@pytest.mark.parametrize(("taps", "strides"), [((3, 3), (1, 1)), ((5, 4), (1, 1)), ((2, 2), (1, 2))])
+def test_depthwise_results_written_past_the_caches(taps, strides, dtype):
+    x, w, b = large_images(32, dtype), normals(*taps, 1, 32, dtype=dtype), normals(32, dtype=dtype, seed=1)
+    x = np.concatenate([x, x]) if strides != (1, 1) else x
+    options = {"strides": strides, "padding": "same", "groups": 32}
+    y = nn.conv2d(x, w, bias=b, activation="relu", **options)
+    dx = nn.conv2d_backward_input(y, w, x.shape, **options)
+    for i in (0, 1, len(x) - 1):
+        assert_equal(y[i : i + 1], nn.conv2d(x[i : i + 1], w, bias=b, activation="relu", **options), dtype)
+        one = nn.conv2d_backward_input(y[i : i + 1], w, (1, *x.shape[1:]), **options)
+        assert_equal(dx[i : i + 1], one, dtype)
 
 
 @cases(

@@ -7,7 +7,7 @@ import itertools
 import numpy as np
 import pytest
 import reference
-from checks import assert_close, assert_equal, integers, normals
+from checks import assert_close, assert_equal, integers, large_images, normals
 
 from fastcnn import nn, runtime
 from fastcnn._core import _elementwise
@@ -339,3 +339,18 @@ X, C, WRONG = np.ones((2, 3)), np.ones(3), np.ones(2)
 def test_arguments_that_do_not_fit_are_named(call, error, words):
     with pytest.raises(error, match=words):
         call()
+
+
+@pytest.mark.parametrize("activation", [None, "relu", "relu6"])
+def test_results_written_past_the_caches(activation, dtype):
+    x = large_images(32, dtype)
+    _, _, mean, variance, offset, scale = batch((1, 32), dtype)
+    y = nn.batch_normalization(x, mean, variance, offset, scale, 1e-3, activation)
+    options = {"training": False, "offset": offset, "activation": activation}
+    dx, *_ = nn.batch_normalization_backward(y, x, mean, variance, scale, 1e-3, **options)
+    for i in (0, 1, len(x) - 1):
+        one = x[i : i + 1]
+        wanted = nn.batch_normalization(one, mean, variance, offset, scale, 1e-3, activation)
+        assert_equal(y[i : i + 1], wanted, dtype)
+        wanted, *_ = nn.batch_normalization_backward(wanted, one, mean, variance, scale, 1e-3, **options)
+        assert_equal(dx[i : i + 1], wanted, dtype)

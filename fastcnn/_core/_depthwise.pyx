@@ -28,8 +28,8 @@ cimport numpy as cnp
 from ._conv cimport Geometry
 from ._gemm cimport bring_near, multiply_tiles, pad_bias, panel_shape, panel_width
 from ._runtime cimport (
-    Shares, acquire, aligned, ceil_div, distance, fc_depthwise, fc_kernels, fc_map, fc_tile, kernels, l2_bytes, line,
-    pixel_pitch, release, share, take, threads_for, threads_for_flops,
+    FC_LINE, Shares, acquire, aligned, ceil_div, distance, fc_depthwise, fc_kernels, fc_map, fc_tile, is_past, kernels,
+    l2_bytes, line, pixel_pitch, release, share, take, threads_for, threads_for_flops,
 )
 
 cnp.import_array()
@@ -90,6 +90,8 @@ cdef struct Depthwise:
     Py_ssize_t residual
     int relu
     int prefetch
+    # Whether y is written past the caches.
+    bint past
     char *y
     # The gradient of the filters is added up in parts of so many rows; 0 parts: it is not what is wanted.
     Py_ssize_t parts, part_rows
@@ -223,6 +225,7 @@ cdef void run_row(const Depthwise *d, Py_ssize_t number, Py_ssize_t task, Py_ssi
         lanes[i] = block.lane + (i // d.group_filters * d.depth if i < block.columns and d.unit_blocks == 1 else 0)
     t.relu = d.relu
     t.prefetch = d.prefetch
+    t.past = d.past
     for i in range(d.n_spans):
         span = d.spans + i
         n = 0
@@ -270,6 +273,7 @@ cdef Depthwise depthwise(Geometry g, cnp.ndarray x) noexcept:
     d.bias = NULL
     d.residual = 0
     d.relu = 0
+    d.past = False
     d.parts = 0
     cut_filters(&d, g.channels, g.filters, g.groups)
     d.x_pixel = g.channels * size
@@ -315,6 +319,13 @@ cdef void unpack_block(const Depthwise *d, const char *packed, Py_ssize_t number
                packed + number * d.block_bytes + i * d.table.lanes * size, block.columns * size)
 
 
+cdef bint goes_past(const Depthwise *d) noexcept nogil:
+    """Whether y is written past the caches, which takes vectors that are whole lines: parts of several would wait."""
+    cdef bint in_lines = d.table.lanes * d.table.itemsize == FC_LINE and d.y_pixel % FC_LINE == 0
+    return (in_lines and <size_t> d.y % FC_LINE == 0 and not d.depth
+            and is_past(d.images * d.rows.out * d.cols.out * d.y_pixel))
+
+
 cdef int run(Depthwise *d, const char *w, bint prepared, char *dw, int threads) except -1:
     """Compute y from the filters w, or, where d has parts, their gradient dw."""
     cdef Py_ssize_t i, tasks = d.parts or d.images * d.rows.out * d.blocks, all_blocks = d.blocks * d.block_bytes
@@ -325,6 +336,7 @@ cdef int run(Depthwise *d, const char *w, bint prepared, char *dw, int threads) 
     cdef char *packed = lists + threads * list_bytes
     d.sums = packed + packed_bytes
     d.w = <const char *> packed if packed_bytes else w
+    d.past = not d.parts and goes_past(d)
     with nogil:
         cut_columns(d, scratch)
         with parallel(num_threads=threads):
@@ -336,6 +348,8 @@ cdef int run(Depthwise *d, const char *w, bint prepared, char *dw, int threads) 
                     run_part(d, i, <Py_ssize_t *> (lists + threadid() * list_bytes))
                 else:
                     run_row(d, i % d.blocks, i // d.blocks, <Py_ssize_t *> (lists + threadid() * list_bytes), NULL)
+            if d.past:
+                d.table.past_done()
         if d.parts:
             if not d.depth:
                 packed = dw
@@ -473,7 +487,7 @@ cdef int run_expansion(Depthwise *d, Py_ssize_t depth, tuple expansion, double f
     flops += 2.0 * d.images * d.rows.source * d.cols.source * d.filters * depth
     threads = threads_for_flops(d.table, flops)
     cut_expansion(d, &e, threads)
-    # What is read is near.
+    # What is read is near, and what is written will be read soon.
     d.prefetch = 2 if d.images * d.rows.out * d.cols.out * d.y_pixel > l2_bytes // 2 else 0
     bias_bytes = line(e.panels * e.width * size)
     task_bytes = rows_bytes(d) + line(d.kept * d.cols.source * e.group * e.width * size)

@@ -41,8 +41,8 @@ from ._runtime cimport (
     ceil_div,
     fc_kernels,
     fc_norm,
+    is_past,
     kernels,
-    l3_bytes,
     line,
     release,
     threads_for,
@@ -287,9 +287,9 @@ cdef Norm normalization(cnp.ndarray x, cnp.ndarray mean, cnp.ndarray scale, cnp.
 
 
 cdef bint goes_past(const Norm *n, const fc_kernels *table, const char *y) noexcept:
-    """Whether the result is written past the caches: they can't hold it beside what it is made of."""
+    """Whether the result is written past the caches."""
     cdef Py_ssize_t vector = table.lanes * table.itemsize
-    return 2 * n.r.rows * n.r.line > l3_bytes and n.r.line % vector == 0 and <size_t> y % vector == 0
+    return is_past(n.r.rows * n.r.line) and n.r.line % vector == 0 and <size_t> y % vector == 0
 
 
 cdef inline Py_ssize_t runs_of(const Norm *n) noexcept nogil:

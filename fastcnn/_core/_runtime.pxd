@@ -62,7 +62,7 @@ cdef extern from "kernels.h" nogil:
         const char *bias
         char *y
         Py_ssize_t y_step, pixels, channels, residual
-        int relu, prefetch, left, right
+        int relu, prefetch, past, left, right
         Py_ssize_t depth, filter_step
         const Py_ssize_t *lanes
 
@@ -183,6 +183,15 @@ cdef inline Py_ssize_t pixel_pitch(cnp.ndarray y) noexcept:
     if cnp.PyArray_IS_C_CONTIGUOUS(y):
         return cnp.PyArray_DIM(y, 3) * cnp.PyArray_ITEMSIZE(y)
     return cnp.PyArray_STRIDE(y, 2)
+
+
+cdef inline bint is_past(Py_ssize_t nbytes) noexcept nogil:
+    """Whether a result of so many bytes is better written past the caches, which then need not read its lines first.
+
+    It will not be in the caches when it is read: those of a core have no room for it, and an L3 that is far, as it is
+    where L2 is large, is no faster than memory; or it takes more than half of L3.
+    """
+    return nbytes > (2 * l2_bytes if l2_bytes > 1 << 20 else l3_bytes // 2)
 
 
 cdef inline Py_ssize_t line(Py_ssize_t nbytes) noexcept nogil:

@@ -2,6 +2,7 @@
 
 #define depthwise_see FC_NAME(depthwise_see)
 #define depthwise_lanes FC_NAME(depthwise_lanes)
+#define depthwise_store FC_NAME(depthwise_store)
 #define depthwise_all FC_NAME(depthwise_all)
 #define depthwise_filters_all FC_NAME(depthwise_filters_all)
 #define depthwise_pixels FC_NAME(depthwise_pixels)
@@ -32,6 +33,16 @@ FC_INLINE mask depthwise_lanes(const fc_depthwise *t) {
     return lanes;
 }
 
+/* The results of `count` pixels, which begin at y. */
+FC_INLINE void depthwise_store(const fc_depthwise *t, char *y, const vec *sum, ptrdiff_t left, const int count) {
+    const int relu = t->relu;
+    const ptrdiff_t y_step = t->y_step;
+    if (t->past)
+        FC_UNROLL for (int j = 0; j < count; j++) store_past((FC_T *)(y + j * y_step), clamp(sum[j], relu));
+    else
+        FC_UNROLL for (int j = 0; j < count; j++) store_left((FC_T *)(y + j * y_step), clamp(sum[j], relu), left);
+}
+
 /* One vector of channels of `count` pixels from i on, whose sums stay in registers.  What is used in the loop over taps
  * is copied first: it could be what is stored to, as far as the compiler knows.  Pixels are addressed as rows of a
  * matrix product's tile are. */
@@ -41,7 +52,6 @@ FC_INLINE void depthwise_pixels(const fc_depthwise *t, ptrdiff_t c, ptrdiff_t le
     const ptrdiff_t *taps = t->taps, *filter_taps = t->filter_taps;
     const ptrdiff_t n_taps = t->n_taps, step = t->x_step, y_step = t->y_step;
     const char *w = (const char *)AT(t->w, 0), *x[3];
-    const int relu = t->relu;
     char *y = (char *)AT(t->y, i * y_step);
     vec sum[8];
     FC_UNROLL for (int j = 0; j < 3; j++) x[j] = (const char *)AT(t->x, (i + 3 * j) * step);
@@ -58,9 +68,7 @@ FC_INLINE void depthwise_pixels(const fc_depthwise *t, ptrdiff_t c, ptrdiff_t le
                 sum[j] += depthwise_see(xk[j / 3] + j % 3 * step, left, grouped, lanes + (FC_INT)g) * wk;
         }
     }
-    FC_UNROLL for (int j = 0; j < count; j++) {
-        store_left((FC_T *)(y + j * y_step), clamp(sum[j], relu), left);
-    }
+    depthwise_store(t, y, sum, left, count);
 }
 
 FC_INLINE void depthwise_run(const fc_depthwise *t, ptrdiff_t i, const int count, const int grouped, mask lanes) {
@@ -96,7 +104,7 @@ FC_INLINE void depthwise_grid(const fc_depthwise *t, ptrdiff_t c, ptrdiff_t left
     const ptrdiff_t *taps = t->taps, *filter_taps = t->filter_taps;
     const ptrdiff_t n_taps = t->n_taps, column = t->x_step / stride, y_step = t->y_step;
     const char *w = (const char *)AT(t->w, 0), *first = (const char *)AT(t->x, i * t->x_step);
-    const int relu = t->relu, columns = (count - 1) * stride + 3;
+    const int columns = (count - 1) * stride + 3;
     const int outside_first = t->left && i == 0, outside_last = t->right && i + count == t->pixels;
     char *y = (char *)AT(t->y, i * y_step);
     vec sum[8];
@@ -127,9 +135,7 @@ FC_INLINE void depthwise_grid(const fc_depthwise *t, ptrdiff_t c, ptrdiff_t left
             }
         }
     }
-    FC_UNROLL for (int j = 0; j < count; j++) {
-        store_left((FC_T *)(y + j * y_step), clamp(sum[j], relu), left);
-    }
+    depthwise_store(t, y, sum, left, count);
 }
 
 FC_INLINE void depthwise_grid_run(const fc_depthwise *t, ptrdiff_t i, const int count, const int stride,
@@ -149,7 +155,7 @@ FC_INLINE void depthwise_grid_run(const fc_depthwise *t, ptrdiff_t i, const int 
                 __builtin_prefetch(x);
                 if (stride == 2) __builtin_prefetch(x - row);
             }
-            FC_UNROLL for (int j = 0; j < count; j++, y += FC_VECTOR_BYTES) __builtin_prefetch(y, 1);
+            if (!t->past) FC_UNROLL for (int j = 0; j < count; j++, y += FC_VECTOR_BYTES) __builtin_prefetch(y, 1);
         }
         depthwise_grid(t, c, VL, i, count, stride, reversed, grouped, lanes);
     }
