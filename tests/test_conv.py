@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 import pytest
 import reference
-from checks import assert_close, assert_equal, integers, large_images, normals
+from checks import assert_close, assert_equal, bytes_past_the_caches, integers, normals
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from fastcnn import nn, shapes
+from fastcnn import nn, runtime, shapes
 from fastcnn._core import _runtime
 from fastcnn.nn._narrow import pixels_beside
 from fastcnn.nn.conv import _geometry, algorithm_for
@@ -372,16 +372,22 @@ def test_what_cannot_be_made_on_the_way(first, options, words):
 
 
 @pytest.mark.parametrize(("taps", "strides"), [((3, 3), (1, 1)), ((5, 4), (1, 1)), ((2, 2), (1, 2))])
-def test_depthwise_results_written_past_the_caches(taps, strides, dtype):
-    x, w, b = large_images(32, dtype), normals(*taps, 1, 32, dtype=dtype), normals(32, dtype=dtype, seed=1)
-    x = np.concatenate([x, x]) if strides != (1, 1) else x
+def test_depthwise_results_larger_than_the_caches_are_those_of_their_parts(taps, strides, dtype):
+    count = bytes_past_the_caches() // (40 * 41 * 32 // strides[1] * np.dtype(dtype).itemsize) + 1
+    x, w, b = normals(count, 40, 41, 32, dtype=dtype), normals(*taps, 1, 32, dtype=dtype), normals(32, seed=1)
+    x[0, 0, 0, 0], x[-1, -1, -1, -1] = np.nan, np.inf
     options = {"strides": strides, "padding": "same", "groups": 32}
-    y = nn.conv2d(x, w, bias=b, activation="relu", **options)
-    dx = nn.conv2d_backward_input(y, w, x.shape, **options)
-    for i in (0, 1, len(x) - 1):
-        assert_equal(y[i : i + 1], nn.conv2d(x[i : i + 1], w, bias=b, activation="relu", **options), dtype)
-        one = nn.conv2d_backward_input(y[i : i + 1], w, (1, *x.shape[1:]), **options)
-        assert_equal(dx[i : i + 1], one, dtype)
+
+    def operations(x):
+        y = nn.conv2d(x, w, bias=b.astype(dtype), activation="relu", **options)
+        return y, nn.conv2d_backward_input(y, w, x.shape, **options)
+
+    with runtime.ReusingMemory():  # whose arrays begin at lines of the cache
+        whole = operations(x)
+    assert all(array.ctypes.data % 64 == 0 and array.nbytes >= bytes_past_the_caches() for array in whole)
+    for i in range(count):
+        for all_images, image in zip(whole, operations(x[i : i + 1]), strict=True):
+            assert_equal(all_images[i : i + 1], image, dtype)
 
 
 @cases(
