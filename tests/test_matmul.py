@@ -70,8 +70,8 @@ def longer_than_a_slab(columns, dtype):
 
 @pytest.mark.parametrize(("transpose_a", "transpose_b"), TRANSPOSES)
 @pytest.mark.parametrize(
-    ("m", "vectors"),  # dots take up to 16 rows, streams up to 4, slabs the others
-    [(1, 1), (5, 0.5), (5, 1.5), (5, 16), (17, 1), (17, 2), (17, 16), (70, 1.5)],
+    ("m", "vectors"),  # dots take up to 16 rows, streams up to 8, slabs the others
+    [(1, 1), (5, 0.5), (5, 1.5), (5, 16), (9, 0.5), (9, 1.5), (9, 16), (17, 1), (17, 2), (17, 16), (70, 1.5)],
 )
 def test_a_reduction_longer_than_one_slab(m, vectors, transpose_a, transpose_b, dtype):
     n = max(2, int(vectors * _runtime.lanes(np.dtype(dtype))))
@@ -87,7 +87,7 @@ def test_a_reduction_longer_than_one_slab(m, vectors, transpose_a, transpose_b, 
 LARGE = [(1, 300_001), (64, 20_001), (65, 20_000), (200, 7001), (1025, 1100), (4097, 320), (4200, 32), (14_001, 10)]
 
 
-@pytest.mark.parametrize("m", [1, 2, 3, 4])
+@pytest.mark.parametrize("m", [1, 2, 3, 4, 5, 7, 8])
 @pytest.mark.parametrize(("k", "n"), LARGE)
 def test_a_few_rows_with_a_large_b_are_reduced_in_parts(m, k, n, dtype):
     x, kernel, bias = integers(m, k), integers(k, n, seed=1), integers(n, seed=2)

@@ -8,8 +8,8 @@ Four ways, by shape:
   high-performance matrix multiplication", 2008, without a packed A: its rows are read in place, unless it is
   transposed). Of a B that was packed before, panel after panel passes by the rows of A in L2;
 * *in place*, where A has few rows and B fits into L2: as blocks, but tiles read B where it is;
-* *stream*, where A has very few rows and B is larger: rows of B are added up in long passes, each read once and in
-  its own order;
+* *stream*, where A has very few rows and B is larger: rows of B are added up in long passes, each read once from afar
+  and in its own order;
 * *dots*, where A has few rows and B is transposed: rows of A against rows of B. Of short ones, where A is transposed
   too, the product is that of B and A, and C is turned.
 
@@ -43,8 +43,9 @@ cdef enum:
     LEAST_SUMS = 12
     # Vectors of a panel that L1 has no room for.
     DEEP_VECTORS = 2
-    # Rows of A up to which streaming through B beats packing it: those that a stream takes at a time.
+    # Rows of A that a stream through B takes at a time, and up to which streaming, part by part, beats packing it.
     STREAM_ROWS = 4
+    STREAMED_ROWS = 8
     # Parts of such a product, each of which a thread may take, and the rows of B that a part has at least.
     STREAM_PARTS = 8
     STREAM_DEPTH = 64
@@ -368,14 +369,17 @@ cdef inline char *apart_from(const char *other, char *scratch) noexcept nogil:
 
 cdef void stream_part(const Product *p, Py_ssize_t k, Py_ssize_t length, Py_ssize_t n, Py_ssize_t end,
                       char *scratch) noexcept nogil:
-    """Columns n to end of C, reduced over rows k to k + length of B, as many at a time as have room in L1."""
-    cdef Py_ssize_t size = p.table.itemsize, no_offset = 0
-    cdef Py_ssize_t most = max(16, l1_bytes // 2 // (p.m * size)) // p.table.lanes * p.table.lanes
+    """Columns n to end of C, reduced over rows k to k + length of B, as many at a time as have room in L1.
+
+    The second rows of A find them in L2.
+    """
+    cdef Py_ssize_t size = p.table.itemsize, no_offset = 0, groups = ceil_div(p.m, STREAM_ROWS), i, m
+    cdef Py_ssize_t rows = ceil_div(p.m, groups)
+    cdef Py_ssize_t most = max(16, l1_bytes // 2 // (rows * size)) // p.table.lanes * p.table.lanes
     cdef fc_tile t
     t.runs = &no_offset
     t.n_runs = 1
     t.run_length = length
-    t.a = p.a + k * p.a_step
     t.a_row = p.a_row
     t.a_step = p.a_step
     t.b_step = p.b_row
@@ -388,8 +392,11 @@ cdef void stream_part(const Product *p, Py_ssize_t k, Py_ssize_t length, Py_ssiz
         t.columns = min(most, end - n)
         t.bias = p.bias + n * size if p.bias != NULL and k == 0 else NULL
         t.b = p.b + k * p.b_row + n * size
-        t.c = scratch + n * size
-        p.table.stream[p.m - 1](&t)
+        for i in range(groups):
+            m = p.m * i // groups
+            t.a = p.a + m * p.a_row + k * p.a_step
+            t.c = scratch + m * t.c_row + n * size
+            p.table.stream[p.m * (i + 1) // groups - m - 1](&t)
         n += t.columns
 
 
@@ -518,7 +525,7 @@ cdef int product(const Product *p) except -1:
             return multiply_dots(p, threads)
     elif fits_in_place(p):
         return multiply_in_place(p, threads)
-    elif p.m <= STREAM_ROWS and not p.residual:
+    elif p.m <= STREAMED_ROWS and not p.residual:
         return multiply_stream(p, threads)
     return multiply_blocks(p, threads)
 
