@@ -1,8 +1,8 @@
 """Inference plans: a network for batches of one size, with everything done beforehand that can be.
 
 ``lower`` turns the calls of a graph into ops (ops.py) and fuses what follows each other: batch normalisation goes into
-the convolution before it, bias, activation, a residual sum and a max pooling into its last pass, layers without an
-effect disappear.
+the convolution before it, bias, activation, a residual sum and a max pooling into its last pass, a 1x1 convolution into
+the depthwise one that follows, layers without an effect disappear.
 A :class:`Plan` prepares the ops for one batch size (algorithms chosen, filters packed or transformed) and gives every
 value between them a place in one block of memory, the arena, by how long it is needed. What is left for a prediction
 is to run through a list of functions that are bound to their arrays: nothing is checked, and nothing allocated but the

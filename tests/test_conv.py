@@ -369,6 +369,8 @@ def test_what_cannot_be_made_on_the_way(first, options, words):
     filters = np.ones((3, 3, 4 if options else 1, 4))
     with pytest.raises(ValueError, match=words):
         nn.PreparedConv2D(filters, (1, 6, 6, 4), **{"groups": 4, **options}, after=before)
+    with pytest.raises(TypeError, match="after must be a PreparedConv2D, got 3"):
+        nn.PreparedConv2D(np.ones((3, 3, 1, 4)), (1, 6, 6, 4), groups=4, after=3)
 
 
 @pytest.mark.parametrize(("taps", "strides"), [((3, 3), (1, 1)), ((5, 4), (1, 1)), ((2, 2), (1, 2))])

@@ -70,7 +70,7 @@ def longer_than_a_slab(columns, dtype):
 
 @pytest.mark.parametrize(("transpose_a", "transpose_b"), TRANSPOSES)
 @pytest.mark.parametrize(
-    ("m", "vectors"),  # dots take up to 16 rows, streams up to 8, slabs the others
+    ("m", "vectors"),  # dots take up to 16 rows, streams up to 4 or 8, slabs the others
     [(1, 1), (5, 0.5), (5, 1.5), (5, 16), (9, 0.5), (9, 1.5), (9, 16), (17, 1), (17, 2), (17, 16), (70, 1.5)],
 )
 def test_a_reduction_longer_than_one_slab(m, vectors, transpose_a, transpose_b, dtype):

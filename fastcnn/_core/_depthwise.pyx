@@ -456,7 +456,8 @@ cdef void cut_expansion(Depthwise *d, Expansion *e, int threads) noexcept nogil:
 
     Bands side by side make some rows twice, groups all read x.
     """
-    cdef Py_ssize_t least = window_rows(d) + d.rows.out_step - 1, pixels = d.cols.source * d.table.itemsize, most
+    cdef Py_ssize_t least = min(d.rows.source, window_rows(d) + d.rows.out_step - 1), most
+    cdef Py_ssize_t pixels = d.cols.source * d.table.itemsize
     e.width = panel_width(d.table, d.filters, e.depth)
     e.panels = ceil_div(d.filters, e.width)
     e.bands = max(1, min(ceil_div(threads, d.images), d.rows.out // BAND_ROWS))

@@ -353,6 +353,11 @@ cdef int multiply_in_place(const Product *p, int threads) except -1:
     return 0
 
 
+cdef inline Py_ssize_t stream_length(const Product *p) noexcept nogil:
+    """Rows of B in a part."""
+    return max(STREAM_DEPTH, ceil_div(p.k, STREAM_PARTS))
+
+
 cdef inline Py_ssize_t stream_row(const Product *p) noexcept nogil:
     """Bytes from one row of a part's C to the next: a quarter of a page beyond whole pages.
 
@@ -405,7 +410,7 @@ cdef int multiply_stream(const Product *p, int threads) except -1:
 
     So memory is read in one sweep by each thread. Where B has few rows, columns are shared too.
     """
-    cdef Py_ssize_t length = max(STREAM_DEPTH, ceil_div(p.k, STREAM_PARTS)), parts = ceil_div(p.k, length)
+    cdef Py_ssize_t length = stream_length(p), parts = ceil_div(p.k, length)
     cdef Py_ssize_t lanes = p.table.lanes, columns = ceil_div(ceil_div(p.n, lanes), STREAM_PARTS // parts) * lanes
     cdef Py_ssize_t across = ceil_div(p.n, columns), k, n, i, m
     cdef Py_ssize_t size = p.table.itemsize, nbytes = p.m * stream_row(p) + PAGE
@@ -502,6 +507,16 @@ cdef bint fits_in_place(const Product *p) noexcept nogil:
             and not (is_panel(p) and p.m > p.table.max_rows[p.n // p.table.lanes - 1]))
 
 
+cdef bint pays_streamed(const Product *p) noexcept nogil:
+    """Whether to stream through a B that is not transposed: more rows than a stream takes at a time, if those that come
+    second find a part of B in L2, and B is not as narrow as a panel, whose products stay in registers."""
+    cdef Py_ssize_t row = min(p.n * p.table.itemsize, l1_bytes // 2 // STREAM_ROWS)
+    if p.residual:
+        return False
+    return p.m <= STREAM_ROWS or (p.m <= STREAMED_ROWS and p.n > p.table.panel_vectors * p.table.lanes
+                                  and stream_length(p) * row <= l2_bytes)
+
+
 cdef bint pays_packed(const Product *p) noexcept nogil:
     """Whether a product whose B is not transposed would be glad of a packed B, which goes by blocks."""
     if is_panel(p) or p.m <= STREAM_ROWS:
@@ -525,7 +540,7 @@ cdef int product(const Product *p) except -1:
             return multiply_dots(p, threads)
     elif fits_in_place(p):
         return multiply_in_place(p, threads)
-    elif p.m <= STREAMED_ROWS and not p.residual:
+    elif pays_streamed(p):
         return multiply_stream(p, threads)
     return multiply_blocks(p, threads)
 

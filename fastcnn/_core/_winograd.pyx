@@ -50,7 +50,8 @@ cdef struct Source:
 
 
 cdef void look(const Source *s, Py_ssize_t tile, fc_winograd *t) noexcept nogil:
-    """Point t.x at the first pixel that a tile sees, which may lie outside the image, and say which ones do not."""
+    """Point t.x at the first pixel that a tile sees, which may lie outside the image, and say which rows and columns
+    lie inside."""
     cdef Py_ssize_t image = tile // (s.tiles_h * s.tiles_w)
     cdef Py_ssize_t row = tile // s.tiles_w % s.tiles_h * s.step + s.base_row
     cdef Py_ssize_t col = tile % s.tiles_w * s.step + s.base_col

@@ -706,8 +706,9 @@ def gelu(x: ArrayLike, approximate: bool = False) -> FloatArray:
     Returns
     -------
     ndarray
-        Of the shape of x, in either element type within 3 ulp, below zero within 3 + x^2 / 4: there the result is a
-        rational function of full accuracy times an exponential of -x^2 / 2.
+        Of the shape of x, in either element type within 3 ulp for a positive x; for a negative one the relative error
+        is up to 3 + x^2 / 4 times the element type's epsilon: the result is there a rational function of full accuracy
+        times an exponential of -x^2 / 2.
 
     Raises
     ------

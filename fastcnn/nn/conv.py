@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from .. import shapes
 from .._core import _conv, _depthwise, _elementwise, _runtime, _winograd
-from ..arguments import choice, flag, plain
+from ..arguments import brief, choice, flag, plain
 from . import _narrow
 from ._algorithms import algorithm_of
 from ._arrays import FloatArray, floats, frozen, like, no_memory, real_array
@@ -282,9 +282,9 @@ class PreparedConv2D:
         Some that were made of the same filters and scale, the very arrays and read-only, for other input shapes: what
         one of them has packed or transformed is shared where it is what this one needs.
     after
-        For a depthwise convolution: another one, of 1x1 filters at every pixel, direct and after an activation of each
-        element, whose result it is that is convolved. That is made on the way, a few rows at a time, and never written;
-        as in the blocks of MobileNetV2 (Sandler et al., 2018), where it is the largest array there is.
+        For a depthwise convolution: another one, of 1x1 filters at every pixel, direct and ending in an elementwise
+        activation or none, whose result it is that is convolved. That is made on the way, a few rows at a time, and
+        never written; as in the blocks of MobileNetV2 (Sandler et al., 2018), where it is the largest array there is.
 
     Attributes
     ----------
@@ -392,6 +392,8 @@ class PreparedConv2D:
 
     def _expansion(self, before: PreparedConv2D, dtype: np.dtype[Any]) -> tuple[Any, ...]:
         """Return the convolution before as the engine wants it."""
+        if not isinstance(before, PreparedConv2D):
+            raise TypeError(f"after must be a PreparedConv2D, got {brief(before)}")
         geometry, filters, activation = before._geometry, before._filters, before._activation
         if self.algorithm != "depthwise":
             raise ValueError(f"after must be None before a convolution that is not depthwise, got {self.algorithm!r}")
@@ -402,7 +404,8 @@ class PreparedConv2D:
         if before.algorithm != "direct" or not geometry.is_product() or not is_elementwise(activation):
             raise ValueError(
                 "after must be a convolution of 1x1 filters at every pixel, direct and before an elementwise activation"
-                f", got {before.filters_shape} filters, {before.algorithm!r} and {activation!r}"
+                f", got {before.filters_shape} filters from {before.input_shape} to {before.output_shape}, "
+                f"{before.algorithm!r} and {activation!r}"
             )
         packed = _conv.prepare(geometry, filters, True) if _conv.takes_plain(geometry, filters) else filters
         return packed, before._bias, *pass_after(activation)

@@ -143,7 +143,7 @@ FC_INLINE void depthwise_grid_run(const fc_depthwise *t, ptrdiff_t i, const int 
     ptrdiff_t c = 0;
     /* The row of taps that none has seen yet (two with a stride of 2) of the next pixels, and their results. */
     const char *x = t->x + t->taps[reversed ? 0 : t->n_taps - 1] + (i + count) * t->x_step;
-    const char *y = t->y + (i + count) * t->y_step;
+    const char *y = (const char *)t->y + (i + count) * t->y_step;
     const ptrdiff_t row = t->n_taps > 3 ? t->taps[t->n_taps - 1] - t->taps[t->n_taps - 4] : 0;
     if (grouped) {
         depthwise_grid(t, 0, t->channels, i, count, stride, reversed, grouped, lanes);
@@ -155,7 +155,7 @@ FC_INLINE void depthwise_grid_run(const fc_depthwise *t, ptrdiff_t i, const int 
                 __builtin_prefetch(x);
                 if (stride == 2) __builtin_prefetch(x - row);
             }
-            if (!t->past) FC_UNROLL for (int j = 0; j < count; j++, y += FC_VECTOR_BYTES) __builtin_prefetch(y, 1);
+            if (!t->past) FC_UNROLL for (int j = 0; j < count; j++) __builtin_prefetch(AT(y, j * t->y_step), 1);
         }
         depthwise_grid(t, c, VL, i, count, stride, reversed, grouped, lanes);
     }

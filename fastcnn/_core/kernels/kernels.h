@@ -95,8 +95,9 @@ typedef struct {
     const char *bias; /* NULL: zero */
     char *y;
     ptrdiff_t y_step, pixels, channels, residual; /* as of fc_tile */
-    int relu, prefetch; /* prefetch: 1: ask for what the next pixels read and write, which lies far away; 2: write */
-    int past;           /* y is written past the caches, its pixels are whole vectors that begin at multiples of their size */
+    int relu, prefetch; /* prefetch: 1: ask for what the next pixels read and write, which lies far away; 2: for what
+                         * they write only */
+    int past; /* y is written past the caches: its pixels are whole vectors, at multiples of their size */
     /* The first pixel's first column, or the last pixel's last one, is outside and not read.  Only for 4 pixels or more
      * with taps in rows of three neighbours, from one pixel to the next 1 or 2 columns. */
     int left, right;
