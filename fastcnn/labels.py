@@ -43,8 +43,6 @@ def class_numbers(y_true: ArrayLike, y_pred: Array) -> NDArray[np.int64]:
     if labels.shape != y_pred.shape[:-1]:
         raise ValueError(f"y must have shape {y_pred.shape[:-1]} for predictions {y_pred.shape}, got {labels.shape}")
     classes = y_pred.shape[-1]
-    if labels.dtype.kind in "iu" and labels.size and labels.min() >= 0 and labels.max() < classes:
-        return labels.astype(np.int64, copy=False)
     inside = (labels >= 0) & (labels < classes)
     if labels.dtype.kind == "f":
         inside &= labels == np.rint(labels)

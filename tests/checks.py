@@ -20,8 +20,7 @@ def normals(*shape, dtype=np.float64, seed=0):
 
 def bytes_past_the_caches():
     """From how many bytes on results are written past the caches."""
-    _, l2, l3 = _runtime.cache_bytes()
-    least = (2 * l2 if l2 > 1 << 20 else l3 // 2) + 1
+    least = _runtime.bytes_past_the_caches() + 1
     if least > 1 << 26:
         pytest.skip("the caches are too large to fill them here")
     return least

@@ -725,6 +725,15 @@ def test_plans_for_other_batches_share_what_is_packed():
     assert model.plan((1, 12, 10, 3)).ops[0].ready._filters is not plans[0].ops[0].ready._filters
 
 
+def test_plans_for_other_batches_share_what_a_depthwise_convolution_expands_by():
+    model = Sequential([Input((12, 10, 24)), Conv2D(32, 1), DepthwiseConv2D(3), Conv2D(40, 1), DepthwiseConv2D(3)])
+    plans = [model.plan((n, 12, 10, 24)) for n in (2, 3, 7)]
+    assert all(step.op.startswith("conv 1x1 + depthwise") for step in plans[0].steps)
+    for first, *others in zip(*(plan.ops for plan in plans), strict=True):
+        assert first.ready._panels is not None
+        assert all(other.ready._panels is first.ready._panels for other in others)
+
+
 def test_there_are_never_more_than_a_few_plans():
     model = Sequential([Input((3,)), Dense(2)])
     for n in range(1, 40):

@@ -28,8 +28,8 @@ cimport numpy as cnp
 from ._conv cimport Geometry
 from ._gemm cimport bring_near, multiply_tiles, pad_bias, panel_shape, panel_width
 from ._runtime cimport (
-    FC_LINE, Shares, acquire, aligned, ceil_div, distance, fc_depthwise, fc_kernels, fc_map, fc_tile, is_past, kernels,
-    l2_bytes, line, pixel_pitch, release, share, take, threads_for, threads_for_flops,
+    FC_LINE, Shares, acquire, aligned, ceil_div, distance, fc_depthwise, fc_kernels, fc_map, fc_tile, in_vectors,
+    kernels, l2_bytes, line, past_bytes, pixel_pitch, release, share, take, threads_for, threads_for_flops,
 )
 
 cnp.import_array()
@@ -321,9 +321,8 @@ cdef void unpack_block(const Depthwise *d, const char *packed, Py_ssize_t number
 
 cdef bint goes_past(const Depthwise *d) noexcept nogil:
     """Whether y is written past the caches, which takes vectors that are whole lines: parts of several would wait."""
-    cdef bint in_lines = d.table.lanes * d.table.itemsize == FC_LINE and d.y_pixel % FC_LINE == 0
-    return (in_lines and <size_t> d.y % FC_LINE == 0 and not d.depth
-            and is_past(d.images * d.rows.out * d.cols.out * d.y_pixel))
+    return (not d.depth and d.table.lanes * d.table.itemsize == FC_LINE and in_vectors(d.table, d.y, d.y_pixel)
+            and d.images * d.rows.out * d.cols.out * d.y_pixel > past_bytes)
 
 
 cdef int run(Depthwise *d, const char *w, bint prepared, char *dw, int threads) except -1:

@@ -41,9 +41,10 @@ from ._runtime cimport (
     ceil_div,
     fc_kernels,
     fc_norm,
-    is_past,
+    in_vectors,
     kernels,
     line,
+    past_bytes,
     release,
     threads_for,
 )
@@ -288,8 +289,7 @@ cdef Norm normalization(cnp.ndarray x, cnp.ndarray mean, cnp.ndarray scale, cnp.
 
 cdef bint goes_past(const Norm *n, const fc_kernels *table, const char *y) noexcept:
     """Whether the result is written past the caches."""
-    cdef Py_ssize_t vector = table.lanes * table.itemsize
-    return is_past(n.r.rows * n.r.line) and n.r.line % vector == 0 and <size_t> y % vector == 0
+    return n.r.rows * n.r.line > past_bytes and in_vectors(table, y, n.r.line)
 
 
 cdef inline Py_ssize_t runs_of(const Norm *n) noexcept nogil:

@@ -23,8 +23,8 @@ from libc.string cimport memset
 cimport numpy as cnp
 
 from ._runtime cimport (
-    FC_CLIPPED_RELU, FC_RELU, Shares, acquire, ceil_div, fc_dot, fc_kernels, fc_tile, is_plain, kernels, l1_bytes,
-    l2_bytes, l3_bytes, line, release, share, take, threads_for, threads_for_flops,
+    FC_CLIPPED_RELU, FC_RELU, Shares, acquire, ceil_div, fc_dot, fc_kernels, fc_tile, in_vectors, is_plain, kernels,
+    l1_bytes, l2_bytes, l3_bytes, line, release, share, take, threads_for, threads_for_flops,
 )
 
 cnp.import_array()
@@ -226,9 +226,8 @@ cdef void cut_blocks(const Product *p, Blocks *s, int threads) noexcept nogil:
 cdef bint goes_past(const Product *p) noexcept nogil:
     """Whether C is written past the caches, which have better use than to hold it: it is then not read from memory
     before. That takes arithmetic enough beside it."""
-    cdef Py_ssize_t vector = p.table.lanes * p.table.itemsize
     return (p.k >= PAST_DEPTH and p.m * p.c_row > max(4 * l2_bytes, l3_bytes // 8)
-            and p.c_row % vector == 0 and <size_t> p.c % vector == 0)
+            and in_vectors(p.table, p.c, p.c_row))
 
 
 cdef bint is_panel(const Product *p) noexcept nogil:

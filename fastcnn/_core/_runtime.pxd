@@ -155,8 +155,8 @@ cdef extern from "kernels.h" nogil:
     int fc_available(const fc_isa **isas)
 
 
-# Data-cache bytes of one core (L1, L2) and of the machine (L3), found at import.
-cdef Py_ssize_t l1_bytes, l2_bytes, l3_bytes
+# Data-cache bytes of one core (L1, L2) and of the machine (L3), found at import; and what they have no room for.
+cdef Py_ssize_t l1_bytes, l2_bytes, l3_bytes, past_bytes
 
 cdef const fc_kernels *kernels(cnp.ndarray x) noexcept
 cdef bint is_plain(object x) noexcept
@@ -185,14 +185,10 @@ cdef inline Py_ssize_t pixel_pitch(cnp.ndarray y) noexcept:
     return cnp.PyArray_STRIDE(y, 2)
 
 
-cdef inline bint is_past(Py_ssize_t nbytes) noexcept nogil:
-    """Whether a result of so many bytes is better written past the caches, which then need not read its lines first.
-
-    It will not be in the caches when it is read: those of two cores have no room for it, and an L3 that is far, as it
-    is where L2 is large, is no faster than memory; or it takes more than half of L3. (With two threads networks took 2
-    to 10 % less time per step of training.)
-    """
-    return nbytes > (2 * l2_bytes if l2_bytes > 1 << 20 else l3_bytes // 2)
+cdef inline bint in_vectors(const fc_kernels *table, const char *y, Py_ssize_t row) noexcept nogil:
+    """Whether rows so many bytes apart begin at multiples of a vector's size, as stores past the caches must."""
+    cdef Py_ssize_t vector = table.lanes * table.itemsize
+    return row % vector == 0 and <size_t> y % vector == 0
 
 
 cdef inline Py_ssize_t line(Py_ssize_t nbytes) noexcept nogil:

@@ -37,8 +37,8 @@ _FAR = {
     "input": (41.0, {2: (29.0, 10.0), 4: (19.0, 15.0), 6: (17.0, 21.0)}),
     "filters": (12.0, {2: (28.0, 19.0), 4: (17.0, 28.0), 6: (14.0, 36.0)}),
 }
-# CPUs have a large L2 because their L3 is far: filters' points, of which there are more than filters, cost more there.
-COSTS = _FAR if _runtime.cache_bytes()[1] > 1 << 20 else _NEAR
+# Where L3 is far filters' points, of which there are more than filters, cost more.
+COSTS = _FAR if _runtime.has_far_l3() else _NEAR
 # Groups, by their channels and filters, of which so many fit into a vector at least: with fewer, vectors filled by one
 # group after the other are faster (3x3, 128 to 1024 channels in 32 groups, 2 threads, float32, AVX-512).
 GROUPS_WITHIN = {"forward": 2, "prepared": 2, "input": 2, "filters": 4}

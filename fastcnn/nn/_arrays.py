@@ -13,7 +13,7 @@ from .._core import _runtime
 from ..arguments import brief, flag, number, plain
 from ..shapes import elements
 
-__all__ = ["FloatArray", "flag", "floats", "frozen", "like", "no_memory", "number", "plain", "real_array"]
+__all__ = ["FloatArray", "flag", "floats", "frozen", "like", "no_memory", "number", "real_array"]
 
 FloatArray: TypeAlias = NDArray[Any]
 

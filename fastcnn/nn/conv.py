@@ -336,6 +336,7 @@ class PreparedConv2D:
         )
         self.flops = 2 * math.prod(self.output_shape) * math.prod(self.filters_shape[:3])
         self._before = after
+        self._panels: FloatArray | None = None  # of the filters before
         self._pools = flag(max_pool, "max_pool")
         # Of the engine's forward: that filters are prepared, and what only some can do.
         self._options: tuple[Any, ...] = (True, True) if self._pools else (True,)
@@ -349,7 +350,7 @@ class PreparedConv2D:
             like(scale, self.output_shape[3:], "scale")
         self.algorithm = algorithm_for(self._geometry, algorithm, "prepared", filters)
         if after is not None:
-            self._options = True, self._expansion(after, filters.dtype)
+            self._options = True, self._expansion(after, filters.dtype, share_with)
             self.input_shape = after.input_shape
             self.flops += after.flops
         narrow, pixels = self._geometry, 1
@@ -390,8 +391,10 @@ class PreparedConv2D:
             raise ValueError(f"max_pool follows no activation but relu and relu6, got {self._activation!r}")
         return shapes.pool(self.output_shape, 2, None, "valid", "max_pool")[0]  # type: ignore[return-value]
 
-    def _expansion(self, before: PreparedConv2D, dtype: np.dtype[Any]) -> tuple[Any, ...]:
-        """Return the convolution before as the engine wants it."""
+    def _expansion(
+        self, before: PreparedConv2D, dtype: np.dtype[Any], share_with: Sequence[PreparedConv2D]
+    ) -> tuple[Any, ...]:
+        """Return the convolution before as the engine wants it: its filters in panels."""
         if not isinstance(before, PreparedConv2D):
             raise TypeError(f"after must be a PreparedConv2D, got {brief(before)}")
         geometry, filters, activation = before._geometry, before._filters, before._activation
@@ -407,8 +410,11 @@ class PreparedConv2D:
                 f", got {before.filters_shape} filters from {before.input_shape} to {before.output_shape}, "
                 f"{before.algorithm!r} and {activation!r}"
             )
-        packed = _conv.prepare(geometry, filters, True) if _conv.takes_plain(geometry, filters) else filters
-        return packed, before._bias, *pass_after(activation)
+        made = (other._panels for other in share_with if other._before and other._before._filters is filters)
+        self._panels = next(made, None) if _conv.takes_plain(geometry, filters) else filters
+        if self._panels is None:
+            self._panels = _conv.prepare(geometry, filters, True)
+        return self._panels, before._bias, *pass_after(activation)
 
     def __call__(self, input: ArrayLike, *, residual: ArrayLike | None = None) -> FloatArray:
         """Return activation(conv(input, filters) + bias + residual), of ``output_shape``, in the filters' element type.

@@ -6,8 +6,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from .._core import _elementwise as _kernels
-from ..arguments import must_be_probabilities
-from ._arrays import FloatArray, floats, like, number, plain, real_array
+from ..arguments import must_be_probabilities, plain
+from ._arrays import FloatArray, floats, like, number, real_array
 
 
 def softmax_cross_entropy(
