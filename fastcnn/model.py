@@ -1299,7 +1299,7 @@ def _taken(arrays: dict[str, Array], name: str, shape: tuple[int, ...], dtype: A
     array = arrays.pop(name)
     if array.shape != shape or array.dtype != dtype:
         raise ValueError(f"{name} must be {dtype} of shape {shape}, got {array.dtype} of shape {array.shape}")
-    return np.array(array)
+    return array
 
 
 def _compile_as(model: Model, data: Any) -> None:

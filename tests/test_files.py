@@ -205,6 +205,50 @@ def test_a_file_that_was_cut_off_is_refused_by_name(saved, share):
         fastcnn.load(path)
 
 
+def test_arrays_come_back_in_memory_of_their_own(tmp_path):
+    arrays = {
+        "scalar": np.array(2.5, "float32"),
+        "none": np.zeros((0, 3), "float32"),
+        "half": np.arange(3, dtype="float16"),
+        "integers": np.arange(-2, 3),
+        "ö": np.random.default_rng(0).standard_normal((2, 3, 4)),
+    }
+    path = tmp_path / "arrays.safetensors"
+    save_file(arrays, path, {"about": "text"})
+    back, texts = io.load_arrays(path, ("F16", "F32", "F64", "I64"))
+    assert texts == {"about": "text"}
+    assert back.keys() == arrays.keys()
+    for name, array in back.items():
+        assert array.dtype == arrays[name].dtype
+        np.testing.assert_array_equal(array, arrays[name], strict=True)
+        assert array.flags.owndata
+        assert array.flags.writeable
+        assert array.ctypes.data % 64 == 0
+    with pytest.raises(ValueError, match=r"arrays\.safetensors holds \w+ as (F16|I64), not as F32 or F64"):
+        io.load_arrays(path)
+
+
+def test_a_file_that_is_cut_off_while_it_is_read_is_refused(saved, monkeypatch):
+    _, path = saved
+
+    class Cutting:
+        """Opens a file to check it, and cuts it off when that is done."""
+
+        def __init__(self, path, framework):
+            self.file = safe_open(path, framework)
+
+        def __enter__(self):
+            return self.file.__enter__()
+
+        def __exit__(self, *raised):
+            self.file.__exit__(*raised)
+            os.truncate(path, path.stat().st_size - 1)
+
+    monkeypatch.setattr("safetensors.safe_open", Cutting)
+    with pytest.raises(ValueError, match=r"model\.safetensors was cut off while it was read"):
+        fastcnn.load(path)
+
+
 def test_no_file_of_random_damage_does_worse_than_an_error(saved):
     _, path = saved
     content = path.read_bytes()
