@@ -892,6 +892,24 @@ def test_gradients_agree_with_differences(case):
     np.testing.assert_allclose(dbias, reference.numerical_gradient(lambda v: loss(x, w, v), bias), **tolerance)
 
 
+@cases(
+    ((3, 9, 7, 5), (3, 3, 1, 5), (1, 1), "same", (1, 1), 5),
+    ((2, 33, 50, 40), (3, 3, 1, 40), (2, 2), "same", (1, 1), 40),
+    ((2, 14, 14, 17), (3, 3, 1, 17), (2, 2), ((0, 1), (0, 1)), (1, 1), 17),
+    ((2, 12, 11, 16), (5, 5, 1, 16), (1, 2), "same", (1, 1), 16),
+    ((2, 17, 11, 9), (2, 3, 1, 9), (3, 3), "valid", (1, 1), 9),  # rows and columns that no window sees
+    ((1, 23, 9, 33), (3, 3, 1, 33), (1, 1), "same", (2, 2), 33),
+    ((1, 4, 9, 8), (3, 3, 1, 8), (4, 1), ((5, 5), (1, 1)), (1, 1), 8),  # windows that see no row
+    ((1, 3, 200, 100), (3, 3, 1, 100), (1, 1), "same", (1, 1), 100),  # fewer parts than threads
+)
+def test_depthwise_gradients_together_have_the_bits_of_each_alone(case, dtype):
+    x, w = normals(*case.input).astype(dtype), normals(*case.filters, seed=1).astype(dtype)
+    grad = normals(*nn.conv2d(x, w, **case.options).shape, seed=2).astype(dtype)
+    dx, dw, _ = nn.conv2d_backward(grad, x, w, **case.options)
+    assert_equal(dx, nn.conv2d_backward_input(grad, w, x.shape, **case.options), dtype)
+    assert_equal(dw, nn.conv2d_backward_filters(grad, x, w.shape, **case.options), dtype)
+
+
 def test_gradients_one_by_one_are_those_of_all_together(dtype):
     x, w, grad = (integers(*s).astype(dtype) for s in [(2, 6, 7, 3), (3, 3, 3, 5), (2, 3, 4, 5)])
     options = {"strides": 2, "padding": "same"}

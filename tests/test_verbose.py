@@ -62,6 +62,20 @@ def test_gradients_of_a_convolution_have_a_line_each():
     assert operations == ["conv2d", "conv2d_backward_filters", "conv2d_backward_input", "bias_add_backward"]
 
 
+def test_gradients_of_a_depthwise_convolution_share_a_line():
+    rows, _ = lines(
+        "x, w = np.ones((1, 40, 40, 64), 'f4'), np.ones((3, 3, 1, 64), 'f4')\n"
+        "for _ in range(3): nn.conv2d_backward(x[:, 1:-1, 1:-1], x, w, groups=64, bias_grad=False)"
+    )
+    assert len(rows) == 4
+    row = dict(zip(HEADER, rows[3], strict=True))
+    assert (row["operation"], row["algorithm"]) == ("depthwise_backward", "depthwise")
+    assert row["shapes"] == "grad:1x38x38x64 input:1x40x40x64 filters:3x3x1x64"
+    rate, unit = row["rate"].split()
+    assert unit == "GFLOP/s"
+    assert float(rate) == pytest.approx(2 * 2 * 38 * 38 * 64 * 9 / float(row["ms"]) / 1e6, rel=0.01)
+
+
 def test_a_transposed_convolution_tells_algorithm_and_rate():
     rows, _ = lines("x = np.ones((1, 30, 30, 64), 'f4'); w = np.ones((3, 3, 64, 64), 'f4'); nn.conv2d_transpose(x, w)")
     row = dict(zip(HEADER, rows[1], strict=True))

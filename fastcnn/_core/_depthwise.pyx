@@ -14,8 +14,9 @@ The source may be the result of a 1x1 convolution, the *expansion*, as in Mobile
 a task, some channels of a band of rows, then makes the rows that the filters see next, of a few of which there is room
 in the caches, and which are never written elsewhere.
 
-The gradient of the filters is reduced over pixels: rows are added up in parts whose number does not
-depend on the threads, and the parts in their order, so that results have the same bits for every number of threads.
+The gradient of the filters is reduced over pixels: rows are added up in parts whose number does not depend on the
+threads, and the parts in their order, so that results have the same bits for every number of threads. Where the
+input's gradient is wanted too, its rows are computed beside, while the rows of dy that both read are near.
 """
 
 from cython.parallel cimport parallel, prange, threadid
@@ -93,7 +94,7 @@ cdef struct Depthwise:
     # Whether y is written past the caches.
     bint past
     char *y
-    # The gradient of the filters is added up in parts of so many rows; 0 parts: it is not what is wanted.
+    # The gradient of the filters is added up in parts of so many rows.
     Py_ssize_t parts, part_rows
     char *sums
 
@@ -250,13 +251,27 @@ cdef void run_row(const Depthwise *d, Py_ssize_t number, Py_ssize_t task, Py_ssi
             d.table.depthwise_filter_backward(&t)
 
 
-cdef void run_part(const Depthwise *d, Py_ssize_t part, Py_ssize_t *lists) noexcept nogil:
+cdef void run_part(const Depthwise *f, const Depthwise *d, Py_ssize_t part, Py_ssize_t *lists) noexcept nogil:
+    """Add up a part of the filters' gradient; d, unless it is NULL, computes that of the input in the part's rows."""
     cdef Py_ssize_t row, block
-    cdef char *sums = d.sums + part * d.blocks * d.block_bytes
-    memset(sums, 0, d.blocks * d.block_bytes)
-    for row in range(part * d.part_rows, min((part + 1) * d.part_rows, d.images * d.rows.out)):
-        for block in range(d.blocks):
-            run_row(d, block, row, lists, sums + block * d.block_bytes)
+    cdef char *sums = f.sums + part * f.blocks * f.block_bytes
+    memset(sums, 0, f.blocks * f.block_bytes)
+    for row in range(part * f.part_rows, min((part + 1) * f.part_rows, f.images * f.rows.out)):
+        for block in range(f.blocks):
+            run_row(f, block, row, lists, sums + block * f.block_bytes)
+        if d != NULL:
+            run_rows_of(d, row, lists)
+
+
+cdef void run_rows_of(const Depthwise *d, Py_ssize_t row, Py_ssize_t *lists) noexcept nogil:
+    """Compute the rows of the input's gradient that belong to a row of dy: as many as the stride; to an image's last
+    one all that are left."""
+    cdef Py_ssize_t image = row // d.rows.source, first = row % d.rows.source * d.rows.source_step, i
+    cdef Py_ssize_t end = first + d.rows.source_step
+    if row % d.rows.source == d.rows.source - 1:
+        end = d.rows.out
+    for i in range(first, min(end, d.rows.out)):
+        run_row(d, 0, image * d.rows.out + i, lists, NULL)
 
 
 cdef Depthwise depthwise(Geometry g, cnp.ndarray x) noexcept:
@@ -274,7 +289,6 @@ cdef Depthwise depthwise(Geometry g, cnp.ndarray x) noexcept:
     d.residual = 0
     d.relu = 0
     d.past = False
-    d.parts = 0
     cut_filters(&d, g.channels, g.filters, g.groups)
     d.x_pixel = g.channels * size
     d.y_pixel = g.filters * size
@@ -325,37 +339,55 @@ cdef bint goes_past(const Depthwise *d) noexcept nogil:
             and d.images * d.rows.out * d.cols.out * d.y_pixel > past_bytes)
 
 
-cdef int run(Depthwise *d, const char *w, bint prepared, char *dw, int threads) except -1:
-    """Compute y from the filters w, or, where d has parts, their gradient dw."""
-    cdef Py_ssize_t i, tasks = d.parts or d.images * d.rows.out * d.blocks, all_blocks = d.blocks * d.block_bytes
-    cdef Py_ssize_t packed_bytes = all_blocks if d.depth and not prepared else 0
-    cdef Py_ssize_t list_bytes = rows_bytes(d)
-    cdef char *scratch = acquire(columns_bytes(d) + threads * list_bytes + packed_bytes + d.parts * all_blocks)
+cdef int run(Depthwise *d, const char *w, bint prepared, int threads) except -1:
+    """Compute y from the filters w."""
+    cdef Py_ssize_t i, list_bytes = rows_bytes(d)
+    cdef Py_ssize_t packed_bytes = d.blocks * d.block_bytes if d.depth and not prepared else 0
+    cdef char *scratch = acquire(columns_bytes(d) + threads * list_bytes + packed_bytes)
     cdef char *lists = scratch + columns_bytes(d)
     cdef char *packed = lists + threads * list_bytes
-    d.sums = packed + packed_bytes
     d.w = <const char *> packed if packed_bytes else w
-    d.past = not d.parts and goes_past(d)
+    d.past = goes_past(d)
     with nogil:
         cut_columns(d, scratch)
         with parallel(num_threads=threads):
-            if packed_bytes and not d.parts:
+            if packed_bytes:
                 for i in prange(d.blocks, schedule="static"):
                     pack_block(d, w, i, packed)
-            for i in prange(tasks, schedule="static"):
-                if d.parts:
-                    run_part(d, i, <Py_ssize_t *> (lists + threadid() * list_bytes))
-                else:
-                    run_row(d, i % d.blocks, i // d.blocks, <Py_ssize_t *> (lists + threadid() * list_bytes), NULL)
+            for i in prange(d.images * d.rows.out * d.blocks, schedule="static"):
+                run_row(d, i % d.blocks, i // d.blocks, <Py_ssize_t *> (lists + threadid() * list_bytes), NULL)
             if d.past:
                 d.table.past_done()
-        if d.parts:
-            if not d.depth:
-                packed = dw
-            memset(packed, 0, all_blocks)
-            d.table.column_sum(d.parts, all_blocks // d.table.itemsize, d.sums, packed)
-            for i in range(d.blocks if d.depth else 0):
-                unpack_block(d, packed, i, dw)
+    release(scratch)
+    return 0
+
+
+cdef int run_filters(Depthwise *f, Depthwise *d, char *dw, int threads) except -1:
+    """Compute the gradient of the filters by f and, unless d is NULL, of the input by d, which has no groups."""
+    cdef Py_ssize_t i, list_bytes = rows_bytes(f), lines = columns_bytes(f), all_blocks = f.blocks * f.block_bytes
+    cdef Py_ssize_t more_lines = columns_bytes(d) if d != NULL else 0
+    cdef Py_ssize_t packed_bytes = all_blocks if f.depth else 0
+    cdef char *scratch = acquire(lines + more_lines + threads * list_bytes + packed_bytes + f.parts * all_blocks)
+    cdef char *lists = scratch + lines + more_lines
+    cdef char *packed = lists + threads * list_bytes
+    f.sums = packed + packed_bytes
+    if d != NULL:
+        d.past = goes_past(d)
+    with nogil:
+        cut_columns(f, scratch)
+        if d != NULL:
+            cut_columns(d, scratch + lines)
+        with parallel(num_threads=threads):
+            for i in prange(f.parts, schedule="static"):
+                run_part(f, d, i, <Py_ssize_t *> (lists + threadid() * list_bytes))
+            if d != NULL and d.past:
+                d.table.past_done()
+        if not f.depth:
+            packed = dw
+        memset(packed, 0, all_blocks)
+        f.table.column_sum(f.parts, all_blocks // f.table.itemsize, f.sums, packed)
+        for i in range(f.blocks if f.depth else 0):
+            unpack_block(f, packed, i, dw)
     release(scratch)
     return 0
 
@@ -539,21 +571,17 @@ def forward(Geometry g, cnp.ndarray x, cnp.ndarray w, cnp.ndarray bias, cnp.ndar
     d.y = cnp.PyArray_BYTES(y)
     d.y_pixel = pixel_pitch(y)
     if expansion is None:
-        run(&d, cnp.PyArray_BYTES(w), prepared, NULL, threads_for(g.flops()))
+        run(&d, cnp.PyArray_BYTES(w), prepared, threads_for(g.flops()))
     else:
         d.w = cnp.PyArray_BYTES(w)
         run_expansion(&d, cnp.PyArray_DIM(x, 3), expansion, g.flops())
 
 
-def backward_input(Geometry g, cnp.ndarray dy, cnp.ndarray w, cnp.ndarray dx):
-    """Write the gradient of the input to dx."""
+cdef Depthwise for_input(Geometry g, cnp.ndarray dy, cnp.ndarray dx) noexcept:
+    """Return what computes the gradient of the input, but for the filters."""
     cdef Depthwise d = depthwise(g, dy)
     cut_filters(&d, g.filters, g.channels, g.groups)
     d.x_pixel, d.y_pixel = d.y_pixel, d.x_pixel
-    if d.depth:
-        w = np.ascontiguousarray(
-            w.reshape(g.rows, g.cols, g.channels // g.groups, g.groups, d.depth).transpose(0, 1, 4, 3, 2)
-        )
     d.x = cnp.PyArray_BYTES(dy)
     d.y = cnp.PyArray_BYTES(dx)
     d.rows = Axis(g.in_h, g.out_h, 1, g.stride_h, -g.top, g.rows, -g.dilation_h)
@@ -561,15 +589,44 @@ def backward_input(Geometry g, cnp.ndarray dy, cnp.ndarray w, cnp.ndarray dx):
     d.cols = Axis(g.in_w, g.out_w, 1, g.stride_w, -g.left, g.cols, -g.dilation_w)
     d.out_step = g.stride_w
     d.source_step = 1
-    run(&d, cnp.PyArray_BYTES(w), False, NULL, threads_for(g.flops()))
+    return d
+
+
+cdef Depthwise for_filters(Geometry g, cnp.ndarray dy, cnp.ndarray x) noexcept:
+    """Return what computes the gradient of the filters."""
+    cdef Depthwise f = depthwise(g, x)
+    cdef Py_ssize_t rows = g.images * g.out_h
+    f.x = cnp.PyArray_BYTES(x)
+    f.y = cnp.PyArray_BYTES(dy)
+    f.part_rows = max(PART_ROWS, ceil_div(rows, PARTS))
+    f.parts = ceil_div(rows, f.part_rows)
+    return f
+
+
+def backward_input(Geometry g, cnp.ndarray dy, cnp.ndarray w, cnp.ndarray dx):
+    """Write the gradient of the input to dx."""
+    cdef Depthwise d = for_input(g, dy, dx)
+    if d.depth:
+        w = np.ascontiguousarray(
+            w.reshape(g.rows, g.cols, g.channels // g.groups, g.groups, d.depth).transpose(0, 1, 4, 3, 2)
+        )
+    run(&d, cnp.PyArray_BYTES(w), False, threads_for(g.flops()))
 
 
 def backward_filters(Geometry g, cnp.ndarray dy, cnp.ndarray x, cnp.ndarray dw):
     """Write the gradient of the filters to dw."""
-    cdef Depthwise d = depthwise(g, x)
-    cdef Py_ssize_t rows = g.images * g.out_h
-    d.x = cnp.PyArray_BYTES(x)
-    d.y = cnp.PyArray_BYTES(dy)
-    d.part_rows = max(PART_ROWS, ceil_div(rows, PARTS))
-    d.parts = ceil_div(rows, d.part_rows)
-    run(&d, NULL, False, cnp.PyArray_BYTES(dw), threads_for(g.flops()))
+    cdef Depthwise f = for_filters(g, dy, x)
+    run_filters(&f, NULL, cnp.PyArray_BYTES(dw), threads_for(g.flops()))
+
+
+def backward(Geometry g, cnp.ndarray dy, cnp.ndarray x, cnp.ndarray w, cnp.ndarray dx, cnp.ndarray dw):
+    """Write the gradients of the input and of depthwise filters to dx and dw, with the bits of one after the other."""
+    cdef Depthwise f = for_filters(g, dy, x), d = for_input(g, dy, dx)
+    cdef int threads = threads_for(2 * g.flops())
+    if f.parts < threads:
+        backward_filters(g, dy, x, dw)
+        backward_input(g, dy, w, dx)
+    else:
+        d.w = cnp.PyArray_BYTES(w)
+        d.prefetch = 2 if d.prefetch else 0  # f asks for dy
+        run_filters(&f, &d, cnp.PyArray_BYTES(dw), threads)

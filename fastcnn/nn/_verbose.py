@@ -35,6 +35,7 @@ _RESULTS = {
     "conv2d_max_pool_with_argmax": "forward",
     "conv2d_backward_input": "input",
     "conv2d_backward_filters": "filters",
+    "depthwise_backward": "filters",
 }
 
 _state = threading.local()
@@ -50,9 +51,9 @@ def install(package: ModuleType) -> None:
     """
     print(HEADER, file=sys.stderr)
     modules = [package, *(value for value in vars(package).values() if isinstance(value, ModuleType))]
-    for name in package.__all__:
-        operation = getattr(package, name)
-        if name in _COMPOSITE or not callable(operation):
+    public = (getattr(package, name) for name in package.__all__ if name not in _COMPOSITE)
+    for operation in (*public, conv.depthwise_backward):
+        if not callable(operation):
             continue
         if isinstance(operation, type):
             setattr(operation, "__call__", _timed(operation.__call__))  # noqa: B010
@@ -160,7 +161,8 @@ def _flops(name: str, arguments: Mapping[str, Any], result: Any) -> Any:
         return arguments["self"].flops
     if name in _RESULTS:
         (_, output), filters = _convolution(arguments)
-        return 2.0 * math.prod(output) * math.prod(filters[:3])
+        gradients = 2.0 if name == "depthwise_backward" else 1.0
+        return gradients * 2.0 * math.prod(output) * math.prod(filters[:3])
     if name == "conv2d_transpose":
         return 2.0 * np.size(arguments["input"]) * math.prod(np.shape(arguments["filters"])[:3])
     if name == "matmul":

@@ -706,9 +706,41 @@ def conv2d_backward(
     """
     grad, input, filters = floats(("grad", "input", "filters"), grad, input, filters)
     options = strides, padding, dilations, groups, algorithm
-    dfilters = conv2d_backward_filters(grad, input, filters.shape, *options)
-    dinput = conv2d_backward_input(grad, filters, input.shape, *options) if input_grad else None
+    dinput: FloatArray | None = None
+    is_depthwise = type(groups) is int and groups > 1 and input.shape[3:] == filters.shape[3:] == (groups,)
+    if is_depthwise and input_grad and grad.size:
+        dinput, dfilters = depthwise_backward(grad, input, filters, *options)
+    else:
+        dfilters = conv2d_backward_filters(grad, input, filters.shape, *options)
+        if input_grad:
+            dinput = conv2d_backward_input(grad, filters, input.shape, *options)
     return dinput, dfilters, bias_add_backward(grad) if bias_grad else None
+
+
+def depthwise_backward(
+    grad: FloatArray,
+    input: FloatArray,
+    filters: FloatArray,
+    strides: Any,
+    padding: Any,
+    dilations: Any,
+    groups: int,
+    algorithm: str,
+) -> tuple[FloatArray, FloatArray]:
+    """Return the gradients of a depthwise convolution's input and filters, from one pass over that of its result.
+
+    Arguments are as of :func:`conv2d_backward`; grad is not empty.
+    """
+    choice(algorithm, "algorithm", ALGORITHMS)
+    geometry, shape = _geometry(input.shape, filters.shape, strides, padding, dilations, groups)
+    like(grad, shape)
+    algorithm_for(geometry, algorithm, "filters", grad)  # an error where that is another one
+    try:
+        dinput, dfilters = np.empty(input.shape, grad.dtype), np.empty(filters.shape, grad.dtype)
+    except MemoryError:
+        raise no_memory(input.shape, input=input.shape) from None
+    _depthwise.backward(geometry, grad, input, filters, dinput, dfilters)
+    return dinput, dfilters
 
 
 @lru_cache(maxsize=4096)
