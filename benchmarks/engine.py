@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from importlib import import_module
@@ -44,6 +44,11 @@ def scores(probabilities: Array) -> Array:
     logarithms = np.log(np.maximum(probabilities, 1e-6))
     centred: Array = logarithms - logarithms.mean(axis=1, keepdims=True)
     return centred
+
+
+def gradients(found: Sequence[Array | None]) -> Array:
+    """Return several arrays as one, to compare them all."""
+    return np.concatenate([array.ravel() for array in found if array is not None])
 
 
 def trained(step: Callable[[], float]) -> Prepared:

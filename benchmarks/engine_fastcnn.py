@@ -14,7 +14,7 @@ from fastcnn import layers, models, nn, optimizers, runtime
 from fastcnn._core import _runtime
 
 from .data import Array, arrays
-from .engine import LEARNING_RATE, NORM_EPSILON, WEIGHTS, Engine, Prepared, scores, trained
+from .engine import LEARNING_RATE, NORM_EPSILON, WEIGHTS, Engine, Prepared, gradients, scores, trained
 from .layers import Activation, Conv, Dense, Network, Norm, Optimizer, Pool
 
 # Bytes of the arrays that the memory's rate is measured with, and how often they go by.
@@ -89,6 +89,8 @@ class FastcnnEngine(Engine):
             return Prepared(lambda: prepared(x), _same)
         if what == "data":
             return Prepared(lambda: nn.conv2d_backward_input(g, w, x.shape, *options), _same)
+        if what == "gradients":
+            return Prepared(lambda: nn.conv2d_backward(g, x, w, *options, bias_grad=False), gradients)
         return Prepared(lambda: nn.conv2d_backward_filters(g, x, w.shape, *options), _same)
 
     def pool(self, case: Pool, what: str, configuration: str) -> Prepared:

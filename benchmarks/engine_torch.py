@@ -19,7 +19,7 @@ import torch  # type: ignore[import-not-found,unused-ignore]
 
 from . import torch_networks
 from .data import Array, arrays
-from .engine import LEARNING_RATE, NCNN, NORM_EPSILON, ONNX, WEIGHTS, Engine, Prepared, scores, trained
+from .engine import LEARNING_RATE, NCNN, NORM_EPSILON, ONNX, WEIGHTS, Engine, Prepared, gradients, scores, trained
 from .layers import NETWORKS, Activation, Case, Conv, Dense, Network, Norm, Optimizer, Pool
 
 LAYOUTS = {
@@ -75,11 +75,13 @@ class TorchEngine(Engine):
             options = places[1], places[0], places[2], case.groups
             packed = onednn._reorder_convolution_weight(w, *options, x.shape)
             return _prepared(lambda: onednn._convolution_pointwise(x, packed, None, *options, "none", [], ""), _nhwc)
-        mask = [what == "data", what == "filter", False]
+        mask = [what in ("data", "gradients"), what in ("filter", "gradients"), False]
         options = None, *places, False, [0, 0], case.groups, mask
         backward = torch.ops.aten.convolution_backward
         if what == "data":
             return _prepared(lambda: backward(g, x, w, *options)[0], _nhwc)
+        if what == "gradients":
+            return _prepared(lambda: backward(g, x, w, *options), lambda r: gradients((_nhwc(r[0]), _hwio(r[1]))))
         return _prepared(lambda: backward(g, x, w, *options)[1], _hwio)
 
     def pool(self, case: Pool, what: str, configuration: str) -> Prepared:

@@ -63,7 +63,12 @@ class Conv(Case):
 
     @property
     def passes(self) -> tuple[str, ...]:
-        """The passes; inference, with filters that were prepared before, where Winograd's algorithm is at stake."""
+        """The passes; inference, with filters that were prepared before, where Winograd's algorithm is at stake.
+
+        Both gradients are asked for at once, as training does, where they come from one pass over memory.
+        """
+        if self.depthwise:
+            return "forward", "gradients"
         prepared = ("inference",) if self.group == "3x3" and self.batch == 1 else ()
         return ("forward", *prepared, "data", "filter")
 
@@ -109,7 +114,9 @@ class Conv(Case):
     def bytes(self, what: str) -> float | None:
         if not self.depthwise:
             return None
-        return float(FLOAT_BYTES * self.batch * self.channels * (self.size**2 + self.output_size**2))
+        # The gradients read the images and write theirs.
+        images = 2 if what == "gradients" else 1
+        return float(FLOAT_BYTES * self.batch * self.channels * (images * self.size**2 + self.output_size**2))
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,8 @@ from typing import Any, Protocol
 from .layers import Activation, Case, Conv, Dense, Norm, Optimizer, Pool
 from .peers import CPU_INFO, OTHERS, OURS, Timing
 
-PASSES = ("forward", "inference", "data", "filter", "update")
+PASSES = ("forward", "inference", "data", "filter", "gradients", "update")
+GRADIENTS = ("data", "filter", "gradients")
 TEXTS = ("layer", "pass", "group", "network", "engine", "fastest peer")
 
 
@@ -233,11 +234,11 @@ class Report:
 
 
 def _by_pass(rows: Iterable[Row]) -> list[tuple[str, list[Row]]]:
-    """Sort rows by pass; the two gradients also together, where there are both."""
+    """Sort rows by pass; those of gradients also together, where there are several."""
     rows = list(rows)
     found = [(what, [row for row in rows if row.what == what]) for what in PASSES]
-    backward = [row for row in rows if row.what in ("data", "filter")]
-    if len({row.what for row in backward}) == 2:
+    backward = [row for row in rows if row.what in GRADIENTS]
+    if len({row.what for row in backward}) > 1:
         found.append(("data + filter", backward))
     return [(title, members) for title, members in found if members]
 

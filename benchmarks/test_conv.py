@@ -1,4 +1,4 @@
-"""Convolutions of real networks: forward, inference, data gradient, filter gradient."""
+"""Convolutions of real networks: forward, inference, gradients."""
 
 from __future__ import annotations
 

@@ -106,6 +106,10 @@ def test_convolutions_are_called_as_their_names_say(name, ours):
     for what, operand in (("forward", grad), ("data", x), ("filter", w)):
         result = ours.prepare(case, what, "").call()
         assert result.shape == operand.shape
+    both = ours.prepare(case, "gradients", "")
+    dx, dw, _ = both.call()
+    assert (dx.shape, dw.shape) == (x.shape, w.shape)
+    assert both.array((dx, dw, None)).shape == (x.size + w.size,)
     assert "inference" not in case.passes
 
 
