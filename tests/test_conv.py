@@ -513,13 +513,14 @@ def test_prepared_groups_that_share_a_vector_give_the_same_bits(channels, filter
         assert_equal(prepared(x), expected, dtype)
 
 
-@pytest.mark.parametrize("padding", ["same", 0, 1, 2, ((1, 1), (0, 1)), ((1, 1), (1, 0))])
+@pytest.mark.parametrize("columns", [3, 5])
+@pytest.mark.parametrize("padding", ["same", 0, 1, 2, *(((1, 1), sides) for sides in [(0, 1), (1, 0), (2, 1), (0, 2)])])
 @pytest.mark.parametrize("stride", [1, 2, 3])
-def test_depthwise_edges_of_three_columns(padding, stride, dtype):
+def test_depthwise_edges_of_rows_of_taps(columns, padding, stride, dtype):
     for width in (*range(1, 18), 21, 25):
-        if padding != "same" and width + np.sum(np.broadcast_to(padding, (2, 2))[1]) < 3:
+        if padding != "same" and width + np.sum(np.broadcast_to(padding, (2, 2))[1]) < columns:
             continue
-        check(Case((2, 4, width, 17), (3, 3, 1, 17), (1, stride), padding, (1, 1), 17), dtype)
+        check(Case((2, 4, width, 17), (3, columns, 1, 17), (1, stride), padding, (1, 1), 17), dtype)
 
 
 @pytest.mark.parametrize("window", [(1, 1), (3, 3)])

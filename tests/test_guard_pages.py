@@ -234,13 +234,15 @@ def cases(dtype: np.dtype, vl: int):
         yield nn.conv2d_backward_filters, (g, x, (1, 1, c, k)), {}
         yield nn.conv2d_backward_filters, (g[:, ::2, ::2], x, (1, 1, c, k)), {"strides": 2}
     for c in around:
-        n, h, w, stride = pick.choice((1, 2)), pick.randint(1, 11), pick.randint(1, 18), pick.choice((1, 2))
-        x, f = values(n, h, w, c), values(3, 3, 1, c)
-        options = {"groups": c, "strides": stride, "padding": "SAME"}
-        g = values(*nn.conv2d(x, f, **options).shape)
-        yield nn.conv2d, (x, f), {**options, "bias": values(c), "activation": "relu"}
-        yield nn.conv2d_backward_input, (g, f, x.shape), options
-        yield nn.conv2d_backward_filters, (g, x, f.shape), options
+        for side in (3, 5):
+            n, h, w, stride = pick.choice((1, 2)), pick.randint(1, 11), pick.randint(1, 18), pick.choice((1, 2))
+            x, f = values(n, h, w, c), values(side, side, 1, c)
+            options = {"groups": c, "strides": stride, "padding": "SAME"}
+            g = values(*nn.conv2d(x, f, **options).shape)
+            yield nn.conv2d, (x, f), {**options, "bias": values(c), "activation": "relu"}
+            yield nn.conv2d_backward_input, (g, f, x.shape), options
+            yield nn.conv2d_backward_filters, (g, x, f.shape), options
+            yield nn.conv2d_backward, (g, x, f), options
     for c, k in zip(pick.sample(around, len(around)), around, strict=True):
         n, h, w = pick.choice((1, 2)), pick.randint(3, 11), pick.randint(3, 18)
         padding = pick.choice(("VALID", "SAME", ((0, 1), (3, 0))))

@@ -3,7 +3,7 @@
 There is little arithmetic for each element, so that no operand is copied or padded. A task is a row of output
 pixels. Where all of its pixels see the same taps of the filter, which is everywhere but at the edges, the leaf takes
 them in one call; a *span* is such a run of pixels. Pixels at the edges see fewer taps, and are spans of their own,
-but for filters of three columns: those belong to the run, and the leaf leaves out the column that is outside.
+but for filters of three or five columns: those belong to the run, and the leaf leaves out the columns that are outside.
 
 The gradient of the input is the same with the taps that a pixel of the input is seen by; with strides, spans are every
 stride-th pixel. With groups, a task is a row of output pixels for a *block* of filters, at most a vector of them, which
@@ -36,7 +36,7 @@ from ._runtime cimport (
 cnp.import_array()
 
 cdef enum:
-    # The gradient of the filters is added up in at most so many parts, of at least so many rows each.
+    # The gradient of the filters is added up in at most so many parts, of about so many rows each or more.
     PARTS = 32
     PART_ROWS = 4
     # The shortest span whose edges the leaf leaves out by itself.
@@ -57,8 +57,8 @@ cdef struct Span:
     # Output columns first, first + out_step, ...: `pixels` of them, whose source columns are source_step apart. Tap
     # taps[k] sees column sources[k] from the first of them.
     Py_ssize_t first, pixels, n_taps
-    # Whether the first pixel's first column, or the last one's last, is the one next to the source, outside.
-    bint left, right
+    # How many of the first pixel's first columns, and of the last one's last, are outside, next to the source.
+    Py_ssize_t left, right
     Py_ssize_t *taps
     Py_ssize_t *sources
 
@@ -94,17 +94,20 @@ cdef struct Depthwise:
     # Whether y is written past the caches.
     bint past
     char *y
-    # The gradient of the filters is added up in parts of so many rows.
-    Py_ssize_t parts, part_rows
+    # The gradient of the filters is added up in so many parts, of as many rows but for one.
+    Py_ssize_t parts
     char *sums
 
 
 cdef Py_ssize_t look(const Axis *a, Py_ssize_t out, Py_ssize_t edge, Py_ssize_t *taps,
                      Py_ssize_t *sources) noexcept nogil:
     """List the taps that an output position sees the source, and its edge of so many, with, and where; return how many.
+
+    They are in the order of what they see.
     """
-    cdef Py_ssize_t tap, at, n = 0
-    for tap in range(a.taps):
+    cdef Py_ssize_t i, tap, at, n = 0
+    for i in range(a.taps):
+        tap = i if a.dilation > 0 else a.taps - 1 - i
         at = out * a.out_step - a.before + tap * a.dilation
         if at >= -edge and at % a.source_step == 0 and at // a.source_step < a.source + edge:
             taps[n] = tap
@@ -126,8 +129,8 @@ cdef bint follows(const Span *span, const Span *next, Py_ssize_t step) noexcept 
 
 cdef bint takes_edges(const Depthwise *d) noexcept nogil:
     """Whether the leaf can leave out columns at the edges of a span that is long enough."""
-    return (d.cols.taps == 3 and d.cols.dilation in (1, -1) and d.cols.source_step == 1
-            and d.source_step * d.cols.dilation in (1, 2, -1))
+    return ((d.cols.taps == 3 or (d.cols.taps == 5 and not d.depth)) and d.cols.dilation in (1, -1)
+            and d.cols.source_step == 1 and d.source_step in (1, 2))
 
 
 cdef bint find_spans(Depthwise *d, bint edges, Py_ssize_t *lists) noexcept nogil:
@@ -143,8 +146,8 @@ cdef bint find_spans(Depthwise *d, bint edges, Py_ssize_t *lists) noexcept nogil
         last = NULL
         out = phase
         while out < d.cols.out:
-            next = Span(out, 1, 0, False, False, lists, lists + d.cols.taps)
-            next.n_taps = look(&d.cols, out, edges, next.taps, next.sources)
+            next = Span(out, 1, 0, 0, 0, lists, lists + d.cols.taps)
+            next.n_taps = look(&d.cols, out, d.cols.taps // 2 if edges else 0, next.taps, next.sources)
             if next.n_taps < d.cols.taps and edges:
                 next.n_taps = look(&d.cols, out, 0, next.taps, next.sources)
             out += d.out_step
@@ -157,9 +160,9 @@ cdef bint find_spans(Depthwise *d, bint edges, Py_ssize_t *lists) noexcept nogil
             lists += 2 * d.cols.taps
     for i in range(d.n_spans if edges else 0):
         last = d.spans + i
-        if last.n_taps == 3:
-            last.left = min(last.sources[0], last.sources[2]) < 0
-            last.right = max(last.sources[0], last.sources[2]) + (last.pixels - 1) * d.source_step == d.cols.source
+        if last.n_taps == d.cols.taps:
+            last.left = max(0, -last.sources[0])
+            last.right = max(0, last.sources[0] + last.n_taps + (last.pixels - 1) * d.source_step - d.cols.source)
         if last.pixels < EDGE_PIXELS and (last.left or last.right):
             return False
     return True
@@ -237,6 +240,7 @@ cdef void run_row(const Depthwise *d, Py_ssize_t number, Py_ssize_t task, Py_ssi
                 n += 1
         t.n_taps = n
         t.pixels = span.pixels
+        t.width = span.n_taps
         t.left = span.left
         t.right = span.right
         t.y = d.y + (task * d.cols.out + span.first) * d.y_pixel + block.filter * size
@@ -253,10 +257,10 @@ cdef void run_row(const Depthwise *d, Py_ssize_t number, Py_ssize_t task, Py_ssi
 
 cdef void run_part(const Depthwise *f, const Depthwise *d, Py_ssize_t part, Py_ssize_t *lists) noexcept nogil:
     """Add up a part of the filters' gradient; d, unless it is NULL, computes that of the input in the part's rows."""
-    cdef Py_ssize_t row, block
+    cdef Py_ssize_t rows = f.images * f.rows.out, row, block
     cdef char *sums = f.sums + part * f.blocks * f.block_bytes
     memset(sums, 0, f.blocks * f.block_bytes)
-    for row in range(part * f.part_rows, min((part + 1) * f.part_rows, f.images * f.rows.out)):
+    for row in range(rows * part // f.parts, rows * (part + 1) // f.parts):
         for block in range(f.blocks):
             run_row(f, block, row, lists, sums + block * f.block_bytes)
         if d != NULL:
@@ -595,11 +599,12 @@ cdef Depthwise for_input(Geometry g, cnp.ndarray dy, cnp.ndarray dx) noexcept:
 cdef Depthwise for_filters(Geometry g, cnp.ndarray dy, cnp.ndarray x) noexcept:
     """Return what computes the gradient of the filters."""
     cdef Depthwise f = depthwise(g, x)
-    cdef Py_ssize_t rows = g.images * g.out_h
     f.x = cnp.PyArray_BYTES(x)
     f.y = cnp.PyArray_BYTES(dy)
-    f.part_rows = max(PART_ROWS, ceil_div(rows, PARTS))
-    f.parts = ceil_div(rows, f.part_rows)
+    # Threads share a power of two evenly.
+    f.parts = 1
+    while f.parts < PARTS and f.parts * PART_ROWS < g.images * g.out_h:
+        f.parts *= 2
     return f
 
 
@@ -628,5 +633,4 @@ def backward(Geometry g, cnp.ndarray dy, cnp.ndarray x, cnp.ndarray w, cnp.ndarr
         backward_input(g, dy, w, dx)
     else:
         d.w = cnp.PyArray_BYTES(w)
-        d.prefetch = 2 if d.prefetch else 0  # f asks for dy
         run_filters(&f, &d, cnp.PyArray_BYTES(dw), threads)

@@ -62,7 +62,7 @@ cdef extern from "kernels.h" nogil:
         const char *bias
         char *y
         Py_ssize_t y_step, pixels, channels, residual
-        int relu, prefetch, past, left, right
+        int relu, prefetch, past, width, left, right
         Py_ssize_t depth, filter_step
         const Py_ssize_t *lanes
 

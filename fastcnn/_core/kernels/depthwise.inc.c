@@ -4,7 +4,6 @@
 #define depthwise_lanes FC_NAME(depthwise_lanes)
 #define depthwise_store FC_NAME(depthwise_store)
 #define depthwise_all FC_NAME(depthwise_all)
-#define depthwise_filters_all FC_NAME(depthwise_filters_all)
 #define depthwise_pixels FC_NAME(depthwise_pixels)
 #define depthwise_run FC_NAME(depthwise_run)
 #define depthwise_taps FC_NAME(depthwise_taps)
@@ -14,6 +13,9 @@
 #define depthwise_grid_run FC_NAME(depthwise_grid_run)
 #define depthwise_grid_runs FC_NAME(depthwise_grid_runs)
 #define depthwise_grids FC_NAME(depthwise_grids)
+#define depthwise_in_grids FC_NAME(depthwise_in_grids)
+#define depthwise_filters_in_grids FC_NAME(depthwise_filters_in_grids)
+#define depthwise_filters_all FC_NAME(depthwise_filters_all)
 #define depthwise_filter_run FC_NAME(depthwise_filter_run)
 #define depthwise_filters FC_NAME(depthwise_filters)
 
@@ -81,72 +83,75 @@ FC_INLINE void depthwise_run(const fc_depthwise *t, ptrdiff_t i, const int count
     if (c < t->channels) depthwise_pixels(t, c, t->channels - c, i, count, grouped, lanes);
 }
 
-/* Taps in rows of three neighbours, as a filter of three columns has them: pixels then see the same columns, which are
- * read once for all of them.  Returns how many columns it is from one pixel to the next, 1 or 2; -1 where a pixel sees
- * the last tap first; 0 for all else. */
-static int depthwise_stride(const fc_depthwise *t) {
-    if (t->n_taps % 3 || !t->n_taps) return 0;
+/* Taps in rows of so many neighbours, as a filter of as many columns has them: pixels then see the same columns, which
+ * are read once for all of them.  Returns how many columns it is from one pixel to the next, 1 or 2; 0 for all else. */
+FC_INLINE int depthwise_stride(const fc_depthwise *t, const int width) {
+    if (t->width != width || !t->n_taps) return 0;
     const ptrdiff_t column = t->taps[1] - t->taps[0];
-    for (ptrdiff_t k = 0; k < t->n_taps; k += 3)
-        if (t->taps[k + 1] - t->taps[k] != column || t->taps[k + 2] - t->taps[k + 1] != column) return 0;
-    return t->x_step == column ? 1 : t->x_step == 2 * column ? 2 : t->x_step == -column ? -1 : 0;
+    for (ptrdiff_t k = 0; k < t->n_taps; k += width)
+        for (int s = 1; s < width; s++)
+            if (t->taps[k + s] - t->taps[k + s - 1] != column) return 0;
+    return t->x_step == column ? 1 : t->x_step == 2 * column ? 2 : 0;
 }
 
-/* To which of so many pixels the place s of three in column q belongs, and whether to any. */
+/* To which of so many pixels the place s of a row of taps in column q belongs, and whether to any. */
 #define PIXEL(q, s) (((q) - (s)) / (stride))
 #define BELONGS(q, s, pixels) ((q) >= (s) && ((q) - (s)) % (stride) == 0 && PIXEL(q, s) < (pixels))
+/* Whether column q of those that `count` pixels from i on see is outside: the first `before` are, and the last `behind`,
+ * never more than half of a row of taps. */
+#define OUTSIDE(q) (((q) < (width) / 2 && (q) < before) || ((q) >= columns - (width) / 2 && columns - (q) <= behind))
+#define COLUMNS_BEFORE(i) (t->left - (i) * (stride))
+#define COLUMNS_BEHIND(i, count) (t->right - (t->pixels - (i) - (count)) * (stride))
 
 /* As depthwise_pixels, where depthwise_stride() is not 0: each sum takes its taps in the same order.  Columns outside
  * are left out. */
 FC_INLINE void depthwise_grid(const fc_depthwise *t, ptrdiff_t c, ptrdiff_t left, ptrdiff_t i, const int count,
-                              const int stride, const int reversed, const int grouped, mask lanes) {
+                              const int width, const int stride, const int grouped, mask lanes) {
     const vec start = t->bias ? load_left(AT(t->bias, 0), left) : (vec){0};
     const ptrdiff_t *taps = t->taps, *filter_taps = t->filter_taps;
     const ptrdiff_t n_taps = t->n_taps, column = t->x_step / stride, y_step = t->y_step;
     const char *w = (const char *)AT(t->w, 0), *first = (const char *)AT(t->x, i * t->x_step);
-    const int columns = (count - 1) * stride + 3;
-    const int outside_first = t->left && i == 0, outside_last = t->right && i + count == t->pixels;
+    const int columns = (count - 1) * stride + width;
+    const ptrdiff_t before = COLUMNS_BEFORE(i), behind = COLUMNS_BEHIND(i, count);
     char *y = (char *)AT(t->y, i * y_step);
     vec sum[8];
     FC_UNROLL for (int j = 0; j < count; j++) {
         sum[j] = start;
         if (t->residual) sum[j] += load_left((const FC_T *)(y + j * y_step + t->residual), left);
     }
-    for (ptrdiff_t k = 0; k < n_taps; k += 3) {
-        const char *x[6];
-        FC_UNROLL for (int j = 0; j < 6; j++) x[j] = first + taps[reversed ? k + 2 : k] + 3 * j * column;
-        vec see[17];
+    for (ptrdiff_t k = 0; k < n_taps; k += width) {
+        const char *x[7];
+        FC_UNROLL for (int j = 0; j < 7; j++) x[j] = first + taps[k] + 3 * j * column;
+        vec see[19];
         if (grouped) FC_UNROLL for (int q = 0; q < columns; q++) {
-            if ((q == 0 && outside_first) || (q == columns - 1 && outside_last)) continue;
+            if (OUTSIDE(q)) continue;
             see[q] = load((const FC_T *)(x[q / 3] + q % 3 * column));
         }
         for (ptrdiff_t g = 0; g < DEPTH; g++) {
-            vec wk[3];
-            FC_UNROLL for (int s = 0; s < 3; s++)
-                wk[s] = load_left((const FC_T *)(w + filter_taps[k + (reversed ? 2 - s : s)] + g * t->filter_step),
-                                  FILTERS);
-            FC_UNROLL for (int n = 0; n < columns; n++) {
-                const int q = reversed ? columns - 1 - n : n;
-                if ((q == 0 && outside_first) || (q == columns - 1 && outside_last)) continue;
+            vec wk[5];
+            FC_UNROLL for (int s = 0; s < width; s++)
+                wk[s] = load_left((const FC_T *)(w + filter_taps[k + s] + g * t->filter_step), FILTERS);
+            FC_UNROLL for (int q = 0; q < columns; q++) {
+                if (OUTSIDE(q)) continue;
                 vec v = grouped ? permute(see[q], lanes + (FC_INT)g)
                                 : load_left((const FC_T *)(x[q / 3] + q % 3 * column), left);
                 FC_KEEP(v);
-                FC_UNROLL for (int s = 0; s < 3; s++) if (BELONGS(q, s, count)) sum[PIXEL(q, s)] += v * wk[s];
+                FC_UNROLL for (int s = 0; s < width; s++) if (BELONGS(q, s, count)) sum[PIXEL(q, s)] += v * wk[s];
             }
         }
     }
     depthwise_store(t, y, sum, left, count);
 }
 
-FC_INLINE void depthwise_grid_run(const fc_depthwise *t, ptrdiff_t i, const int count, const int stride,
-                                  const int reversed, const int grouped, mask lanes) {
+FC_INLINE void depthwise_grid_run(const fc_depthwise *t, ptrdiff_t i, const int count, const int width,
+                                  const int stride, const int grouped, mask lanes) {
     ptrdiff_t c = 0;
     /* The row of taps that none has seen yet (two with a stride of 2) of the next pixels, and their results. */
-    const char *x = t->x + t->taps[reversed ? 0 : t->n_taps - 1] + (i + count) * t->x_step;
+    const char *x = t->x + t->taps[t->n_taps - 1] + (i + count) * t->x_step;
     const char *y = (const char *)t->y + (i + count) * t->y_step;
-    const ptrdiff_t row = t->n_taps > 3 ? t->taps[t->n_taps - 1] - t->taps[t->n_taps - 4] : 0;
+    const ptrdiff_t row = t->n_taps > width ? t->taps[t->n_taps - 1] - t->taps[t->n_taps - 1 - width] : 0;
     if (grouped) {
-        depthwise_grid(t, 0, t->channels, i, count, stride, reversed, grouped, lanes);
+        depthwise_grid(t, 0, t->channels, i, count, width, stride, grouped, lanes);
         return;
     }
     for (; c + VL <= t->channels; c += VL) {
@@ -157,34 +162,39 @@ FC_INLINE void depthwise_grid_run(const fc_depthwise *t, ptrdiff_t i, const int 
             }
             if (!t->past) FC_UNROLL for (int j = 0; j < count; j++) __builtin_prefetch(AT(y, j * t->y_step), 1);
         }
-        depthwise_grid(t, c, VL, i, count, stride, reversed, grouped, lanes);
+        depthwise_grid(t, c, VL, i, count, width, stride, grouped, lanes);
     }
-    if (c < t->channels) depthwise_grid(t, c, t->channels - c, i, count, stride, reversed, grouped, lanes);
+    if (c < t->channels) depthwise_grid(t, c, t->channels - c, i, count, width, stride, grouped, lanes);
 }
 
 /* All pixels, `count` at a time: the last ones once more where it does not divide them. */
-FC_INLINE void depthwise_grid_runs(const fc_depthwise *t, const int count, const int stride, const int reversed,
+FC_INLINE void depthwise_grid_runs(const fc_depthwise *t, const int count, const int width, const int stride,
                                    const int grouped, mask lanes) {
     ptrdiff_t i = 0;
-    for (; i + count <= t->pixels; i += count) depthwise_grid_run(t, i, count, stride, reversed, grouped, lanes);
-    if (i < t->pixels) depthwise_grid_run(t, t->pixels - count, count, stride, reversed, grouped, lanes);
+    for (; i + count <= t->pixels; i += count) depthwise_grid_run(t, i, count, width, stride, grouped, lanes);
+    if (i < t->pixels) depthwise_grid_run(t, t->pixels - count, count, width, stride, grouped, lanes);
 }
 
 /* Four pixels at least. Networks for 224 pixels halve to multiples of 7. */
-FC_INLINE void depthwise_grids(const fc_depthwise *t, const int stride, const int reversed, const int grouped,
+FC_INLINE void depthwise_grids(const fc_depthwise *t, const int width, const int stride, const int grouped,
                                mask lanes) {
-    if (t->pixels < 7) depthwise_grid_runs(t, 4, stride, reversed, grouped, lanes);
-    else if (t->pixels < 8 || (t->pixels % 8 && t->pixels % 7 == 0))
-        depthwise_grid_runs(t, 7, stride, reversed, grouped, lanes);
-    else depthwise_grid_runs(t, 8, stride, reversed, grouped, lanes);
+    if (t->pixels < 7) depthwise_grid_runs(t, 4, width, stride, grouped, lanes);
+    else if (width == 5 || t->pixels < 8 || (t->pixels % 8 && t->pixels % 7 == 0))
+        depthwise_grid_runs(t, 7, width, stride, grouped, lanes);
+    else depthwise_grid_runs(t, 8, width, stride, grouped, lanes);
+}
+
+/* Whether taps are in rows of so many, and if so all pixels. */
+FC_INLINE int depthwise_in_grids(const fc_depthwise *t, const int width, const int grouped, mask lanes) {
+    switch (t->pixels < 4 ? 0 : depthwise_stride(t, width)) {
+    case 1: depthwise_grids(t, width, 1, grouped, lanes); return 1;
+    case 2: depthwise_grids(t, width, 2, grouped, lanes); return 1;
+    }
+    return 0;
 }
 
 FC_INLINE void depthwise_all(const fc_depthwise *t, const int grouped, mask lanes) {
-    switch (t->pixels < 4 ? 0 : depthwise_stride(t)) {
-    case 1: depthwise_grids(t, 1, 0, grouped, lanes); return;
-    case 2: depthwise_grids(t, 2, 0, grouped, lanes); return;
-    case -1: depthwise_grids(t, 1, 1, grouped, lanes); return;
-    }
+    if (depthwise_in_grids(t, 3, grouped, lanes) || (!grouped && depthwise_in_grids(t, 5, 0, lanes))) return;
     ptrdiff_t i = 0;
     for (; i + 8 <= t->pixels; i += 8) depthwise_run(t, i, 8, grouped, lanes);
     switch (t->pixels - i) {
@@ -205,33 +215,33 @@ static void FC_NAME(grouped)(const fc_depthwise *t) {
 
 /* What `pixels` pixels from i on, which see the same columns, add to the gradients of `count` taps. */
 FC_INLINE void depthwise_taps_grid(const fc_depthwise *t, ptrdiff_t c, ptrdiff_t left, const char *const *x, vec *sum,
-                                   ptrdiff_t i, const int count, const int stride, const int pixels,
+                                   ptrdiff_t i, const int count, const int width, const int stride, const int pixels,
                                    const int grouped, mask lanes) {
     const ptrdiff_t column = t->x_step / stride;
-    const int columns = (pixels - 1) * stride + 3;
-    const int outside_first = t->left && i == 0, outside_last = t->right && i + pixels == t->pixels;
+    const int columns = (pixels - 1) * stride + width;
+    const ptrdiff_t before = COLUMNS_BEFORE(i), behind = COLUMNS_BEHIND(i, pixels);
     vec g[4];
     FC_UNROLL for (int j = 0; j < pixels; j++) {
         g[j] = load_left(AT(t->y, (i + j) * t->y_step), left);
         FC_KEEP(g[j]);
     }
-    FC_UNROLL for (int r = 0; r < count; r += 3) {
+    FC_UNROLL for (int r = 0; r < count; r += width) {
         FC_UNROLL for (int q = 0; q < columns; q++) {
-            if ((q == 0 && outside_first) || (q == columns - 1 && outside_last)) continue;
+            if (OUTSIDE(q)) continue;
             vec v = depthwise_see(AT(x[r], i * t->x_step + q * column), left, grouped, lanes);
             FC_KEEP(v);
-            FC_UNROLL for (int s = 0; s < 3; s++) if (BELONGS(q, s, pixels)) sum[r + s] += v * g[PIXEL(q, s)];
+            FC_UNROLL for (int s = 0; s < width; s++) if (BELONGS(q, s, pixels)) sum[r + s] += v * g[PIXEL(q, s)];
         }
     }
 }
 
 /* What pixels i to `end` add to one vector of channels of the gradients of `count` taps from k on, which stay in
- * registers; of groups, those of one channel of each. */
+ * registers; of groups, those of one channel of each.  With a stride they are in rows of so many, else in none. */
 FC_INLINE void depthwise_taps(const fc_depthwise *t, ptrdiff_t c, ptrdiff_t left, ptrdiff_t i, ptrdiff_t end,
-                              ptrdiff_t k, const int count, const int stride, ptrdiff_t channel, const int grouped,
-                              mask lanes) {
-    vec sum[9];
-    const char *x[9];
+                              ptrdiff_t k, const int count, const int width, const int stride, ptrdiff_t channel,
+                              const int grouped, mask lanes) {
+    vec sum[10];
+    const char *x[10];
     FC_UNROLL for (int j = 0; j < count; j++) {
         sum[j] = load_left(AT(t->dw, t->filter_taps[k + j] + channel * t->filter_step), FILTERS);
         x[j] = t->x + t->taps[k + j];
@@ -245,12 +255,12 @@ FC_INLINE void depthwise_taps(const fc_depthwise *t, ptrdiff_t c, ptrdiff_t left
             FC_UNROLL for (int j = 0; j < 4 * stride * stride; j++, next_x += FC_VECTOR_BYTES) __builtin_prefetch(next_x);
             FC_UNROLL for (int j = 0; j < 4; j++, next_y += FC_VECTOR_BYTES) __builtin_prefetch(next_y);
         }
-        depthwise_taps_grid(t, c, left, x, sum, i, count, stride, 4, grouped, lanes);
+        depthwise_taps_grid(t, c, left, x, sum, i, count, width, stride, 4, grouped, lanes);
     }
     for (; stride && i + 2 <= end; i += 2)
-        depthwise_taps_grid(t, c, left, x, sum, i, count, stride, 2, grouped, lanes);
+        depthwise_taps_grid(t, c, left, x, sum, i, count, width, stride, 2, grouped, lanes);
     for (; stride && i < end; i++)
-        depthwise_taps_grid(t, c, left, x, sum, i, count, stride, 1, grouped, lanes);
+        depthwise_taps_grid(t, c, left, x, sum, i, count, width, stride, 1, grouped, lanes);
     for (; i < end; i++) {
         const vec g = load_left(AT(t->y, i * t->y_step), left);
         FC_UNROLL for (int j = 0; j < count; j++)
@@ -260,33 +270,44 @@ FC_INLINE void depthwise_taps(const fc_depthwise *t, ptrdiff_t c, ptrdiff_t left
         store_left(AT(t->dw, t->filter_taps[k + j] + channel * t->filter_step), sum[j], FILTERS);
 }
 
-FC_INLINE void depthwise_filter_run(const fc_depthwise *t, ptrdiff_t c, ptrdiff_t left, const int stride,
-                                    const int grouped, mask lanes) {
+FC_INLINE void depthwise_filter_run(const fc_depthwise *t, ptrdiff_t c, ptrdiff_t left, const int width,
+                                    const int stride, const int grouped, mask lanes) {
     /* Of groups a few pixels, which stay in L1 for all their channels. */
     const ptrdiff_t part = grouped ? 8 : t->pixels;
+    const int most = width == 5 ? 10 : 9;
     for (ptrdiff_t i = 0; i < t->pixels; i += part) {
         const ptrdiff_t end = i + part < t->pixels ? i + part : t->pixels;
         for (ptrdiff_t g = 0; g < DEPTH; g++) {
+            const mask see = lanes + (FC_INT)g;
             ptrdiff_t k = 0;
-            for (; k + 9 <= t->n_taps; k += 9) depthwise_taps(t, c, left, i, end, k, 9, stride, g, grouped, lanes + (FC_INT)g);
-            for (; k + 3 <= t->n_taps; k += 3) depthwise_taps(t, c, left, i, end, k, 3, stride, g, grouped, lanes + (FC_INT)g);
-            for (; k < t->n_taps; k++) depthwise_taps(t, c, left, i, end, k, 1, 0, g, grouped, lanes + (FC_INT)g);
+            for (; k + most <= t->n_taps; k += most)
+                depthwise_taps(t, c, left, i, end, k, most, width, stride, g, grouped, see);
+            for (; k + width <= t->n_taps; k += width)
+                depthwise_taps(t, c, left, i, end, k, width, width, stride, g, grouped, see);
+            for (; k < t->n_taps; k++) depthwise_taps(t, c, left, i, end, k, 1, 1, 0, g, grouped, see);
         }
     }
 }
 
-FC_INLINE void depthwise_filters(const fc_depthwise *t, const int stride, const int grouped, mask lanes) {
+FC_INLINE void depthwise_filters(const fc_depthwise *t, const int width, const int stride, const int grouped,
+                                 mask lanes) {
     ptrdiff_t c = 0;
-    for (; !grouped && c + VL <= t->channels; c += VL) depthwise_filter_run(t, c, VL, stride, grouped, lanes);
-    if (c < t->channels) depthwise_filter_run(t, c, t->channels - c, stride, grouped, lanes);
+    for (; !grouped && c + VL <= t->channels; c += VL) depthwise_filter_run(t, c, VL, width, stride, grouped, lanes);
+    if (c < t->channels) depthwise_filter_run(t, c, t->channels - c, width, stride, grouped, lanes);
+}
+
+FC_INLINE int depthwise_filters_in_grids(const fc_depthwise *t, const int width, const int grouped, mask lanes) {
+    switch (t->pixels < 4 ? 0 : depthwise_stride(t, width)) {
+    case 1: depthwise_filters(t, width, 1, grouped, lanes); return 1;
+    case 2: depthwise_filters(t, width, 2, grouped, lanes); return 1;
+    }
+    return 0;
 }
 
 FC_INLINE void depthwise_filters_all(const fc_depthwise *t, const int grouped, mask lanes) {
-    switch (t->pixels < 4 ? 0 : depthwise_stride(t)) {
-    case 1: depthwise_filters(t, 1, grouped, lanes); break;
-    case 2: depthwise_filters(t, 2, grouped, lanes); break;
-    default: depthwise_filters(t, 0, grouped, lanes);
-    }
+    if (depthwise_filters_in_grids(t, 3, grouped, lanes)) return;
+    if (!grouped && depthwise_filters_in_grids(t, 5, 0, lanes)) return;
+    depthwise_filters(t, 3, 0, grouped, lanes);
 }
 
 static void FC_NAME(depthwise_filter_backward)(const fc_depthwise *t) { depthwise_filters_all(t, 0, (mask){0}); }
@@ -295,6 +316,9 @@ static void FC_NAME(grouped_filter_backward)(const fc_depthwise *t) {
 }
 
 #undef PIXEL
+#undef OUTSIDE
+#undef COLUMNS_BEFORE
+#undef COLUMNS_BEHIND
 #undef DEPTH
 #undef FILTERS
 #undef BELONGS

@@ -98,9 +98,10 @@ typedef struct {
     int relu, prefetch; /* prefetch: 1: ask for what the next pixels read and write, which lies far away; 2: for what
                          * they write only */
     int past; /* y is written past the caches: its pixels are whole vectors, at multiples of their size */
-    /* The first pixel's first column, or the last pixel's last one, is outside and not read.  Only for 4 pixels or more
-     * with taps in rows of three neighbours, from one pixel to the next 1 or 2 columns. */
-    int left, right;
+    /* Taps are in rows of so many columns.  So many of the first pixel's first columns, and of the last pixel's last, are
+     * outside and not read: at most half a row's, of 3 or 5 columns that are neighbours, where there are 4 pixels or
+     * more, from one to the next 1 or 2 columns; none where it is grouped and there are 5. */
+    int width, left, right;
     ptrdiff_t depth, filter_step;
     const ptrdiff_t *lanes;
 } fc_depthwise;
