@@ -404,7 +404,7 @@ def test_inputs_of_few_channels_in_many_images(case, dtype):
 
 
 @pytest.mark.parametrize("filters", [18, 65, 80, 96, 144])
-@pytest.mark.parametrize("channels", [1, 15, 16, 17, 33, 48, 50, 97])
+@pytest.mark.parametrize("channels", [1, 15, 16, 17, 33, 48, 50, 97, 130])
 def test_filters_of_one_tap_wider_than_a_tile(channels, filters, dtype):
     check(Case((3, 17, 16, channels), (1, 1, channels, filters), (1, 1), "valid"), dtype)  # in parts
     check(Case((3, 9, 8, channels), (1, 1, channels, filters), (2, 3), "valid"), dtype)
