@@ -17,13 +17,13 @@ from .data import arrays
 from .layers import Conv, select
 
 ALGORITHMS = ("direct", "winograd-2x2", "winograd-4x4", "winograd-6x6")
-# Of groups and dilated filters; the code for groups that share a vector has no name to ask for.
+# Of groups; the code for groups that share a vector has no name to ask for.
 WITHOUT_WINOGRAD = ("direct", "auto")
 
 
 def algorithms(layer: Conv) -> tuple[str, ...]:
     """Return what is measured of a layer."""
-    return ALGORITHMS if layer.groups == layer.dilation == 1 else WITHOUT_WINOGRAD
+    return ALGORITHMS if layer.groups == 1 else WITHOUT_WINOGRAD
 
 
 def errors(layer: Conv) -> Iterator[tuple[str, str, float, float]]:

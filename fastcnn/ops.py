@@ -300,7 +300,7 @@ class Convolution(Op):
         return is_depthwise and is_product and plain and is_elementwise(self.activation)
 
     def _pools(self, after: Pool) -> bool:
-        can = can_max_pool(self.kernel.shape[:2], self.groups, self.activation)
+        can = can_max_pool(self.kernel.shape[:2], self.dilations, self.groups, self.activation)
         return can and after.halves and not self.residual
 
     def plus(self) -> Op | None:

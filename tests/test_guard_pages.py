@@ -247,7 +247,8 @@ def cases(dtype: np.dtype, vl: int):
         n, h, w = pick.choice((1, 2)), pick.randint(3, 11), pick.randint(3, 18)
         padding = pick.choice(("VALID", "SAME", ((0, 1), (3, 0))))
         x, f = values(n, h, w, c), values(3, 3, c, k)
-        options = {"padding": padding, "algorithm": pick.choice(nn.conv.ALGORITHMS[3:])}
+        dilations = pick.choice((1, 2, (3, 1))) if min(h, w) > 6 else 1
+        options = {"padding": padding, "dilations": dilations, "algorithm": pick.choice(nn.conv.ALGORITHMS[3:])}
         y = nn.conv2d(x, f, **options)
         b = values(k)
         yield nn.conv2d, (x, f), {**options, "bias": b, "activation": "relu"}

@@ -32,6 +32,15 @@ CASES = [
     ((2, 40, 40, 32), 32, 1),
     ((5, 41, 42, 19), 9, 1),
 ]
+# With dilations: phases of as many pixels or one less, of several tiles, of one, and of single pixels.
+DILATED = [
+    ((1, 13, 17, 18), 33, 2, 2),
+    ((2, 9, 10, 16), 20, ((1, 0), (5, 3)), (4, 2)),
+    ((1, 5, 40, 8), 17, ((1, 1), (7, 6)), (1, 7)),
+    ((2, 6, 6, 5), 9, 9, 9),
+    ((1, 30, 28, 130), 130, 3, 3),
+    ((3, 41, 42, 19), 9, 2, 2),
+]
 
 
 def assert_rms(actual, expected, dtype):
@@ -47,14 +56,15 @@ TILES = ("winograd-2x2", "winograd-4x4", "winograd-6x6")
 
 
 @pytest.mark.parametrize("algorithm", TILES)
-@pytest.mark.parametrize(("shape", "filters", "padding"), CASES)
-def test_result_and_gradients(shape, filters, padding, algorithm, dtype, threads):
+@pytest.mark.parametrize(("shape", "filters", "padding", "dilations"), [*((*case, 1) for case in CASES), *DILATED])
+def test_result_and_gradients(shape, filters, padding, dilations, algorithm, dtype, threads):
     x, w, b = normals(*shape), normals(3, 3, shape[3], filters, seed=1), normals(filters, seed=2)
     x, w, b = x.astype(dtype), w.astype(dtype), b.astype(dtype)
     pads = ((padding, padding), (padding, padding)) if isinstance(padding, int) else padding
     wide = x.astype(np.float64), w.astype(np.float64)
-    expected = np.maximum(reference.conv2d(*wide, padding=pads) + b, 0)
-    options = {"padding": padding, "algorithm": algorithm}
+    places = {"padding": pads, "dilations": (dilations, dilations) if isinstance(dilations, int) else dilations}
+    expected = np.maximum(reference.conv2d(*wide, **places) + b, 0)
+    options = {"padding": padding, "dilations": dilations, "algorithm": algorithm}
     y = nn.conv2d(x, w, bias=b, activation="relu", **options)
     assert_rms(y, expected, dtype)
     assert_equal(nn.conv2d(x, w, bias=b, activation="relu6", **options), np.minimum(y, 6), dtype)
@@ -62,10 +72,10 @@ def test_result_and_gradients(shape, filters, padding, algorithm, dtype, threads
     assert_equal(prepared(x), y, dtype)
     grad = normals(*expected.shape, seed=3).astype(dtype)
     y = nn.conv2d(x, w, bias=b, residual=grad, **options)
-    assert_rms(y, reference.conv2d(*wide, padding=pads) + b + grad, dtype)
+    assert_rms(y, reference.conv2d(*wide, **places) + b + grad, dtype)
     assert_equal(prepared(x, residual=grad), np.maximum(y, 0), dtype)
     actual = nn.conv2d_backward(grad, x, w, **options, bias_grad=False)
-    expected = reference.conv2d_backward(grad.astype(np.float64), *wide, padding=pads)
+    expected = reference.conv2d_backward(grad.astype(np.float64), *wide, **places)
     for dvalue, dexpected in zip(actual[:2], expected, strict=False):
         assert_rms(dvalue, dexpected, dtype)
 
@@ -157,13 +167,29 @@ def test_the_places_that_cut_shapes_are_those_listed():
 
 @pytest.mark.parametrize(
     ("size", "options"),
-    [(5, {}), (3, {"strides": 2}), (3, {"dilations": 2}), (3, {"groups": 2})],
-    ids=["5x5", "strides", "dilations", "groups"],
+    [(5, {}), (3, {"strides": 2}), (3, {"groups": 2})],
+    ids=["5x5", "strides", "groups"],
 )
 def test_winograd_is_refused_where_it_does_not_fit(size, options):
     x, w = np.ones((1, 12, 12, 4)), np.ones((size, size, 4 // options.get("groups", 1), 4))
     with pytest.raises(ValueError, match=r"^algorithm 'winograd' needs 3x3 filters"):
         nn.conv2d(x, w, algorithm="winograd", **options)
+
+
+def test_maxima_of_a_dilated_layer_are_not_taken_on_the_way():
+    x, w = normals(1, 56, 56, 64, dtype=np.float32), normals(3, 3, 64, 64, dtype=np.float32, seed=1)
+    options = {"padding": 2, "dilations": 2}
+    assert nn.PreparedConv2D(w, x.shape, **options).algorithm.startswith("winograd")
+    prepared = nn.PreparedConv2D(w, x.shape, **options, max_pool=True)
+    assert prepared.algorithm == "direct"
+    wanted = nn.max_pool(nn.conv2d(x, w, **options, algorithm="direct"), 2)
+    assert_equal(prepared(x), wanted, np.float32)
+    y = nn.conv2d(x, w, **options, algorithm="winograd")
+    pooled, argmax = nn.conv2d_max_pool_with_argmax(x, w, **options)
+    assert_equal(pooled, nn.max_pool(y, 2), np.float32)
+    assert_equal(argmax, nn.max_pool_with_argmax(y, 2)[1], np.uint8)
+    with pytest.raises(ValueError, match=r"^algorithm 'winograd' needs 3x3 filters, strides and dilations of 1"):
+        nn.PreparedConv2D(w, x.shape, **options, algorithm="winograd", max_pool=True)
 
 
 def test_no_images():

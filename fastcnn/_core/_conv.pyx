@@ -769,8 +769,8 @@ cdef enum:
     # gradients and a group's pixels share L1.
     LEAST_PIXELS = 64
     MOST_PIXELS = 256
-    # Rows of dw up to which gradients that are whole vectors are read where they are (1x1, 16 to 128 channels with AVX-512
-    # and AVX2: 5 to 40 % less time than packed; from 256 on as much).
+    # Rows of dw up to which gradients that are whole vectors are read where they are (1x1, 16 to 128 channels with
+    # AVX-512 and AVX2: 5 to 40 % less time than packed; from 256 on as much).
     PLAIN_ROWS = 128
     # Elements of a sum that a thread adds up at a time.
     SUM_ELEMENTS = 4096

@@ -6,6 +6,9 @@ times channels x filters. A task takes a block of tiles, whose transforms stay i
 then, one panel of filters after another, multiplies and transforms back. Where there are more filters than tiles, a
 task takes one panel instead, whose filters it transforms where it needs them, and all tiles.
 
+With a dilation d, every d-th row and column of the output sees every d-th of the input: these *phases* are convolutions
+of their own, d * d of them, whose tiles are those of pixels d apart.
+
 The gradient of the input is the same convolution of the output's gradient with filters flipped and transposed.
 
 The gradient of the filters is the transpose: the transform of the input times that of the output's gradient, reduced
@@ -42,26 +45,53 @@ cdef enum:
     GRADIENT_TILES = 128
 
 
+cdef struct Axis:
+    # A side of the images, of so many pixels. A tile sees `span` of them, `dilation` apart: the first one from `base`
+    # on, which may lie outside, the next one from `step` pixels of its phase on. Tiles of all phases, one after the
+    # other, and of one.
+    Py_ssize_t size, base, span, step, dilation, tiles, phase_tiles
+
+
 cdef struct Source:
-    # Images of in_h x in_w pixels of so many bytes; a tile sees span x span of them, an image's first tile from
-    # (base_row, base_col) on, its neighbours from `step` pixels on. Tiles of an image.
+    # Images, of pixels of so many bytes.
     const char *x
-    Py_ssize_t in_h, in_w, pixel, base_row, base_col, span, step, tiles_h, tiles_w
+    Py_ssize_t pixel
+    Axis rows, cols
+
+
+cdef Axis axis(Py_ssize_t size, Py_ssize_t base, Py_ssize_t span, Py_ssize_t tile, Py_ssize_t dilation,
+               Py_ssize_t out) noexcept nogil:
+    """Return a side of the source of an output of so many pixels."""
+    cdef Axis a
+    a.size, a.base, a.span, a.step, a.dilation = size, base, span, tile, dilation
+    a.phase_tiles = ceil_div(ceil_div(out, dilation), tile)
+    a.tiles = min(dilation, out) * a.phase_tiles
+    return a
+
+
+cdef inline Py_ssize_t place(const Axis *a, Py_ssize_t tile) noexcept nogil:
+    """Return the first output pixel of a tile."""
+    return tile // a.phase_tiles + tile % a.phase_tiles * a.step * a.dilation
+
+
+cdef inline int inside(const Axis *a, Py_ssize_t first, Py_ssize_t size, Py_ssize_t most) noexcept nogil:
+    """Return how many of at most so many pixels, the first one here, come before the end of a side of that size."""
+    return <int> max(0, min(most, ceil_div(size - first, a.dilation)))
 
 
 cdef void look(const Source *s, Py_ssize_t tile, fc_winograd *t) noexcept nogil:
     """Point t.x at the first pixel that a tile sees, which may lie outside the image, and say which rows and columns
     lie inside."""
-    cdef Py_ssize_t image = tile // (s.tiles_h * s.tiles_w)
-    cdef Py_ssize_t row = tile // s.tiles_w % s.tiles_h * s.step + s.base_row
-    cdef Py_ssize_t col = tile % s.tiles_w * s.step + s.base_col
-    t.x = s.x + ((image * s.in_h + row) * s.in_w + col) * s.pixel
-    t.x_row = s.in_w * s.pixel
-    t.x_col = s.pixel
-    t.row = <int> max(0, -row)
-    t.col = <int> max(0, -col)
-    t.rows = <int> min(s.span, s.in_h - row)
-    t.cols = <int> min(s.span, s.in_w - col)
+    cdef Py_ssize_t image = tile // (s.rows.tiles * s.cols.tiles)
+    cdef Py_ssize_t row = s.rows.base + place(&s.rows, tile // s.cols.tiles % s.rows.tiles)
+    cdef Py_ssize_t col = s.cols.base + place(&s.cols, tile % s.cols.tiles)
+    t.x = s.x + ((image * s.rows.size + row) * s.cols.size + col) * s.pixel
+    t.x_row = s.rows.dilation * s.cols.size * s.pixel
+    t.x_col = s.cols.dilation * s.pixel
+    t.row = inside(&s.rows, row, 0, s.rows.span)
+    t.col = inside(&s.cols, col, 0, s.cols.span)
+    t.rows = inside(&s.rows, row, s.rows.size, s.rows.span)
+    t.cols = inside(&s.cols, col, s.cols.size, s.cols.span)
 
 
 # ---- result and gradient of the input ----
@@ -194,24 +224,29 @@ cdef void transform_products(const Convolution *g, Py_ssize_t panel, Py_ssize_t 
                              const char *products, char *pixels) noexcept nogil:
     """Transform a block's products with one panel to output pixels, which are pooled tile by tile if they are."""
     cdef Py_ssize_t size = g.table.itemsize, i, tile, image, row, col, width
+    cdef const Axis *rows = &g.source.rows
+    cdef const Axis *cols = &g.source.cols
     cdef int kind
     cdef fc_winograd t
     t.residual = g.residual
     t.relu = g.relu
-    t.y_col = g.y_pixel if g.pooled.y == NULL else g.width * size
-    t.y_row = (g.out_w if g.pooled.y == NULL else g.tile) * t.y_col
+    t.y_col = g.source.cols.dilation * g.y_pixel
+    t.y_row = g.source.rows.dilation * g.out_w * g.y_pixel
+    if g.pooled.y != NULL:
+        t.y_col = g.width * size
+        t.y_row = g.tile * t.y_col
     t.channels = min(g.width, g.columns - panel * g.width)
     t.point = g.product_point
     t.bias = g.bias + panel * g.width * size if g.bias != NULL else NULL
     panel_shape(g.table, t.channels, &width, &kind)
     for i in range(tiles):
         tile = first + i
-        image = tile // (g.source.tiles_h * g.source.tiles_w)
-        row = tile // g.source.tiles_w % g.source.tiles_h * g.tile
-        col = tile % g.source.tiles_w * g.tile
+        image = tile // (rows.tiles * cols.tiles)
+        row = place(rows, tile // cols.tiles % rows.tiles)
+        col = place(cols, tile % cols.tiles)
         t.x = products + i * width * size
-        t.rows = <int> min(g.tile, g.out_h - row)
-        t.cols = <int> min(g.tile, g.out_w - col)
+        t.rows = inside(rows, row, g.out_h, g.tile)
+        t.cols = inside(cols, col, g.out_w, g.tile)
         if g.pooled.y == NULL:
             t.y = g.y + ((image * g.out_h + row) * g.out_w + col) * g.y_pixel + panel * g.width * size
             g.leaves.output(&t)
@@ -274,7 +309,7 @@ cdef void cut(Convolution *g, int threads) noexcept nogil:
     Where that leaves a block too few tiles, groups of panels are the tasks, of which each transforms its block.
     """
     cdef Py_ssize_t size = g.table.itemsize, even
-    g.tiles = g.images * g.source.tiles_h * g.source.tiles_w
+    g.tiles = g.images * g.source.rows.tiles * g.source.cols.tiles
     g.row = ceil_div(g.channels, g.table.lanes) * g.table.lanes * size
     g.by_panels = pays_panels(g, threads)
     # Not so few tiles that the filters' points, which come from beyond L2, are read for little.
@@ -560,7 +595,7 @@ cdef void reduce_tiles(FilterGradient *g, char *sums, int threads) noexcept nogi
 # ---- one object for each size of tile ----
 
 cdef class Winograd:
-    """F(tile x tile, 3x3) for 3x3 filters at stride 1 in one group."""
+    """F(tile x tile, 3x3) for 3x3 filters at stride 1 in one group, dilated or not; only what is not is pooled."""
 
     cdef readonly int tile
 
@@ -610,8 +645,9 @@ cdef class Winograd:
         if prepared:
             c.filters = cnp.PyArray_BYTES(w)
         c.images = g.images
-        c.source = Source(cnp.PyArray_BYTES(x), g.in_h, g.in_w, g.channels * size, -g.top, -g.left, c.tile + 2, c.tile,
-                          ceil_div(g.out_h, c.tile), ceil_div(g.out_w, c.tile))
+        c.source.x, c.source.pixel = cnp.PyArray_BYTES(x), g.channels * size
+        c.source.rows = axis(g.in_h, -g.top, c.tile + 2, c.tile, g.dilation_h, g.out_h)
+        c.source.cols = axis(g.in_w, -g.left, c.tile + 2, c.tile, g.dilation_w, g.out_w)
         c.residual = distance(y, residual)
         c.relu = relu
         c.y = cnp.PyArray_BYTES(y)
@@ -625,8 +661,9 @@ cdef class Winograd:
         cdef Py_ssize_t size = cnp.PyArray_ITEMSIZE(dy)
         cdef Convolution c = self.convolution(dy)
         c.images, c.channels = g.images, g.filters
-        c.source = Source(cnp.PyArray_BYTES(dy), g.out_h, g.out_w, g.filters * size, g.top - 2, g.left - 2, c.tile + 2,
-                          c.tile, ceil_div(g.in_h, c.tile), ceil_div(g.in_w, c.tile))
+        c.source.x, c.source.pixel = cnp.PyArray_BYTES(dy), g.filters * size
+        c.source.rows = axis(g.out_h, g.top - 2 * g.dilation_h, c.tile + 2, c.tile, g.dilation_h, g.in_h)
+        c.source.cols = axis(g.out_w, g.left - 2 * g.dilation_w, c.tile + 2, c.tile, g.dilation_w, g.in_w)
         # Flipped: from the last tap backwards.
         c.transposed = True
         c.w_row = g.filters * size
@@ -647,7 +684,6 @@ cdef class Winograd:
         """Write the gradient of the filters to dw."""
         cdef Py_ssize_t size = cnp.PyArray_ITEMSIZE(x), sum_bytes, input_bytes, points_bytes, pairs
         cdef Py_ssize_t shared_bytes
-        cdef Py_ssize_t tiles_h = ceil_div(g.out_h, self.tile), tiles_w = ceil_div(g.out_w, self.tile)
         cdef int threads = threads_for(g.flops() / 4)
         cdef char *sums
         cdef FilterGradient f
@@ -655,14 +691,16 @@ cdef class Winograd:
         f.leaves = f.table.winograd[self.tile // 2 - 1]
         f.points = (self.tile + 2) * (self.tile + 2)
         f.dw = cnp.PyArray_BYTES(dw)
-        f.tiles = g.images * tiles_h * tiles_w
+        f.x.source.x, f.x.source.pixel = cnp.PyArray_BYTES(x), g.channels * size
+        f.x.source.rows = axis(g.in_h, -g.top, self.tile + 2, self.tile, g.dilation_h, g.out_h)
+        f.x.source.cols = axis(g.in_w, -g.left, self.tile + 2, self.tile, g.dilation_w, g.out_w)
+        f.dy.source.x, f.dy.source.pixel = cnp.PyArray_BYTES(dy), g.filters * size
+        f.dy.source.rows = axis(g.out_h, 0, self.tile, self.tile, g.dilation_h, g.out_h)
+        f.dy.source.cols = axis(g.out_w, 0, self.tile, self.tile, g.dilation_w, g.out_w)
+        f.tiles = g.images * f.x.source.rows.tiles * f.x.source.cols.tiles
         # Threads meet twice in every block: where there are few channels it should be worth it.
         f.block = max(GRADIENT_TILES, 4 * l2_bytes // (f.points * (g.channels + g.filters) * size))
         f.block = ceil_div(f.tiles, ceil_div(f.tiles, f.block))
-        f.x.source = Source(cnp.PyArray_BYTES(x), g.in_h, g.in_w, g.channels * size, -g.top, -g.left, self.tile + 2,
-                            self.tile, tiles_h, tiles_w)
-        f.dy.source = Source(cnp.PyArray_BYTES(dy), g.out_h, g.out_w, g.filters * size, 0, 0, self.tile, self.tile,
-                             tiles_h, tiles_w)
         cut_operand(&f.x, g.channels, min(3, ceil_div(g.channels, f.table.lanes)) * f.table.lanes, f.block, size)
         cut_operand(&f.dy, g.filters, f.table.panel_vectors * f.table.lanes, f.block, size)
         pairs = f.x.parts * f.dy.parts

@@ -46,10 +46,17 @@ GROUPS_WITHIN = {"forward": 2, "prepared": 2, "input": 2, "filters": 4}
 GAIN = 1.1
 
 
-def winograd_fits(g: Geometry) -> bool:
-    """Whether Winograd's algorithm computes this at all."""
-    steps = g.stride_h, g.stride_w, g.dilation_h, g.dilation_w, g.groups
-    return (g.rows, g.cols) == (3, 3) and steps == (1, 1, 1, 1, 1)
+def winograd_fits(g: Geometry, pools: bool = False) -> bool:
+    """Whether Winograd's algorithm computes this at all, or maxima of its 2 x 2 pixels, which must be neighbours."""
+    steps = g.stride_h, g.stride_w, g.groups
+    neighbours = g.dilation_h == g.dilation_w == 1
+    return (g.rows, g.cols) == (3, 3) and steps == (1, 1, 1) and (neighbours or not pools)
+
+
+def _tiles(pixels: int, side: int, dilation: int) -> int:
+    """Return how many tiles are side by side: with a dilation, those of every so many pixels lie among each other."""
+    of_one_phase = -(-pixels // dilation)
+    return min(pixels, dilation) * -(-of_one_phase // side)
 
 
 def cheapest_tile(g: Geometry, result: str) -> tuple[int, float]:
@@ -62,17 +69,17 @@ def cheapest_tile(g: Geometry, result: str) -> tuple[int, float]:
     packed_filter, points = COSTS[result]
     costs = {}
     for side, (filter_point, tile_point) in points.items():
-        tiles = g.images * -(-rows // side) * -(-cols // side)
+        tiles = g.images * _tiles(rows, side, g.dilation_h) * _tiles(cols, side, g.dilation_w)
         transforms = pairs * filter_point + tiles * (g.channels + g.filters) * tile_point
         costs[side] = (side + 2) ** 2 * (pairs * tiles + transforms)
     side = min(costs, key=lambda side: costs[side])
     return side, 9.0 * pairs * (g.images * rows * cols + packed_filter) / max(costs[side], 1.0)
 
 
-def algorithm_of(g: Geometry, algorithm: str, result: str, is_single: bool, lanes: int) -> str:
+def algorithm_of(g: Geometry, algorithm: str, result: str, is_single: bool, lanes: int, pools: bool = False) -> str:
     """Return the algorithm to compute a result with; float64 is for exactness, so that "auto" avoids Winograd there.
 
-    `lanes` are the elements of a vector.
+    `lanes` are the elements of a vector, and `pools` tells whether maxima of 2 x 2 pixels are taken.
 
     Raises
     ------
@@ -80,9 +87,10 @@ def algorithm_of(g: Geometry, algorithm: str, result: str, is_single: bool, lane
         If one is asked for that does not compute this.
     """
     winograd = algorithm.startswith("winograd")
-    if winograd and not winograd_fits(g):
+    if winograd and not winograd_fits(g, pools):
+        steps = "strides and dilations" if pools else "strides"
         raise ValueError(
-            f"algorithm {algorithm!r} needs 3x3 filters, strides and dilations of 1 and one group, got "
+            f"algorithm {algorithm!r} needs 3x3 filters, {steps} of 1 and one group, got "
             f"{g.rows}x{g.cols} filters, strides {(g.stride_h, g.stride_w)}, dilations "
             f"{(g.dilation_h, g.dilation_w)} and {g.groups} groups"
         )
@@ -93,7 +101,7 @@ def algorithm_of(g: Geometry, algorithm: str, result: str, is_single: bool, lane
     least, most = sorted((g.channels, g.filters))
     if g.groups > 1 and least >= lanes and most * GROUPS_WITHIN[result] <= lanes * g.groups:
         return "grouped"
-    if winograd or (is_single and winograd_fits(g)):
+    if winograd or (is_single and winograd_fits(g, pools)):
         side, gain = cheapest_tile(g, result)
         if winograd or gain > GAIN:
             return f"winograd-{side}x{side}"

@@ -73,13 +73,13 @@ def conv2d_shape(input_shape: tuple[int, ...], filters_shape: tuple[int, ...], *
 
 
 @lru_cache(maxsize=4096)
-def _algorithm(geometry: _conv.Geometry, algorithm: str, result: str, is_single: bool, lanes: int) -> str:
-    return algorithm_of(geometry, algorithm, result, is_single, lanes)
+def _algorithm(geometry: _conv.Geometry, algorithm: str, result: str, *options: Any) -> str:
+    return algorithm_of(geometry, algorithm, result, *options)
 
 
-def algorithm_for(geometry: _conv.Geometry, algorithm: str, result: str, array: FloatArray) -> str:
-    """Return the algorithm to compute a result with, from arrays of this one's type."""
-    return _algorithm(geometry, algorithm, result, array.itemsize == 4, _runtime.lanes(array.dtype))
+def algorithm_for(geometry: _conv.Geometry, algorithm: str, result: str, array: FloatArray, pools: bool = False) -> str:
+    """Return the algorithm to compute a result with, or maxima of its pixels, from arrays of this one's type."""
+    return _algorithm(geometry, algorithm, result, array.itemsize == 4, _runtime.lanes(array.dtype), pools)
 
 
 def conv2d(
@@ -121,15 +121,15 @@ def conv2d(
     algorithm
         "direct", "winograd", or "auto" for the faster of them (direct for float64). Direct sums R * S * C / groups
         products in one chain of fused multiply-adds: its error is at most about that number times half an ulp of the
-        sum of their magnitudes. Winograd (Lavin and Gray, 2016) is for 3x3 filters at stride 1; "winograd-2x2",
-        "winograd-4x4" and "winograd-6x6" are its F(m x m, 3x3), "winograd" is the fastest of them. They take 4/9,
-        1/4 and 16/81 of the multiplications; errors of the result are in the root mean square about half of direct's,
-        four and eight times as large (README). A NaN or infinity spreads over the m x m pixels computed with it, and
-        "winograd-4x4" and "winograd-6x6" overflow earlier: in float32, inputs of 1e37 give infinities or NaN where the
-        others are finite. Depthwise convolutions have kernels of their own ("depthwise", as FASTCNN_VERBOSE prints it),
-        which "direct" means too. "auto" alone has two more: "grouped", where several groups fit into a vector, and
-        "direct-narrow", which computes some pixels of few filters side by side. These add up what direct does, but
-        "direct-narrow" spreads a NaN or infinity over the pixels beside it.
+        sum of their magnitudes. Winograd (Lavin and Gray, 2016) is for 3x3 filters at stride 1, dilated ones too;
+        "winograd-2x2", "winograd-4x4" and "winograd-6x6" are its F(m x m, 3x3), "winograd" is the fastest of them. They
+        take 4/9, 1/4 and 16/81 of the multiplications; errors of the result are in the root mean square about half of
+        direct's, four and eight times as large (README). A NaN or infinity spreads over the m x m pixels computed with
+        it, and "winograd-4x4" and "winograd-6x6" overflow earlier: in float32, inputs of 1e37 give infinities or NaN
+        where the others are finite. Depthwise convolutions have kernels of their own ("depthwise", as FASTCNN_VERBOSE
+        prints it), which "direct" means too. "auto" alone has two more: "grouped", where several groups fit into a
+        vector, and "direct-narrow", which computes some pixels of few filters side by side. These add up what direct
+        does, but "direct-narrow" spreads a NaN or infinity over the pixels beside it.
     residual
         What a shortcut brings (He et al., 2016), (N, H', W', K), or None: added on the way, without a pass of its own.
         Its gradient is that of the sum.
@@ -168,8 +168,8 @@ def conv2d_max_pool_with_argmax(
     """Convolve images with filters, and take the maxima of every 2 x 2 pixels of the result: for training.
 
     It gives what ``max_pool_with_argmax(conv2d(...), 2)`` does, but the images between, four times as large, are not
-    written where the convolution can take the maxima on its way: of one group and filters of more than one tap, after
-    no activation but "relu" and "relu6".
+    written where the convolution can take the maxima on its way: of one group and filters of more than one tap, not
+    dilated, after no activation but "relu" and "relu6".
 
     Parameters
     ----------
@@ -201,9 +201,13 @@ def conv2d_max_pool_with_argmax(
     return (y, argmax) if argmax is not None else max_pool_with_argmax(y, 2)
 
 
-def can_max_pool(taps: tuple[int, ...], groups: int, activation: str | None) -> bool:
-    """Whether a convolution with so many (rows, columns) of taps can take the maxima of 2 x 2 pixels on its way."""
-    return groups == 1 and taps != (1, 1) and (activation is None or activation in FUSED)
+def can_max_pool(taps: tuple[int, ...], dilations: tuple[int, int], groups: int, activation: str | None) -> bool:
+    """Whether a convolution with so many (rows, columns) of taps can take the maxima of 2 x 2 pixels on its way.
+
+    A dilated one had better not: the pixels of Winograd's tiles are no neighbours then.
+    """
+    fuses = activation is None or activation in FUSED
+    return groups == 1 and taps != (1, 1) and dilations == (1, 1) and fuses
 
 
 def _conv2d(
@@ -229,7 +233,8 @@ def _conv2d(
         like(residual, shape, "residual")
     if pools:
         pooled = shapes.pool(shape, 2, None, "valid", "max_pool")[0]
-        pools = can_max_pool(filters.shape[:2], geometry.groups, activation)
+        dilations = geometry.dilation_h, geometry.dilation_w
+        pools = can_max_pool(filters.shape[:2], dilations, geometry.groups, activation)
         shape = pooled if pools else shape  # type: ignore[assignment]  # the batch is known
     try:
         y = np.empty(shape, input.dtype)
@@ -348,7 +353,7 @@ class PreparedConv2D:
         scale = None if scale is None else real_array(scale, "scale")
         if scale is not None:
             like(scale, self.output_shape[3:], "scale")
-        self.algorithm = algorithm_for(self._geometry, algorithm, "prepared", filters)
+        self.algorithm = algorithm_for(self._geometry, algorithm, "prepared", filters, self._pools)
         if after is not None:
             self._options = True, self._expansion(after, filters.dtype, share_with)
             self.input_shape = after.input_shape
