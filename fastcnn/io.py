@@ -98,25 +98,32 @@ def load_arrays(path: PathLike, types: tuple[str, ...] = ("F32", "F64")) -> tupl
     from safetensors import SafetensorError, safe_open
 
     path = file_path(path)
-    with path.open("rb"):  # the system's own error, where there is no such file
-        pass
-    try:
-        # Whether the file is whole, and right, the library says. Arrays from it would be copied twice on the way to us.
-        with safe_open(path, framework="numpy") as checked:
-            texts = checked.metadata() or {}
-    except SafetensorError as error:
-        raise ValueError(f"{path} is cut off, damaged, or no safetensors file: {error}") from None
     arrays = {}
     with path.open("rb") as file, AlignedMemory():
-        length = int.from_bytes(file.read(8), "little")
-        entries = json.loads(file.read(length))
-        entries.pop("__metadata__", None)
+        opened = os.fstat(file.fileno())
+        start = 8 + int.from_bytes(file.read(8), "little")
+        header = file.read(min(start - 8, opened.st_size))
+        # Whether the file is whole, and right, the library says. Arrays from it would be copied twice on the way to us.
+        try:
+            with safe_open(path, framework="numpy"):
+                pass
+        except SafetensorError as error:
+            raise ValueError(f"{path} is cut off, damaged, or no safetensors file: {error}") from None
+        if _version(os.stat(path)) != _version(opened):
+            return load_arrays(path, types)  # another one has taken its place meanwhile
+        entries = json.loads(header)
+        texts = entries.pop("__metadata__", None) or {}
         for name, entry in entries.items():
             if entry["dtype"] not in types:
                 raise ValueError(f"{path} holds {name} as {entry['dtype']}, not as {' or '.join(types)}")
             array = np.empty(entry["shape"], _DTYPES[entry["dtype"]])
-            file.seek(8 + length + entry["data_offsets"][0])
+            file.seek(start + entry["data_offsets"][0])
             if file.readinto(array) != array.nbytes:
                 raise ValueError(f"{path} was cut off while it was read, in {name}")
             arrays[name] = array
     return arrays, texts
+
+
+def _version(status: os.stat_result) -> tuple[int, ...]:
+    """Return what tells a file from another one, and from itself before it was written to."""
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns

@@ -230,6 +230,7 @@ def test_arrays_come_back_in_memory_of_their_own(tmp_path):
 
 def test_a_file_that_is_cut_off_while_it_is_read_is_refused(saved, monkeypatch):
     _, path = saved
+    content = path.read_bytes()
 
     class Cutting:
         """Opens a file to check it, and cuts it off when that is done."""
@@ -245,8 +246,29 @@ def test_a_file_that_is_cut_off_while_it_is_read_is_refused(saved, monkeypatch):
             os.truncate(path, path.stat().st_size - 1)
 
     monkeypatch.setattr("safetensors.safe_open", Cutting)
+    with pytest.raises(ValueError, match=r"model\.safetensors is cut off, damaged"):
+        fastcnn.load(path)  # read anew
+    monkeypatch.setattr(io, "_version", lambda status: ())  # as where it happens later
+    path.write_bytes(content)
     with pytest.raises(ValueError, match=r"model\.safetensors was cut off while it was read"):
         fastcnn.load(path)
+
+
+def test_a_file_that_is_replaced_while_it_is_read_is_read_anew(tmp_path, monkeypatch):
+    path, other = tmp_path / "arrays.safetensors", tmp_path / "other.safetensors"
+    save_file({"a": np.zeros(3)}, path, {"version": "old"})
+    save_file({"b": np.ones(4)}, other, {"version": "new"})
+
+    def replacing(name, framework):
+        if other.exists():
+            os.replace(other, path)
+        return safe_open(name, framework)
+
+    monkeypatch.setattr("safetensors.safe_open", replacing)
+    arrays, texts = io.load_arrays(path)
+    assert texts == {"version": "new"}
+    assert list(arrays) == ["b"]
+    np.testing.assert_array_equal(arrays["b"], np.ones(4), strict=True)
 
 
 def test_no_file_of_random_damage_does_worse_than_an_error(saved):

@@ -235,9 +235,10 @@ def cases(dtype: np.dtype, vl: int):
         yield nn.conv2d_backward_filters, (g[:, ::2, ::2], x, (1, 1, c, k)), {"strides": 2}
     for c in around:
         for side in (3, 5):
-            n, h, w, stride = pick.choice((1, 2)), pick.randint(1, 11), pick.randint(1, 18), pick.choice((1, 2))
+            n, h, w, stride = pick.choice((1, 2)), pick.randint(3, 11), pick.randint(3, 18), pick.choice((1, 2, 3))
+            padding = pick.choice(("SAME", ((1, 1), (2, 0)), ((1, 1), (0, 2))))
             x, f = values(n, h, w, c), values(side, side, 1, c)
-            options = {"groups": c, "strides": stride, "padding": "SAME"}
+            options = {"groups": c, "strides": stride, "padding": padding}
             g = values(*nn.conv2d(x, f, **options).shape)
             yield nn.conv2d, (x, f), {**options, "bias": values(c), "activation": "relu"}
             yield nn.conv2d_backward_input, (g, f, x.shape), options

@@ -193,5 +193,11 @@ def test_maxima_of_a_dilated_layer_are_not_taken_on_the_way():
 
 
 def test_no_images():
-    y = nn.conv2d(np.ones((0, 8, 8, 4)), np.ones((3, 3, 4, 4)), algorithm="winograd")
-    assert y.shape == (0, 6, 6, 4)
+    x, w = np.ones((0, 8, 8, 4)), np.ones((3, 3, 4, 4))
+    for dilations in (1, 2):
+        options = {"padding": dilations, "dilations": dilations, "algorithm": "winograd"}
+        y = nn.conv2d(x, w, **options)
+        assert y.shape == (0, 8, 8, 4)
+        dx, dw, _ = nn.conv2d_backward(y, x, w, **options)
+        assert dx.shape == (0, 8, 8, 4)
+        assert_equal(dw, np.zeros(w.shape), np.float64)

@@ -770,7 +770,7 @@ cdef enum:
     LEAST_PIXELS = 64
     MOST_PIXELS = 256
     # Rows of dw up to which gradients that are whole vectors are read where they are (1x1, 16 to 128 channels with
-    # AVX-512 and AVX2: 5 to 40 % less time than packed; from 256 on as much).
+    # AVX-512 and AVX2: 5 to 40 % less time than packed, from 256 on as much; 3x3 with 3 channels and AVX2: half of it).
     PLAIN_ROWS = 128
     # Elements of a sum that a thread adds up at a time.
     SUM_ELEMENTS = 4096
@@ -870,7 +870,8 @@ cdef void pack_pixels(const FilterGradient *f, Block *b) noexcept nogil:
 
 
 cdef inline bint packs_gradients(const FilterGradient *f) noexcept nogil:
-    """Whether what a strip sees of a panel lies apart, and is read often enough to be packed."""
+    """Whether gradients are packed even where they could be read in place: those of several groups, and of several
+    panels, which lie apart, unless these are whole vectors that few rows of dw read."""
     return f.convs > 1 or (f.panels > 1 and (not f.whole or sum_rows(f) > PLAIN_ROWS))
 
 

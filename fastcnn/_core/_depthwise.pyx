@@ -2,8 +2,8 @@
 
 There is little arithmetic for each element, so that no operand is copied or padded. A task is a row of output
 pixels. Where all of its pixels see the same taps of the filter, which is everywhere but at the edges, the leaf takes
-them in one call; a *span* is such a run of pixels. Pixels at the edges see fewer taps, and are spans of their own,
-but for filters of three or five columns: those belong to the run, and the leaf leaves out the columns that are outside.
+them in one call; a *span* is such a run of pixels. Pixels at the edges see fewer taps, and are spans of their own. But
+of filters of three or five columns (takes_edges) they belong to the run: the leaf leaves out the columns outside.
 
 The gradient of the input is the same with the taps that a pixel of the input is seen by; with strides, spans are every
 stride-th pixel. With groups, a task is a row of output pixels for a *block* of filters, at most a vector of them, which
@@ -36,7 +36,7 @@ from ._runtime cimport (
 cnp.import_array()
 
 cdef enum:
-    # The gradient of the filters is added up in at most so many parts, of about so many rows each or more.
+    # The gradient of the filters is added up in at most so many parts, of more than half of so many rows each.
     PARTS = 32
     PART_ROWS = 4
     # The shortest span whose edges the leaf leaves out by itself.
@@ -94,7 +94,7 @@ cdef struct Depthwise:
     # Whether y is written past the caches.
     bint past
     char *y
-    # The gradient of the filters is added up in so many parts, of as many rows but for one.
+    # The gradient of the filters is added up in so many parts, whose rows differ by one at most.
     Py_ssize_t parts
     char *sums
 
@@ -289,7 +289,7 @@ cdef Depthwise depthwise(Geometry g, cnp.ndarray x) noexcept:
     d.cols = Axis(g.out_w, g.in_w, g.stride_w, 1, g.left, g.cols, g.dilation_w)
     d.out_step = 1
     d.source_step = g.stride_w
-    d.bias = NULL
+    d.w = d.bias = NULL
     d.residual = 0
     d.relu = 0
     d.past = False
@@ -601,7 +601,7 @@ cdef Depthwise for_filters(Geometry g, cnp.ndarray dy, cnp.ndarray x) noexcept:
     cdef Depthwise f = depthwise(g, x)
     f.x = cnp.PyArray_BYTES(x)
     f.y = cnp.PyArray_BYTES(dy)
-    # Threads share a power of two evenly.
+    # As many as most numbers of threads share out evenly.
     f.parts = 1
     while f.parts < PARTS and f.parts * PART_ROWS < g.images * g.out_h:
         f.parts *= 2
@@ -625,7 +625,10 @@ def backward_filters(Geometry g, cnp.ndarray dy, cnp.ndarray x, cnp.ndarray dw):
 
 
 def backward(Geometry g, cnp.ndarray dy, cnp.ndarray x, cnp.ndarray w, cnp.ndarray dx, cnp.ndarray dw):
-    """Write the gradients of the input and of depthwise filters to dx and dw, with the bits of one after the other."""
+    """Write the gradients of the input and of depthwise filters to dx and dw, with the bits of one after the other.
+
+    From one pass over dy, where that has as many parts as there are threads.
+    """
     cdef Depthwise f = for_filters(g, dy, x), d = for_input(g, dy, dx)
     cdef int threads = threads_for(2 * g.flops())
     if f.parts < threads:

@@ -6,8 +6,8 @@ times channels x filters. A task takes a block of tiles, whose transforms stay i
 then, one panel of filters after another, multiplies and transforms back. Where there are more filters than tiles, a
 task takes one panel instead, whose filters it transforms where it needs them, and all tiles.
 
-With a dilation d, every d-th row and column of the output sees every d-th of the input: these *phases* are convolutions
-of their own, d * d of them, whose tiles are those of pixels d apart.
+With a dilation d, every d-th row or column of the output sees every d-th of the input. These *phases* are convolutions
+of their own: the pixels of a tile lie d apart.
 
 The gradient of the input is the same convolution of the output's gradient with filters flipped and transposed.
 
@@ -69,29 +69,29 @@ cdef Axis axis(Py_ssize_t size, Py_ssize_t base, Py_ssize_t span, Py_ssize_t til
     return a
 
 
-cdef inline Py_ssize_t place(const Axis *a, Py_ssize_t tile) noexcept nogil:
+cdef inline Py_ssize_t first_pixel(const Axis *a, Py_ssize_t tile) noexcept nogil:
     """Return the first output pixel of a tile."""
     return tile // a.phase_tiles + tile % a.phase_tiles * a.step * a.dilation
 
 
-cdef inline int inside(const Axis *a, Py_ssize_t first, Py_ssize_t size, Py_ssize_t most) noexcept nogil:
-    """Return how many of at most so many pixels, the first one here, come before the end of a side of that size."""
-    return <int> max(0, min(most, ceil_div(size - first, a.dilation)))
+cdef inline int before(const Axis *a, Py_ssize_t first, Py_ssize_t end, Py_ssize_t most) noexcept nogil:
+    """Return how many of at most so many pixels, from `first` on and a dilation apart, lie before `end`."""
+    return <int> max(0, min(most, ceil_div(end - first, a.dilation)))
 
 
 cdef void look(const Source *s, Py_ssize_t tile, fc_winograd *t) noexcept nogil:
     """Point t.x at the first pixel that a tile sees, which may lie outside the image, and say which rows and columns
     lie inside."""
     cdef Py_ssize_t image = tile // (s.rows.tiles * s.cols.tiles)
-    cdef Py_ssize_t row = s.rows.base + place(&s.rows, tile // s.cols.tiles % s.rows.tiles)
-    cdef Py_ssize_t col = s.cols.base + place(&s.cols, tile % s.cols.tiles)
+    cdef Py_ssize_t row = s.rows.base + first_pixel(&s.rows, tile // s.cols.tiles % s.rows.tiles)
+    cdef Py_ssize_t col = s.cols.base + first_pixel(&s.cols, tile % s.cols.tiles)
     t.x = s.x + ((image * s.rows.size + row) * s.cols.size + col) * s.pixel
     t.x_row = s.rows.dilation * s.cols.size * s.pixel
     t.x_col = s.cols.dilation * s.pixel
-    t.row = inside(&s.rows, row, 0, s.rows.span)
-    t.col = inside(&s.cols, col, 0, s.cols.span)
-    t.rows = inside(&s.rows, row, s.rows.size, s.rows.span)
-    t.cols = inside(&s.cols, col, s.cols.size, s.cols.span)
+    t.row = before(&s.rows, row, 0, s.rows.span)
+    t.col = before(&s.cols, col, 0, s.cols.span)
+    t.rows = before(&s.rows, row, s.rows.size, s.rows.span)
+    t.cols = before(&s.cols, col, s.cols.size, s.cols.span)
 
 
 # ---- result and gradient of the input ----
@@ -242,11 +242,11 @@ cdef void transform_products(const Convolution *g, Py_ssize_t panel, Py_ssize_t 
     for i in range(tiles):
         tile = first + i
         image = tile // (rows.tiles * cols.tiles)
-        row = place(rows, tile // cols.tiles % rows.tiles)
-        col = place(cols, tile % cols.tiles)
+        row = first_pixel(rows, tile // cols.tiles % rows.tiles)
+        col = first_pixel(cols, tile % cols.tiles)
         t.x = products + i * width * size
-        t.rows = inside(rows, row, g.out_h, g.tile)
-        t.cols = inside(cols, col, g.out_w, g.tile)
+        t.rows = before(rows, row, g.out_h, g.tile)
+        t.cols = before(cols, col, g.out_w, g.tile)
         if g.pooled.y == NULL:
             t.y = g.y + ((image * g.out_h + row) * g.out_w + col) * g.y_pixel + panel * g.width * size
             g.leaves.output(&t)

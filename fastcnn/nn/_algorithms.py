@@ -54,7 +54,7 @@ def winograd_fits(g: Geometry, pools: bool = False) -> bool:
 
 
 def _tiles(pixels: int, side: int, dilation: int) -> int:
-    """Return how many tiles are side by side: with a dilation, those of every so many pixels lie among each other."""
+    """Return how many tiles a side has, those of all phases of a dilation, as ``axis`` in ``_core/_winograd.pyx``."""
     of_one_phase = -(-pixels // dilation)
     return min(pixels, dilation) * -(-of_one_phase // side)
 

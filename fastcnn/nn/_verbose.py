@@ -42,7 +42,7 @@ _state = threading.local()
 
 
 def install(package: ModuleType) -> None:
-    """Wrap the operations of ``fastcnn.nn``, wherever its modules name them.
+    """Wrap the operations of ``fastcnn.nn``, and what one of them does in one pass, wherever its modules name them.
 
     Parameters
     ----------

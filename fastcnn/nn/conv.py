@@ -124,12 +124,12 @@ def conv2d(
         sum of their magnitudes. Winograd (Lavin and Gray, 2016) is for 3x3 filters at stride 1, dilated ones too;
         "winograd-2x2", "winograd-4x4" and "winograd-6x6" are its F(m x m, 3x3), "winograd" is the fastest of them. They
         take 4/9, 1/4 and 16/81 of the multiplications; errors of the result are in the root mean square about half of
-        direct's, four and eight times as large (README). A NaN or infinity spreads over the m x m pixels computed with
-        it, and "winograd-4x4" and "winograd-6x6" overflow earlier: in float32, inputs of 1e37 give infinities or NaN
-        where the others are finite. Depthwise convolutions have kernels of their own ("depthwise", as FASTCNN_VERBOSE
-        prints it), which "direct" means too. "auto" alone has two more: "grouped", where several groups fit into a
-        vector, and "direct-narrow", which computes some pixels of few filters side by side. These add up what direct
-        does, but "direct-narrow" spreads a NaN or infinity over the pixels beside it.
+        direct's, four and eight times as large (README). A NaN or infinity spreads over the m x m pixels (of a
+        dilation, so far apart) computed with it, and "winograd-4x4" and "winograd-6x6" overflow earlier: in float32,
+        inputs of 1e37 give infinities or NaN where the others are finite. Depthwise convolutions have kernels of their
+        own ("depthwise", as FASTCNN_VERBOSE prints it), which "direct" means too. "auto" alone has two more: "grouped",
+        where several groups fit into a vector, and "direct-narrow", which computes some pixels of few filters side by
+        side. These add up what direct does, but "direct-narrow" spreads a NaN or infinity over the pixels beside it.
     residual
         What a shortcut brings (He et al., 2016), (N, H', W', K), or None: added on the way, without a pass of its own.
         Its gradient is that of the sum.
@@ -204,7 +204,7 @@ def conv2d_max_pool_with_argmax(
 def can_max_pool(taps: tuple[int, ...], dilations: tuple[int, int], groups: int, activation: str | None) -> bool:
     """Whether a convolution with so many (rows, columns) of taps can take the maxima of 2 x 2 pixels on its way.
 
-    A dilated one had better not: the pixels of Winograd's tiles are no neighbours then.
+    A dilated one is not asked to: it is faster in Winograd's tiles, whose pixels are no neighbours then.
     """
     fuses = activation is None or activation in FUSED
     return groups == 1 and taps != (1, 1) and dilations == (1, 1) and fuses
@@ -279,7 +279,8 @@ class PreparedConv2D:
         As in :func:`conv2d`.
     max_pool
         Whether of every 2 x 2 pixels of the result, which are never written, the maxima are wanted, as by
-        :func:`max_pool`; after no activation but "relu" and "relu6", of one group and filters of more than one tap.
+        :func:`max_pool`; after no activation but "relu" and "relu6", of one group and filters of more than one tap. Of
+        dilated filters it takes the direct algorithm, and Winograd is refused.
     scale
         (K,), or None: what each of the filters is multiplied by first, in double precision where it is float64, as for
         a batch normalisation that follows.

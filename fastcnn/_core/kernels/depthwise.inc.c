@@ -120,9 +120,9 @@ FC_INLINE void depthwise_grid(const fc_depthwise *t, ptrdiff_t c, ptrdiff_t left
         if (t->residual) sum[j] += load_left((const FC_T *)(y + j * y_step + t->residual), left);
     }
     for (ptrdiff_t k = 0; k < n_taps; k += width) {
-        const char *x[7];
-        FC_UNROLL for (int j = 0; j < 7; j++) x[j] = first + taps[k] + 3 * j * column;
-        vec see[19];
+        const char *x[6];
+        FC_UNROLL for (int j = 0; j < 6; j++) x[j] = first + taps[k] + 3 * j * column;
+        vec see[17];
         if (grouped) FC_UNROLL for (int q = 0; q < columns; q++) {
             if (OUTSIDE(q)) continue;
             see[q] = load((const FC_T *)(x[q / 3] + q % 3 * column));
