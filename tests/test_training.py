@@ -114,8 +114,8 @@ def test_winograd_trains_as_well_as_the_direct_algorithm(fashion_mnist_folder, m
     for algorithm, seed in itertools.product(accuracies, range(3)):
         used = set()
 
-        def algorithm_of(geometry, _, result, is_single, lanes, algorithm=algorithm, used=used):
-            name = chosen(geometry, algorithm, result, is_single, lanes)
+        def algorithm_of(geometry, _, result, is_single, lanes, pools, algorithm=algorithm, used=used):
+            name = chosen(geometry, algorithm, result, is_single, lanes, pools)
             used.update({result} if name != "direct" else ())
             return name
 

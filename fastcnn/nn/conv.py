@@ -73,8 +73,8 @@ def conv2d_shape(input_shape: tuple[int, ...], filters_shape: tuple[int, ...], *
 
 
 @lru_cache(maxsize=4096)
-def _algorithm(geometry: _conv.Geometry, algorithm: str, result: str, *options: Any) -> str:
-    return algorithm_of(geometry, algorithm, result, *options)
+def _algorithm(geometry: _conv.Geometry, algorithm: str, result: str, is_single: bool, lanes: int, pools: bool) -> str:
+    return algorithm_of(geometry, algorithm, result, is_single, lanes, pools)
 
 
 def algorithm_for(geometry: _conv.Geometry, algorithm: str, result: str, array: FloatArray, pools: bool = False) -> str:
