@@ -7,6 +7,7 @@ running CPU picks among them at import.
 
 import os
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy
@@ -42,6 +43,11 @@ int main(void) { return omp_get_max_threads() < 1; }
 class build_ext(_build_ext):
     """Compiles the kernel tables with flags of their own, and with OpenMP where there is one."""
 
+    def finalize_options(self):
+        """Let every CPU compile a file, unless the command says how many shall."""
+        super().finalize_options()
+        self.parallel = self.parallel or os.cpu_count()
+
     def build_extensions(self):
         """Give every module its flags, and the runtime the kernel tables."""
         openmp = [] if os.environ.get("FASTCNN_NO_OPENMP", "0") not in ("", "0") else self.openmp_flags()
@@ -59,12 +65,15 @@ class build_ext(_build_ext):
 
     def kernel_objects(self):
         """Compile every kernel table that the target can have, and the dispatch that lists them."""
-        objects, macros = [], []
-        for isa, (macro, flags) in ISAS.items():
-            if self.compiles(f"#ifndef {macro}\n#error other target\n#endif\nint x;\n", flags):
-                objects += self.compile_kernel(f"isa_{isa}.c", flags)
-                macros.append((f"FC_HAVE_{isa.upper()}", "1"))
-        return objects + self.compile_kernel("dispatch.c", [], macros)
+        isas = {
+            isa: flags
+            for isa, (macro, flags) in ISAS.items()
+            if self.compiles(f"#ifndef {macro}\n#error other target\n#endif\nint x;\n", flags)
+        }
+        with ThreadPoolExecutor(self.parallel) as pool:
+            tables = pool.map(lambda isa: self.compile_kernel(f"isa_{isa}.c", isas[isa]), isas)
+            objects = [name for names in tables for name in names]
+        return objects + self.compile_kernel("dispatch.c", [], [(f"FC_HAVE_{isa.upper()}", "1") for isa in isas])
 
     def compile_kernel(self, source, flags, macros=()):
         """Compile one C file of the kernels with flags of its own."""
