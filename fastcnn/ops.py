@@ -336,7 +336,7 @@ class Convolution(Op):
     def _made_ready(self, shape: tuple[int, ...], others: Sequence[Convolution], **options: Any) -> nn.PreparedConv2D:
         windows = self.strides, self.pads, self.dilations, self.groups, self.bias, self.activation
         made = [other.ready for other in others if other.ready is not None]
-        options.update(max_pool=self.max_pool, scale=self.scale, share_with=made)
+        options.update(max_pool=self.max_pool, scale=self.scale, share_with=made, streamed=True)
         return nn.PreparedConv2D(self.kernel, shape, *windows, **options)
 
     def writes_slices(self) -> bool:

@@ -708,6 +708,12 @@ def test_concatenations_are_written_in_place():
     assert plan.arena_bytes == plan.least_bytes == 2 * 16 * 16 * (8 + 48) * 4
 
 
+def test_a_plan_allows_for_filters_that_come_from_memory():
+    x = Input((4, 4, 512))
+    plan = Model(x, Conv2D(512, 3, padding="same")(x), seed=0).plan((1, 4, 4, 512))
+    assert [step.algorithm for step in plan.steps] == ["direct"]
+
+
 def test_plans_for_other_batches_share_what_is_packed():
     model = Model(*residual(), seed=0)
     plans = [model.plan((n, 12, 10, 3)) for n in (1, 2, 7)]

@@ -145,10 +145,11 @@ def test_far_caches_speak_against_transformed_filters_where_pixels_are_few(costs
         images, size, channels = shape
         image = images, size, size, channels
         geometry = Geometry(image, (3, 3, channels, channels), image, (1, 1), (1, 1), (1, 1), 1)
-        for result in ("forward", "prepared", "input", "filters"):
+        for result in ("forward", "prepared", "streamed", "input", "filters"):
             chosen[shape, result] = _algorithms.algorithm_of(geometry, "auto", result, True, 16)
             assert _algorithms.algorithm_of(geometry, "auto", result, False, 8) == "direct"
     assert chosen[(1, 4, 512), "prepared"] == few_pixels
+    assert chosen[(1, 4, 512), "streamed"] == "direct"
     assert {algorithm for (shape, _), algorithm in chosen.items() if shape[0] == 64} == {"winograd-4x4"}
     assert all(algorithm != "direct" for (shape, _), algorithm in chosen.items() if shape[2] == 64)
 

@@ -291,6 +291,9 @@ class PreparedConv2D:
         For a depthwise convolution: another one, of 1x1 filters at every pixel, direct and ending in an elementwise
         activation or none, whose result it is that is convolved. That is made on the way, a few rows at a time, and
         never written; as in the blocks of MobileNetV2 (Sandler et al., 2018), where it is the largest array there is.
+    streamed
+        Whether the filters will have left the caches from call to call, as in a network, whose other layers' filters
+        are read in between: "auto" then sees to it that there is not too much to read.
 
     Attributes
     ----------
@@ -331,6 +334,7 @@ class PreparedConv2D:
         scale: ArrayLike | None = None,
         share_with: Sequence[PreparedConv2D] = (),
         after: PreparedConv2D | None = None,
+        streamed: bool = False,
     ) -> None:
         choice(algorithm, "algorithm", ALGORITHMS)
         self._activation = checked_activation(activation)
@@ -354,7 +358,8 @@ class PreparedConv2D:
         scale = None if scale is None else real_array(scale, "scale")
         if scale is not None:
             like(scale, self.output_shape[3:], "scale")
-        self.algorithm = algorithm_for(self._geometry, algorithm, "prepared", filters, self._pools)
+        result = "streamed" if flag(streamed, "streamed") else "prepared"
+        self.algorithm = algorithm_for(self._geometry, algorithm, result, filters, self._pools)
         if after is not None:
             self._options = True, self._expansion(after, filters.dtype, share_with)
             self.input_shape = after.input_shape
