@@ -308,7 +308,7 @@ cdef void correlate_band(const Correlation *c, Py_ssize_t task, char *copy, bint
                 t.b = c.filters + panel * c.width * c.depth * size + run * c.run_length * t.b_step
                 # The next slab or panel, which may be that of the task which this thread is likely to take next.
                 slab_bytes = t.n_runs * c.run_length * t.b_step
-                bring_near(c.table, kind, &t, (last_row - first_row) * c.source.out_w, t.b + slab_bytes,
+                bring_near(c.table, kind, &t, c.source.out_w, last_row - first_row, t.b + slab_bytes,
                            min(slab_bytes, c.filters + c.columns * c.depth * size - t.b - slab_bytes))
             for row in range(first_row, last_row):
                 t.a = x + (row - first_row) * c.source.row_step * c.source.pitch
@@ -905,9 +905,9 @@ cdef void bring_next(const FilterGradient *f, const Block *b, Py_ssize_t call, i
     t.ahead = t.ahead_end = NULL
     if call < calls_x:
         first = call * b.next_part
-        bring_near(f.table, kind, t, f.x_width, b.next_x + first, min(b.next_part, b.next_x_bytes - first))
+        bring_near(f.table, kind, t, f.x_width, 1, b.next_x + first, min(b.next_part, b.next_x_bytes - first))
     elif first < b.next_dy_bytes:
-        bring_near(f.table, kind, t, f.x_width, b.next_dy + first, min(b.next_part, b.next_dy_bytes - first))
+        bring_near(f.table, kind, t, f.x_width, 1, b.next_dy + first, min(b.next_part, b.next_dy_bytes - first))
 
 
 cdef int begin_tile(const FilterGradient *f, const Block *block, Py_ssize_t panel, fc_tile *t) noexcept nogil:

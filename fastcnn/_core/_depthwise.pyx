@@ -449,7 +449,7 @@ cdef void expand(const Depthwise *d, const Expansion *e, Py_ssize_t image, Py_ss
             t.c = y + column * size
             t.ahead = t.ahead_end = NULL
             # The next panel, which may be the first that this thread takes next.
-            bring_near(d.table, kind, &t, rows * d.cols.source, t.b + panel_bytes,
+            bring_near(d.table, kind, &t, rows * d.cols.source, 1, t.b + panel_bytes,
                        min(panel_bytes, e.filters + e.filters_bytes - t.b - panel_bytes))
             multiply_tiles(d.table, kind, &t, rows * d.cols.source)
             column += e.width

@@ -40,13 +40,13 @@ cdef char *pack_panels(const fc_kernels *table, const char *b, Py_ssize_t b_row,
                        Py_ssize_t columns, Py_ssize_t most, char *to) noexcept nogil
 
 
-cdef inline void bring_near(const fc_kernels *table, int kind, fc_tile *t, Py_ssize_t rows, const char *start,
-                            Py_ssize_t nbytes) noexcept nogil:
-    """Have the tiles of so many rows ask for memory that is read next, as slowly as they can.
+cdef inline void bring_near(const fc_kernels *table, int kind, fc_tile *t, Py_ssize_t rows, Py_ssize_t times,
+                            const char *start, Py_ssize_t nbytes) noexcept nogil:
+    """Have the tiles of so many rows, so many times, ask for memory that is read next, as slowly as they can.
 
     Memory answers only so many requests at a time, and loads would wait for them.
     """
-    cdef Py_ssize_t steps = ceil_div(rows, table.max_rows[kind]) * t.n_runs * t.run_length
+    cdef Py_ssize_t steps = times * ceil_div(rows, table.max_rows[kind]) * t.n_runs * t.run_length
     t.ahead = start
     t.ahead_end = start + nbytes
     t.ahead_step = FC_LINE

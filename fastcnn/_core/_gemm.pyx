@@ -148,10 +148,10 @@ cdef void multiply_rows(const Product *p, const Blocks *s, const Slab *slab, con
         b += slab.rows * t.b_step
         if s.by_panels:
             # The next task's first one too, which this thread is likely to take.
-            bring_near(p.table, kind, &t, rows, b, min(slab.length * t.b_step, p.b + p.n * p.k * size - b))
+            bring_near(p.table, kind, &t, rows, 1, b, min(slab.length * t.b_step, p.b + p.n * p.k * size - b))
         elif left > 0:
             if kind > 0:
-                bring_near(p.table, kind, &t, rows, next_rows, min(part, left))
+                bring_near(p.table, kind, &t, rows, 1, next_rows, min(part, left))
             else:  # tiles of one vector ask for nothing
                 fc_prefetch(next_rows, min(part, left))
             next_rows += part

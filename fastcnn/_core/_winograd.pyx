@@ -206,7 +206,7 @@ cdef void multiply_panel(const Convolution *g, Py_ssize_t panel, Py_ssize_t chan
         t.a = points + i * g.point + channel * size
         t.c = products + i * g.product_point
         # The next point's filters, or the next panel's.
-        bring_near(g.table, kind, &t, tiles, t.b + filter_point, channels * t.b_step)
+        bring_near(g.table, kind, &t, tiles, 1, t.b + filter_point, channels * t.b_step)
         multiply_tiles(g.table, kind, &t, tiles)
 
 
