@@ -74,6 +74,7 @@ cdef extern from "kernels.h" nogil:
         const char *bias
         Py_ssize_t residual
         int row, col, rows, cols, relu
+        const char *ahead
 
     ctypedef struct fc_winograd_leaves:
         void (*input)(const fc_winograd *) noexcept nogil

@@ -37,8 +37,11 @@ cdef enum:
     SLICE = 32
     # Tiles that a block has at least where threads could share panels instead of blocks: the rows of a register tile.
     FEWEST_TILES = 16
-    # Rows of filters that are asked for ahead of their turn.
+    # Rows of filters that are asked for ahead of their turn, and tiles: what lies in so many places, and is read
+    # between stores to as many others, the hardware does not foresee (gradient of 64-64 filters of 64 images of 32x32, one
+    # thread of a Zen 5: 11.5 ms without, 8.1 ms with 1, 2 or 4 tiles; 32-32 3.5, 2.8 with 1 and 2.4 with 2).
     AHEAD = 4
+    TILES_AHEAD = 2
     # Tiles that a shared block of the filters' gradient has at least, and a part of them: with fewer the sums are
     # loaded and stored too often, more of them are written too far from the cores (64, 128 and 256 tiles of 6 x 6
     # points: 1.42, 1.46 and 1.34 times as fast as direct, geometric mean of 12 layers of benchmarks/layers.py).
@@ -79,15 +82,23 @@ cdef inline int before(const Axis *a, Py_ssize_t first, Py_ssize_t end, Py_ssize
     return <int> max(0, min(most, ceil_div(end - first, a.dilation)))
 
 
-cdef void look(const Source *s, Py_ssize_t tile, fc_winograd *t) noexcept nogil:
-    """Point t.x at the first pixel that a tile sees, which may lie outside the image, and say which rows and columns
-    lie inside."""
+cdef inline const char *sight(const Source *s, Py_ssize_t tile, Py_ssize_t *row, Py_ssize_t *col) noexcept nogil:
+    """Return the first pixel that a tile sees, which may lie outside the image, and its row and column."""
     cdef Py_ssize_t image = tile // (s.rows.tiles * s.cols.tiles)
-    cdef Py_ssize_t row = s.rows.base + first_pixel(&s.rows, tile // s.cols.tiles % s.rows.tiles)
-    cdef Py_ssize_t col = s.cols.base + first_pixel(&s.cols, tile % s.cols.tiles)
-    t.x = s.x + ((image * s.rows.size + row) * s.cols.size + col) * s.pixel
+    row[0] = s.rows.base + first_pixel(&s.rows, tile // s.cols.tiles % s.rows.tiles)
+    col[0] = s.cols.base + first_pixel(&s.cols, tile % s.cols.tiles)
+    return s.x + ((image * s.rows.size + row[0]) * s.cols.size + col[0]) * s.pixel
+
+
+cdef void look(const Source *s, Py_ssize_t tile, fc_winograd *t) noexcept nogil:
+    """Point t.x at the first pixel that a tile sees, and say which of its rows and columns lie inside the image; point
+    t.ahead at those pixels of a later tile that none before it sees."""
+    cdef Py_ssize_t row, col
     t.x_row = s.rows.dilation * s.cols.size * s.pixel
     t.x_col = s.cols.dilation * s.pixel
+    t.ahead = sight(s, tile + TILES_AHEAD, &row, &col)
+    t.ahead += (s.rows.span - s.rows.step) * t.x_row + (s.cols.span - s.cols.step) * t.x_col
+    t.x = sight(s, tile, &row, &col)
     t.row = before(&s.rows, row, 0, s.rows.span)
     t.col = before(&s.cols, col, 0, s.cols.span)
     t.rows = before(&s.rows, row, s.rows.size, s.rows.span)
@@ -164,6 +175,7 @@ cdef void transform_panel(const Convolution *g, Py_ssize_t panel, Py_ssize_t cha
     t.channels = min(g.width, g.columns - first)
     panel_shape(g.table, t.channels, &width, &kind)
     t.point = point
+    t.ahead = NULL
     t.x_row = 3 * tap_bytes if g.transposed else g.tap_row
     t.x_col = tap_bytes if g.transposed else g.tap_col
     for k in range(channels):
@@ -230,6 +242,7 @@ cdef void transform_products(const Convolution *g, Py_ssize_t panel, Py_ssize_t 
     cdef fc_winograd t
     t.residual = g.residual
     t.relu = g.relu
+    t.ahead = NULL
     t.y_col = g.source.cols.dilation * g.y_pixel
     t.y_row = g.source.rows.dilation * g.out_w * g.y_pixel
     if g.pooled.y != NULL:
@@ -249,6 +262,7 @@ cdef void transform_products(const Convolution *g, Py_ssize_t panel, Py_ssize_t 
         t.cols = before(cols, col, g.out_w, g.tile)
         if g.pooled.y == NULL:
             t.y = g.y + ((image * g.out_h + row) * g.out_w + col) * g.y_pixel + panel * g.width * size
+            t.ahead = t.y + g.tile * t.y_col  # the next tile, but for the last one of a row
             g.leaves.output(&t)
         else:
             t.y = pixels
@@ -465,16 +479,15 @@ cdef void transform_tile(const Operand *o, Py_ssize_t points, Py_ssize_t size, P
                          transform leaf) noexcept nogil:
     """Transform what a tile sees to its place in the block."""
     cdef Py_ssize_t part
-    cdef const char *x
     cdef fc_winograd t
     look(&o.source, tile, &t)
-    x = t.x
     t.point = o.point
     for part in range(o.parts):
-        t.x = x + part * o.width * size
         t.channels = columns(o, part)
         t.y = o.at + part * points * o.point + place * o.width * size
         leaf(&t)
+        t.x += o.width * size
+        t.ahead += o.width * size
 
 
 cdef void add_products(const FilterGradient *g, Py_ssize_t pair, Py_ssize_t point, char *sums) noexcept nogil:
@@ -509,6 +522,7 @@ cdef void transform_sums(const FilterGradient *g, Py_ssize_t pair, Py_ssize_t ro
     cdef Py_ssize_t channel = pair % g.x.parts * g.x.width + row
     cdef fc_winograd t
     t.point = g.sum_point
+    t.ahead = NULL
     t.y_col = g.x.channels * g.dy.channels * size
     t.y_row = 3 * t.y_col
     t.x = sums + row * g.dy.width * size

@@ -112,7 +112,8 @@ typedef struct {
  * y.  output: the points at x to the first rows x cols of m x m pixels at y, y_row and y_col bytes apart, with bias
  * (NULL: zero), residual (as of fc_tile) and relu.  Their transposes, for the filters' gradient: output_backward takes
  * m x m pixels at x, of which some may lie outside as input's, to the points at y; filter_backward takes the points at x
- * to 3 x 3 taps at y.
+ * to 3 x 3 taps at y.  All but filter and filter_backward also ask for m x m pixels from `ahead` on, as far apart as
+ * those at x, or at y for output; they may lie anywhere, NULL: none.
  * Tail rule: pixels and taps are read and written in their channels only, points and bias in whole vectors. */
 typedef struct {
     const char *x;
@@ -122,6 +123,7 @@ typedef struct {
     const char *bias;
     ptrdiff_t residual;
     int row, col, rows, cols, relu;
+    const char *ahead;
 } fc_winograd;
 
 typedef struct {

@@ -141,6 +141,9 @@ FC_INLINE void winograd_transform(const fc_winograd *t, const int points, const 
         }
         FC_UNROLL for (int i = 0; i < points; i++) {
             vec to[8];
+            if (i < points - 2 && t->ahead)
+                FC_UNROLL for (int j = 0; j < points - 2; j++)
+                    __builtin_prefetch((const FC_T *)(t->ahead + i * t->x_row + j * t->x_col) + c, 0, 2);
             FC_UNROLL for (int j = 0; j < taps; j++) p[j] = half[j][i];
             transform(points, p, to);
             FC_UNROLL for (int j = 0; j < points; j++) store((FC_T *)(t->y + (points * i + j) * t->point) + c, to[j]);
@@ -168,6 +171,9 @@ FC_INLINE void winograd_pixels(const fc_winograd *t, const int points, const int
             FC_UNROLL for (int i = 0; i < points; i++)
                 m[i] = load((const FC_T *)(t->x + (points * i + j) * t->point) + c);
             transform(points, m, half[j]);
+            if (j < taps && t->ahead)
+                FC_UNROLL for (int i = 0; i < taps; i++)
+                    __builtin_prefetch((const FC_T *)(t->ahead + i * t->y_row + j * t->y_col) + c, 1, 3);
         }
         FC_UNROLL for (int i = 0; i < taps; i++) {
             if (i >= rows) break;
