@@ -337,9 +337,12 @@ cdef void correlate_tasks(const Correlation *all, Shares *shares, Py_ssize_t thr
 cdef void cut_correlation(Correlation *c, int threads) noexcept nogil:
     """Choose the bands and groups: a band's source stays in L2, and there are tasks enough to even out."""
     cdef Py_ssize_t size = c.table.itemsize, wanted = ceil_div(4 * threads, c.convs) if threads > 1 else 1
-    cdef Py_ssize_t row_bytes = max(1, c.source.row_step * c.source.pitch), rows
+    cdef Py_ssize_t row_bytes = max(1, c.source.row_step * c.source.pitch), room = l2_bytes // 3, rows
+    if c.images == 1 and not c.prepared and c.depth * c.columns * size > c.source.out_h * row_bytes:
+        # As a single band it takes larger filters packed a slab at a time, which are not written and read again.
+        room *= 2
     # So does its result, if it is pooled.
-    rows = l2_bytes // 3 // max(row_bytes, c.source.out_w * c.columns * size if c.pooled.y != NULL else 0)
+    rows = room // max(row_bytes, c.source.out_w * c.columns * size if c.pooled.y != NULL else 0)
     rows = max(1, min(c.source.out_h, rows))
     c.groups = 1
     if c.images * ceil_div(c.source.out_h, rows) < wanted:
