@@ -523,6 +523,27 @@ def test_depthwise_edges_of_rows_of_taps(columns, padding, stride, dtype):
         check(Case((2, 4, width, 17), (3, columns, 1, 17), (1, stride), padding, (1, 1), 17), dtype)
 
 
+@pytest.mark.parametrize("rows", [(0, 0), (1, 1), (0, 2), (3, 1), (2, 2)], ids=str)
+@pytest.mark.parametrize("height", range(1, 9))
+def test_depthwise_rows_that_are_computed_by_two(height, rows, dtype):
+    if height + sum(rows) < 3:
+        return
+    for width in (4, 7, 9, 16):
+        check(Case((2, height, width, 17), (3, 3, 1, 17), (1, 1), (rows, (1, 1)), (1, 1), 17), dtype)
+
+
+def test_depthwise_rows_have_the_bits_that_they_have_alone(dtype):
+    x, w, b = normals(1, 7, 9, 35, dtype=dtype), normals(3, 3, 1, 35, dtype=dtype), normals(35, dtype=dtype)
+    added = normals(1, 7, 9, 35, dtype=dtype, seed=1)
+    options = {"bias": b, "activation": "relu", "groups": 35}
+    y = nn.conv2d(x, w, padding=1, residual=added, **options)
+    for row in range(7):
+        inside = x[:, max(0, row - 1) : row + 2]
+        edges = int(row == 0), int(row == 6)
+        alone = nn.conv2d(inside, w, padding=(edges, (1, 1)), residual=added[:, row : row + 1], **options)
+        assert_equal(y[:, row : row + 1], alone, dtype)
+
+
 @pytest.mark.parametrize("window", [(1, 1), (3, 3)])
 @pytest.mark.parametrize("filters", [1, 3, 4, 5, 7, 8, 9, 15, 16, 17, 31, 32, 33, 48, 63, 65])
 def test_channels_and_filters_around_vector_lengths(filters, window, dtype):

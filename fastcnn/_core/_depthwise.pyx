@@ -80,6 +80,8 @@ cdef struct Depthwise:
     Py_ssize_t out_step, source_step
     Span *spans
     Py_ssize_t n_spans
+    # Whether two rows of an image, one below the other, can be computed at once.
+    bint pairs
     # The source; row r of its images is their row r % kept.
     const char *x
     Py_ssize_t kept
@@ -133,6 +135,17 @@ cdef bint takes_edges(const Depthwise *d) noexcept nogil:
             and d.cols.source_step == 1 and d.source_step in (1, 2))
 
 
+cdef inline Py_ssize_t result_bytes(const Depthwise *d) noexcept nogil:
+    return d.images * d.rows.out * d.cols.out * d.y_pixel
+
+
+cdef bint may_pair(const Depthwise *d) noexcept nogil:
+    """Whether rows have the taps and the distance of those that the leaf takes by two, if no column has others."""
+    return (not d.depth and d.rows.taps == d.cols.taps == 3 and d.rows.dilation in (1, -1) and takes_edges(d)
+            and d.rows.out_step == d.rows.source_step == d.out_step == d.source_step == 1
+            and d.cols.out >= EDGE_PIXELS)
+
+
 cdef bint find_spans(Depthwise *d, bint edges, Py_ssize_t *lists) noexcept nogil:
     """Cut the columns into spans; lists has room for two lists of taps for each column.
 
@@ -178,12 +191,15 @@ cdef inline Py_ssize_t rows_bytes(const Depthwise *d) noexcept nogil:
     return line((2 * d.rows.taps + 2 * d.rows.taps * d.cols.taps) * sizeof(Py_ssize_t))
 
 
-cdef void cut_columns(Depthwise *d, char *scratch) noexcept nogil:
-    """Cut the columns into spans, in scratch, with their lists of taps behind them."""
+cdef void cut_columns(Depthwise *d, bint writes, char *scratch) noexcept nogil:
+    """Cut the columns into spans, in scratch, with their lists of taps behind them; writes: y is what is computed."""
     cdef Py_ssize_t *lists = <Py_ssize_t *> (scratch + d.cols.out * sizeof(Span))
     d.spans = <Span *> scratch
     if not (takes_edges(d) and find_spans(d, True, lists)):
         find_spans(d, False, lists)
+    # Two rows that are written far away are slower than one.
+    d.pairs = (may_pair(d) and d.n_spans == 1 and d.spans.n_taps == 3
+               and (not writes or result_bytes(d) <= past_bytes))
 
 
 cdef Block block_of(const Depthwise *d, Py_ssize_t i) noexcept nogil:
@@ -255,27 +271,80 @@ cdef void run_row(const Depthwise *d, Py_ssize_t number, Py_ssize_t task, Py_ssi
             d.table.depthwise_filter_backward(&t)
 
 
+cdef void run_pair(const Depthwise *d, Py_ssize_t task, Py_ssize_t *lists, char *sums) noexcept nogil:
+    """An output row and the next one of its image, as run_row."""
+    cdef Py_ssize_t image = task // d.rows.out, first = task % d.rows.out - d.rows.before, i, k
+    cdef Py_ssize_t *filter_taps = lists + 4
+    cdef const Span *span = d.spans
+    cdef fc_depthwise t
+    first += min(0, 2 * d.rows.dilation)
+    for i in range(4):
+        lists[i] = -1
+        if 0 <= first + i < d.rows.source:
+            lists[i] = (first + i) % d.kept * d.cols.source * d.x_pixel
+    for i in range(3):
+        for k in range(3):
+            filter_taps[3 * i + k] = ((i if d.rows.dilation > 0 else 2 - i) * 3 + span.taps[k]) * d.tap_bytes
+    t.x = d.x + (image * d.rows.source * d.cols.source + span.sources[0]) * d.x_pixel
+    t.x_step = d.x_pixel
+    t.taps = lists
+    t.w = d.w
+    t.filter_taps = filter_taps
+    t.bias = d.bias
+    t.residual = d.residual
+    t.y = d.y + task * d.cols.out * d.y_pixel
+    t.y_step = d.y_pixel
+    t.y_row = d.cols.out * d.y_pixel
+    t.pixels = span.pixels
+    t.left = span.left
+    t.right = span.right
+    t.channels = d.unit_filters
+    t.relu = d.relu
+    t.prefetch = d.prefetch
+    t.past = d.past
+    t.dw = sums
+    if sums == NULL:
+        d.table.depthwise_pair(&t)
+    else:
+        d.table.depthwise_filter_pair(&t)
+
+
+cdef void run_rows(const Depthwise *d, Py_ssize_t first, Py_ssize_t end, Py_ssize_t *lists) noexcept nogil:
+    """Compute output rows of one image, without groups."""
+    while first < end:
+        if d.pairs and first + 1 < end:
+            run_pair(d, first, lists, NULL)
+            first += 2
+        else:
+            run_row(d, 0, first, lists, NULL)
+            first += 1
+
+
 cdef void run_part(const Depthwise *f, const Depthwise *d, Py_ssize_t part, Py_ssize_t *lists) noexcept nogil:
     """Add up a part of the filters' gradient; d, unless it is NULL, computes that of the input in the part's rows."""
-    cdef Py_ssize_t rows = f.images * f.rows.out, row, block
+    cdef Py_ssize_t rows = f.images * f.rows.out, row = rows * part // f.parts, end = rows * (part + 1) // f.parts, i
+    cdef Py_ssize_t count
     cdef char *sums = f.sums + part * f.blocks * f.block_bytes
     memset(sums, 0, f.blocks * f.block_bytes)
-    for row in range(rows * part // f.parts, rows * (part + 1) // f.parts):
-        for block in range(f.blocks):
-            run_row(f, block, row, lists, sums + block * f.block_bytes)
+    while row < end:
+        count = 2 if f.pairs and row + 1 < end and (row + 1) % f.rows.out > 0 else 1
+        if count == 2:
+            run_pair(f, row, lists, sums)
+        for i in range(f.blocks if count == 1 else 0):
+            run_row(f, i, row, lists, sums + i * f.block_bytes)
         if d != NULL:
-            run_rows_of(d, row, lists)
+            run_rows_of(d, row, count, lists)
+        row += count
 
 
-cdef void run_rows_of(const Depthwise *d, Py_ssize_t row, Py_ssize_t *lists) noexcept nogil:
-    """Compute the rows of the input's gradient that belong to a row of dy: as many as the stride; to an image's last
-    one all that are left."""
-    cdef Py_ssize_t image = row // d.rows.source, first = row % d.rows.source * d.rows.source_step, i
-    cdef Py_ssize_t end = first + d.rows.source_step
-    if row % d.rows.source == d.rows.source - 1:
+cdef void run_rows_of(const Depthwise *d, Py_ssize_t row, Py_ssize_t count, Py_ssize_t *lists) noexcept nogil:
+    """Compute the rows of the input's gradient that belong to so many rows of an image of dy: each has as many as the
+    stride, and an image's last one all that are left."""
+    cdef Py_ssize_t image = row // d.rows.source, first = row % d.rows.source * d.rows.source_step
+    cdef Py_ssize_t end = first + count * d.rows.source_step
+    if row % d.rows.source + count == d.rows.source:
         end = d.rows.out
-    for i in range(first, min(end, d.rows.out)):
-        run_row(d, 0, image * d.rows.out + i, lists, NULL)
+    run_rows(d, image * d.rows.out + first, image * d.rows.out + min(end, d.rows.out), lists)
 
 
 cdef Depthwise depthwise(Geometry g, cnp.ndarray x) noexcept:
@@ -340,12 +409,12 @@ cdef void unpack_block(const Depthwise *d, const char *packed, Py_ssize_t number
 cdef bint goes_past(const Depthwise *d) noexcept nogil:
     """Whether y is written past the caches, which takes vectors that are whole lines: parts of several would wait."""
     return (not d.depth and d.table.lanes * d.table.itemsize == FC_LINE and in_vectors(d.table, d.y, d.y_pixel)
-            and d.images * d.rows.out * d.cols.out * d.y_pixel > past_bytes)
+            and result_bytes(d) > past_bytes)
 
 
 cdef int run(Depthwise *d, const char *w, bint prepared, int threads) except -1:
     """Compute y from the filters w."""
-    cdef Py_ssize_t i, list_bytes = rows_bytes(d)
+    cdef Py_ssize_t i, list_bytes = rows_bytes(d), parts, rows
     cdef Py_ssize_t packed_bytes = d.blocks * d.block_bytes if d.depth and not prepared else 0
     cdef char *scratch = acquire(columns_bytes(d) + threads * list_bytes + packed_bytes)
     cdef char *lists = scratch + columns_bytes(d)
@@ -353,13 +422,19 @@ cdef int run(Depthwise *d, const char *w, bint prepared, int threads) except -1:
     d.w = <const char *> packed if packed_bytes else w
     d.past = goes_past(d)
     with nogil:
-        cut_columns(d, scratch)
+        cut_columns(d, True, scratch)
+        rows = 2 if d.pairs and d.images * d.rows.out >= 2 * threads else 1
+        parts = ceil_div(d.rows.out, rows)  # of an image
         with parallel(num_threads=threads):
             if packed_bytes:
                 for i in prange(d.blocks, schedule="static"):
                     pack_block(d, w, i, packed)
-            for i in prange(d.images * d.rows.out * d.blocks, schedule="static"):
+            for i in prange(d.images * parts * d.blocks if d.depth else 0, schedule="static"):
                 run_row(d, i % d.blocks, i // d.blocks, <Py_ssize_t *> (lists + threadid() * list_bytes), NULL)
+            for i in prange(0 if d.depth else d.images * parts, schedule="static"):
+                run_rows(d, i // parts * d.rows.out + i % parts * rows,
+                         i // parts * d.rows.out + min(d.rows.out, (i % parts + 1) * rows),
+                         <Py_ssize_t *> (lists + threadid() * list_bytes))
             if d.past:
                 d.table.past_done()
     release(scratch)
@@ -378,9 +453,9 @@ cdef int run_filters(Depthwise *f, Depthwise *d, char *dw, int threads) except -
     if d != NULL:
         d.past = goes_past(d)
     with nogil:
-        cut_columns(f, scratch)
+        cut_columns(f, False, scratch)
         if d != NULL:
-            cut_columns(d, scratch + lines)
+            cut_columns(d, True, scratch + lines)
         with parallel(num_threads=threads):
             for i in prange(f.parts, schedule="static"):
                 run_part(f, d, i, <Py_ssize_t *> (lists + threadid() * list_bytes))
@@ -464,7 +539,7 @@ cdef void run_expanded(const Depthwise *all, const Expansion *e, Py_ssize_t task
     cdef Py_ssize_t size = all.table.itemsize, panel = task % e.groups * e.group
     cdef Py_ssize_t band = task // e.groups % e.bands, image = task // e.groups // e.bands
     cdef Py_ssize_t row = all.rows.out * band // e.bands, end = all.rows.out * (band + 1) // e.bands
-    cdef Py_ssize_t made = 0, first, wanted, last
+    cdef Py_ssize_t made = 0, first, wanted, last, next_row
     cdef Depthwise d = all[0]
     d.unit_filters = min(e.group * e.width, all.filters - panel * e.width)
     d.x = kept
@@ -475,15 +550,16 @@ cdef void run_expanded(const Depthwise *all, const Expansion *e, Py_ssize_t task
         d.bias += panel * e.width * size
     last = min(d.rows.source, (end - 1) * d.rows.out_step - d.rows.before + window_rows(&d))
     while row < end:
+        next_row = min(end, row + 1 + d.pairs)
         first = max(0, row * d.rows.out_step - d.rows.before)
-        wanted = min(last, row * d.rows.out_step - d.rows.before + window_rows(&d))
+        wanted = min(last, (next_row - 1) * d.rows.out_step - d.rows.before + window_rows(&d))
         made = max(made, first)
         if made < wanted:
             wanted = min(last, first + d.kept)  # as many as there is room for
             expand(&d, e, image, panel, made, wanted)
             made = wanted
-        run_row(&d, 0, row, lists, NULL)
-        row += 1
+        run_rows(&d, row, next_row, lists)
+        row = next_row
 
 
 cdef void cut_expansion(Depthwise *d, Expansion *e, int threads) noexcept nogil:
@@ -491,7 +567,7 @@ cdef void cut_expansion(Depthwise *d, Expansion *e, int threads) noexcept nogil:
 
     Bands side by side make some rows twice, groups all read x.
     """
-    cdef Py_ssize_t least = min(d.rows.source, window_rows(d) + d.rows.out_step - 1), most
+    cdef Py_ssize_t least = min(d.rows.source, window_rows(d) + d.rows.out_step - 1 + may_pair(d)), most
     cdef Py_ssize_t pixels = d.cols.source * d.table.itemsize
     e.width = panel_width(d.table, d.filters, e.depth)
     e.panels = ceil_div(d.filters, e.width)
@@ -524,7 +600,7 @@ cdef int run_expansion(Depthwise *d, Py_ssize_t depth, tuple expansion, double f
     threads = threads_for_flops(d.table, flops)
     cut_expansion(d, &e, threads)
     # What is read is near, and what is written will be read soon.
-    d.prefetch = 2 if d.images * d.rows.out * d.cols.out * d.y_pixel > l2_bytes // 2 else 0
+    d.prefetch = 2 if result_bytes(d) > l2_bytes // 2 else 0
     bias_bytes = line(e.panels * e.width * size)
     task_bytes = rows_bytes(d) + line(d.kept * d.cols.source * e.group * e.width * size)
     scratch = acquire(lists + bias_bytes + threads * task_bytes)
@@ -532,7 +608,7 @@ cdef int run_expansion(Depthwise *d, Py_ssize_t depth, tuple expansion, double f
     e.bias = pad_bias(NULL if bias is None else cnp.PyArray_BYTES(bias), d.filters * size, bias_bytes, scratch + lists)
     share(&shares, d.images * e.bands * e.groups, threads)
     with nogil:
-        cut_columns(d, scratch)
+        cut_columns(d, True, scratch)
         for i in prange(threads, num_threads=threads, schedule="static", chunksize=1):
             task = take(&shares, i)
             while task >= 0:

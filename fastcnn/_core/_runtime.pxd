@@ -65,6 +65,7 @@ cdef extern from "kernels.h" nogil:
         int relu, prefetch, past, width, left, right
         Py_ssize_t depth, filter_step
         const Py_ssize_t *lanes
+        Py_ssize_t y_row
 
     ctypedef struct fc_winograd:
         const char *x
@@ -117,7 +118,9 @@ cdef extern from "kernels.h" nogil:
                                 Py_ssize_t stride, void *dst) noexcept nogil
         fc_winograd_leaves winograd[3]
         void (*depthwise)(const fc_depthwise *) noexcept nogil
+        void (*depthwise_pair)(const fc_depthwise *) noexcept nogil
         void (*depthwise_filter_backward)(const fc_depthwise *) noexcept nogil
+        void (*depthwise_filter_pair)(const fc_depthwise *) noexcept nogil
         void (*grouped)(const fc_depthwise *) noexcept nogil
         void (*grouped_filter_backward)(const fc_depthwise *) noexcept nogil
         void (*max_pool)(const fc_pool *) noexcept nogil

@@ -38,8 +38,8 @@ cdef enum:
     # Tiles that a block has at least where threads could share panels instead of blocks: the rows of a register tile.
     FEWEST_TILES = 16
     # Rows of filters that are asked for ahead of their turn, and tiles: what lies in so many places, and is read
-    # between stores to as many others, the hardware does not foresee (gradient of 64-64 filters of 64 images of 32x32, one
-    # thread of a Zen 5: 11.5 ms without, 8.1 ms with 1, 2 or 4 tiles; 32-32 3.5, 2.8 with 1 and 2.4 with 2).
+    # between stores to as many others, the hardware does not foresee (gradient of 64-64 filters of 64 images of 32x32,
+    # one thread of a Zen 5: 11.5 ms without, 7.2 with; of 32-32 filters 3.5 and 2.4).
     AHEAD = 4
     TILES_AHEAD = 2
     # Tiles that a shared block of the filters' gradient has at least, and a part of them: with fewer the sums are

@@ -14,6 +14,10 @@
 #define depthwise_grid_runs FC_NAME(depthwise_grid_runs)
 #define depthwise_grids FC_NAME(depthwise_grids)
 #define depthwise_in_grids FC_NAME(depthwise_in_grids)
+#define depthwise_two FC_NAME(depthwise_two)
+#define depthwise_two_runs FC_NAME(depthwise_two_runs)
+#define depthwise_taps_two FC_NAME(depthwise_taps_two)
+#define depthwise_filters_two FC_NAME(depthwise_filters_two)
 #define depthwise_filters_in_grids FC_NAME(depthwise_filters_in_grids)
 #define depthwise_filters_all FC_NAME(depthwise_filters_all)
 #define depthwise_filter_run FC_NAME(depthwise_filter_run)
@@ -213,6 +217,70 @@ static void FC_NAME(grouped)(const fc_depthwise *t) {
     if (VL > 2) depthwise_all(t, 1, depthwise_lanes(t)); /* no two groups of several channels share less */
 }
 
+/* As depthwise_grid, of 3 x 3 taps at a stride of 1, with the pixels below: the four rows that both see are read once. */
+FC_INLINE void depthwise_two(const fc_depthwise *t, ptrdiff_t c, ptrdiff_t left, ptrdiff_t i, const int count) {
+    const int width = 3, stride = 1, columns = count + 2;
+    const vec start = t->bias ? load_left(AT(t->bias, 0), left) : (vec){0};
+    const ptrdiff_t *rows = t->taps, *filter_taps = t->filter_taps;
+    const ptrdiff_t step = t->x_step, y_step = t->y_step, y_row = t->y_row;
+    const char *w = (const char *)AT(t->w, 0), *first = (const char *)AT(t->x, i * step);
+    const ptrdiff_t before = COLUMNS_BEFORE(i), behind = COLUMNS_BEHIND(i, count);
+    char *y = (char *)AT(t->y, i * y_step);
+    vec upper[8], lower[8], wk[2][3]; /* the filter's rows that the upper and the lower pixels take */
+    FC_UNROLL for (int j = 0; j < count; j++) {
+        upper[j] = lower[j] = start;
+        if (t->residual) {
+            upper[j] += load_left((const FC_T *)(y + j * y_step + t->residual), left);
+            lower[j] += load_left((const FC_T *)(y + y_row + j * y_step + t->residual), left);
+        }
+    }
+    FC_UNROLL for (int r = 0; r < 4; r++) {
+        FC_UNROLL for (int s = 0; s < 3; s++) {
+            wk[1][s] = wk[0][s];
+            if (r < 3) wk[0][s] = load_left((const FC_T *)(w + filter_taps[3 * r + s]), left);
+        }
+        /* Of the pixels that are next, row by row: those below that none has seen yet, and their results. */
+        const char *ahead = r < 2 ? first + (count + 1) * step + rows[r + 2] : y + count * y_step + (r - 2) * y_row;
+        if (r < 2 ? t->prefetch == 1 : t->prefetch && !t->past)
+            FC_UNROLL for (int j = 0; j < count; j++) {
+                __builtin_prefetch(ahead, r >= 2);
+                ahead += r < 2 ? step : y_step;
+            }
+        if (rows[r] < 0) continue;
+        const char *x[4];
+        FC_UNROLL for (int j = 0; j < 4; j++) x[j] = first + rows[r] + 3 * j * step;
+        FC_UNROLL for (int q = 0; q < columns; q++) {
+            if (OUTSIDE(q)) continue;
+            vec v = load_left((const FC_T *)(x[q / 3] + q % 3 * step), left);
+            FC_KEEP(v);
+            FC_UNROLL for (int s = 0; s < 3; s++) if (BELONGS(q, s, count)) {
+                if (r < 3) upper[PIXEL(q, s)] += v * wk[0][s];
+                if (r > 0) lower[PIXEL(q, s)] += v * wk[1][s];
+            }
+        }
+    }
+    depthwise_store(t, y, upper, left, count);
+    depthwise_store(t, y + y_row, lower, left, count);
+}
+
+/* All pixels of both rows, `count` at a time, as depthwise_grid_runs. */
+FC_INLINE void depthwise_two_runs(const fc_depthwise *t, const int count) {
+    for (ptrdiff_t i = 0; i < t->pixels; i += count) {
+        const ptrdiff_t at = i + count <= t->pixels ? i : t->pixels - count;
+        ptrdiff_t c = 0;
+        for (; c + VL <= t->channels; c += VL) depthwise_two(t, c, VL, at, count);
+        if (c < t->channels) depthwise_two(t, c, t->channels - c, at, count);
+    }
+}
+
+static void FC_NAME(depthwise_pair)(const fc_depthwise *t) {
+#if FC_REGISTERS >= 32
+    if (t->pixels >= 8 && (t->pixels % 8 == 0 || t->pixels % 7)) { depthwise_two_runs(t, 8); return; }
+    if (t->pixels >= 7) { depthwise_two_runs(t, 7); return; }
+#endif
+    depthwise_two_runs(t, 4);
+}
+
 /* What `pixels` pixels from i on, which see the same columns, add to the gradients of `count` taps. */
 FC_INLINE void depthwise_taps_grid(const fc_depthwise *t, ptrdiff_t c, ptrdiff_t left, const char *const *x, vec *sum,
                                    ptrdiff_t i, const int count, const int width, const int stride, const int pixels,
@@ -313,6 +381,63 @@ FC_INLINE void depthwise_filters_all(const fc_depthwise *t, const int grouped, m
 static void FC_NAME(depthwise_filter_backward)(const fc_depthwise *t) { depthwise_filters_all(t, 0, (mask){0}); }
 static void FC_NAME(grouped_filter_backward)(const fc_depthwise *t) {
     if (VL > 2) depthwise_filters_all(t, 1, depthwise_lanes(t));
+}
+
+/* What `count` pixels from i on, and those below, add to the gradients of 3 x 3 taps, as depthwise_taps_grid. */
+FC_INLINE void depthwise_taps_two(const fc_depthwise *t, ptrdiff_t c, ptrdiff_t left, vec *sum, ptrdiff_t i,
+                                  const int count) {
+    const int width = 3, stride = 1, columns = count + 2;
+    const ptrdiff_t *rows = t->taps, step = t->x_step;
+    const ptrdiff_t before = COLUMNS_BEFORE(i), behind = COLUMNS_BEHIND(i, count);
+    vec upper[4], lower[4];
+    FC_UNROLL for (int j = 0; j < count; j++) {
+        upper[j] = load_left(AT(t->y, (i + j) * t->y_step), left);
+        lower[j] = load_left(AT(t->y, t->y_row + (i + j) * t->y_step), left);
+        FC_KEEP(upper[j]);
+        FC_KEEP(lower[j]);
+    }
+    FC_UNROLL for (int r = 0; r < 4; r++) {
+        if (rows[r] < 0) continue;
+        FC_UNROLL for (int q = 0; q < columns; q++) {
+            if (OUTSIDE(q)) continue;
+            vec v = load_left(AT(t->x, rows[r] + (i + q) * step), left);
+            FC_KEEP(v);
+            FC_UNROLL for (int s = 0; s < 3; s++) if (BELONGS(q, s, count)) {
+                if (r < 3) sum[3 * r + s] += v * upper[PIXEL(q, s)];
+                if (r > 0) sum[3 * r - 3 + s] += v * lower[PIXEL(q, s)];
+            }
+        }
+    }
+}
+
+/* All pixels of both rows, for a vector of channels. */
+FC_INLINE void depthwise_filters_two(const fc_depthwise *t, ptrdiff_t c, ptrdiff_t left) {
+    enum { count = FC_REGISTERS >= 32 ? 4 : 2 };
+    vec sum[9];
+    ptrdiff_t i = 0;
+    FC_UNROLL for (int k = 0; k < 9; k++) sum[k] = load_left(AT(t->dw, t->filter_taps[k]), left);
+    /* What the next two rows see and none before them, and their gradients. */
+    const ptrdiff_t done = 2 * c * t->pixels * (ptrdiff_t)sizeof(FC_T);
+    const char *next_x = t->x + t->taps[3] + t->pixels * t->x_step + done, *next_y = t->y + 2 * t->y_row + done;
+    for (; i + count <= t->pixels; i += count) {
+        if (t->prefetch) {
+            FC_UNROLL for (int j = 0; j < 2 * count; j++, next_x += FC_VECTOR_BYTES) __builtin_prefetch(next_x);
+            FC_UNROLL for (int j = 0; j < 2 * count; j++, next_y += FC_VECTOR_BYTES) __builtin_prefetch(next_y);
+        }
+        depthwise_taps_two(t, c, left, sum, i, count);
+    }
+    if (count == 4 && i + 2 <= t->pixels) {
+        depthwise_taps_two(t, c, left, sum, i, 2);
+        i += 2;
+    }
+    if (i < t->pixels) depthwise_taps_two(t, c, left, sum, i, 1);
+    FC_UNROLL for (int k = 0; k < 9; k++) store_left(AT(t->dw, t->filter_taps[k]), sum[k], left);
+}
+
+static void FC_NAME(depthwise_filter_pair)(const fc_depthwise *t) {
+    ptrdiff_t c = 0;
+    for (; c + VL <= t->channels; c += VL) depthwise_filters_two(t, c, VL);
+    if (c < t->channels) depthwise_filters_two(t, c, t->channels - c);
 }
 
 #undef PIXEL

@@ -104,6 +104,10 @@ typedef struct {
     int width, left, right;
     ptrdiff_t depth, filter_step;
     const ptrdiff_t *lanes;
+    /* depthwise_pair and depthwise_filter_pair: the same pixels of the next row of y too, so many bytes on.  Both see 3 x 3
+     * taps, pixels that are neighbours, of the four rows at x + taps, of which those below zero are outside; 4 pixels or
+     * more.  filter_taps are in the order of what the upper row sees. */
+    ptrdiff_t y_row;
 } fc_depthwise;
 
 /* One tile of Winograd's F(m x m, 3x3): (m + 2) x (m + 2) points, from one to the next `point` bytes, each a run of
@@ -202,7 +206,9 @@ typedef struct {
     fc_winograd_leaves winograd[FC_WINOGRAD_TILES]; /* [m / 2 - 1] */
 
     void (*depthwise)(const fc_depthwise *);
+    void (*depthwise_pair)(const fc_depthwise *);
     void (*depthwise_filter_backward)(const fc_depthwise *);
+    void (*depthwise_filter_pair)(const fc_depthwise *);
     void (*grouped)(const fc_depthwise *);
     void (*grouped_filter_backward)(const fc_depthwise *);
 

@@ -19,8 +19,9 @@
         .max_pool_backward = FC_NAME(max_pool_backward), .avg_pool = FC_NAME(avg_pool),              \
         .avg_pool_backward = FC_NAME(avg_pool_backward),                                             \
         .winograd = {FC_WINOGRAD_ENTRY(4), FC_WINOGRAD_ENTRY(6), FC_WINOGRAD_ENTRY(8)},              \
-        .depthwise = FC_NAME(depthwise),                                                             \
-        .depthwise_filter_backward = FC_NAME(depthwise_filter_backward), .grouped = FC_NAME(grouped), \
+        .depthwise = FC_NAME(depthwise), .depthwise_pair = FC_NAME(depthwise_pair),                  \
+        .depthwise_filter_backward = FC_NAME(depthwise_filter_backward),                             \
+        .depthwise_filter_pair = FC_NAME(depthwise_filter_pair), .grouped = FC_NAME(grouped),        \
         .grouped_filter_backward = FC_NAME(grouped_filter_backward),                                 \
         .map = {[FC_RELU] = FC_NAME(relu), [FC_RELU_BACKWARD] = FC_NAME(relu_backward),              \
                 [FC_CLIPPED_RELU] = FC_NAME(clipped_relu),                                           \
