@@ -25,13 +25,15 @@ from ._narrow import pixels_beside
 # Fitted to the times of 25 layers of 3x3 with 32 channels and more (2 threads, float32, AVX-512): _NEAR on a Zen 4 with
 # 1 MB of L2 a core, _FAR on an Emerald Rapids with 2 MB. The gradient of the filters has their sums in place of the
 # filters; "prepared" is a result with filters that were transformed before and are in the caches, and "streamed" one
-# with such filters from memory, for which a far L3 is no worse: those costs choose right for 18 layers on a Zen 5, too.
+# with such filters from memory, for which a far L3 is no worse. On a Zen 5 the costs chose the fastest of the four, or
+# what took 1.09 times as long at most, for 30 layers and the three passes of training, once the input's 40 for a side
+# of 4 had become 30, and for 18 layers with filters from memory the fastest or what took 1.02 times as long.
 _STREAMED = 18.0, {2: (17.0, 12.0), 4: (18.0, 15.0), 6: (19.0, 17.0)}
 _NEAR = {
     "forward": (84.0, {2: (48.0, 10.0), 4: (27.0, 14.0), 6: (22.0, 20.0)}),
     "prepared": (20.0, {2: (13.0, 11.0), 4: (5.0, 14.0), 6: (5.0, 15.0)}),
     "streamed": _STREAMED,
-    "input": (92.0, {2: (61.0, 9.0), 4: (40.0, 13.0), 6: (38.0, 18.0)}),
+    "input": (92.0, {2: (61.0, 9.0), 4: (30.0, 13.0), 6: (38.0, 18.0)}),
     "filters": (110.0, {2: (51.0, 23.0), 4: (27.0, 21.0), 6: (19.0, 21.0)}),
 }
 _FAR = {
