@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import importlib.metadata
 import re
 import shutil
@@ -59,6 +60,21 @@ def build(kind: str, folder: Path) -> Path:
     assert result.returncode == 0, result.stdout[-2000:] + result.stderr[-2000:]
     (archive,) = (folder / "dist").iterdir()
     return archive
+
+
+@checkout
+@pytest.mark.skipif(not shutil.which("clang"), reason="clang is not installed")
+@pytest.mark.parametrize("isa", _runtime.available_isas())
+def test_clang_takes_the_kernels(isa):
+    (isas,) = (
+        ast.literal_eval(node.value)
+        for node in ast.parse((ROOT / "setup.py").read_text()).body
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "ISAS"
+    )
+    _, flags = isas[isa]
+    command = ["clang", "-fsyntax-only", *flags, str(ROOT / "fastcnn" / "_core" / "kernels" / f"isa_{isa}.c")]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    assert result.returncode == 0, result.stderr[-2000:]
 
 
 @checkout

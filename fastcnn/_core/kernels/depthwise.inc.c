@@ -240,12 +240,13 @@ FC_INLINE void depthwise_two(const fc_depthwise *t, ptrdiff_t c, ptrdiff_t left,
             if (r < 3) wk[0][s] = load_left((const FC_T *)(w + filter_taps[3 * r + s]), left);
         }
         /* Of the pixels that are next, row by row: those below that none has seen yet, and their results. */
-        const char *ahead = r < 2 ? first + (count + 1) * step + rows[r + 2] : y + count * y_step + (r - 2) * y_row;
-        if (r < 2 ? t->prefetch == 1 : t->prefetch && !t->past)
-            FC_UNROLL for (int j = 0; j < count; j++) {
-                __builtin_prefetch(ahead, r >= 2);
-                ahead += r < 2 ? step : y_step;
-            }
+        if (r < 2 && t->prefetch == 1) {
+            const char *ahead = first + (count + 1) * step + rows[r + 2];
+            FC_UNROLL for (int j = 0; j < count; j++) __builtin_prefetch(ahead + j * step);
+        } else if (r >= 2 && t->prefetch && !t->past) {
+            const char *ahead = y + count * y_step + (r - 2) * y_row;
+            FC_UNROLL for (int j = 0; j < count; j++) __builtin_prefetch(ahead + j * y_step, 1);
+        }
         if (rows[r] < 0) continue;
         const char *x[4];
         FC_UNROLL for (int j = 0; j < 4; j++) x[j] = first + rows[r] + 3 * j * step;
