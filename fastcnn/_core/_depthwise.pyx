@@ -213,6 +213,22 @@ cdef Block block_of(const Depthwise *d, Py_ssize_t i) noexcept nogil:
     return block
 
 
+cdef void begin_rows(const Depthwise *d, const Block *block, Py_ssize_t number, char *sums,
+                     fc_depthwise *t) noexcept nogil:
+    """Fill in what all rows of a block have in common."""
+    cdef Py_ssize_t size = d.table.itemsize
+    t.x_step = d.source_step * d.x_pixel
+    t.w = d.w + number * d.block_bytes
+    t.dw = sums
+    t.bias = d.bias + block.filter * size if d.bias != NULL else NULL
+    t.residual = d.residual
+    t.y_step = d.out_step * d.y_pixel
+    t.channels = block.columns
+    t.relu = d.relu
+    t.prefetch = d.prefetch
+    t.past = d.past
+
+
 cdef void run_row(const Depthwise *d, Py_ssize_t number, Py_ssize_t task, Py_ssize_t *lists, char *sums) noexcept nogil:
     """All spans of one output row for a block: compute it, or, where sums is not NULL, add to the filters' gradient."""
     cdef Py_ssize_t image = task // d.rows.out, row = task % d.rows.out, n_rows, i, j, k, n
@@ -228,24 +244,15 @@ cdef void run_row(const Depthwise *d, Py_ssize_t number, Py_ssize_t task, Py_ssi
     n_rows = look(&d.rows, row, 0, row_taps, row_sources)
     for j in range(n_rows):
         row_sources[j] %= d.kept
+    begin_rows(d, &block, number, sums, &t)
     t.x = d.x + image * d.rows.source * d.cols.source * d.x_pixel + block.channel * size
-    t.x_step = d.source_step * d.x_pixel
     t.taps = taps
-    t.w = d.w + number * d.block_bytes
-    t.dw = sums
     t.filter_taps = filter_taps
-    t.bias = d.bias + block.filter * size if d.bias != NULL else NULL
-    t.residual = d.residual
-    t.y_step = d.out_step * d.y_pixel
-    t.channels = block.columns
     t.depth = d.depth
     t.filter_step = d.table.lanes * size
     t.lanes = lanes
     for i in range(d.table.lanes if d.depth else 0):
         lanes[i] = block.lane + (i // d.group_filters * d.depth if i < block.columns and d.unit_blocks == 1 else 0)
-    t.relu = d.relu
-    t.prefetch = d.prefetch
-    t.past = d.past
     for i in range(d.n_spans):
         span = d.spans + i
         n = 0
@@ -276,6 +283,7 @@ cdef void run_pair(const Depthwise *d, Py_ssize_t task, Py_ssize_t *lists, char 
     cdef Py_ssize_t image = task // d.rows.out, first = task % d.rows.out - d.rows.before, i, k
     cdef Py_ssize_t *filter_taps = lists + 4
     cdef const Span *span = d.spans
+    cdef Block block = block_of(d, 0)
     cdef fc_depthwise t
     first += min(0, 2 * d.rows.dilation)
     for i in range(4):
@@ -285,24 +293,15 @@ cdef void run_pair(const Depthwise *d, Py_ssize_t task, Py_ssize_t *lists, char 
     for i in range(3):
         for k in range(3):
             filter_taps[3 * i + k] = ((i if d.rows.dilation > 0 else 2 - i) * 3 + span.taps[k]) * d.tap_bytes
+    begin_rows(d, &block, 0, sums, &t)
     t.x = d.x + (image * d.rows.source * d.cols.source + span.sources[0]) * d.x_pixel
-    t.x_step = d.x_pixel
     t.taps = lists
-    t.w = d.w
     t.filter_taps = filter_taps
-    t.bias = d.bias
-    t.residual = d.residual
     t.y = d.y + task * d.cols.out * d.y_pixel
-    t.y_step = d.y_pixel
     t.y_row = d.cols.out * d.y_pixel
     t.pixels = span.pixels
     t.left = span.left
     t.right = span.right
-    t.channels = d.unit_filters
-    t.relu = d.relu
-    t.prefetch = d.prefetch
-    t.past = d.past
-    t.dw = sums
     if sums == NULL:
         d.table.depthwise_pair(&t)
     else:
@@ -330,8 +329,9 @@ cdef void run_part(const Depthwise *f, const Depthwise *d, Py_ssize_t part, Py_s
         count = 2 if f.pairs and row + 1 < end and (row + 1) % f.rows.out > 0 else 1
         if count == 2:
             run_pair(f, row, lists, sums)
-        for i in range(f.blocks if count == 1 else 0):
-            run_row(f, i, row, lists, sums + i * f.block_bytes)
+        else:
+            for i in range(f.blocks):
+                run_row(f, i, row, lists, sums + i * f.block_bytes)
         if d != NULL:
             run_rows_of(d, row, count, lists)
         row += count
