@@ -38,6 +38,7 @@ from . import nn
 from .graph import Graph
 from .layers.base import CHANGING, Changes, Layer, Shape
 from .ops import Concatenation, Elementwise, Op, Opaque, Run, Same
+from .runtime import AlignedMemory
 
 Array = NDArray[Any]
 
@@ -236,18 +237,17 @@ class _Context:
 
     def __init__(self, plan: Plan) -> None:
         try:
-            room = np.empty(plan.arena_bytes + LINE, np.uint8)
+            with AlignedMemory():
+                room = np.empty(plan.arena_bytes, np.uint8)
         except MemoryError:
             raise MemoryError(
                 f"there is no memory for the activations of a batch of {plan.batch}, {plan.arena_bytes} bytes"
             ) from None
-        first = -room.ctypes.data % LINE
         values: dict[int, Array] = {}
         for value, offset in plan.places.items():
             shape = plan.shape(value)
-            begin = first + offset
             size = math.prod(shape) * plan.dtype.itemsize
-            values[value] = room[begin : begin + size].view(plan.dtype).reshape(shape)
+            values[value] = room[offset : offset + size].view(plan.dtype).reshape(shape)
         for value, (whole, channel) in plan.slices.items():
             values[value] = values[whole][..., channel : channel + plan.shape(value)[-1]]
         self.inputs = [values[i] for i in range(plan.lowered.inputs)]

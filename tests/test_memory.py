@@ -140,6 +140,20 @@ def test_aligned_memory_does_not_wait():
     assert _memory.held() == (0, 0)
 
 
+def test_large_arrays_lie_side_by_side(memory):
+    size = 1 << 20  # less than a huge page, which several then share
+    with memory():
+        arrays = [np.full(size, i, np.uint8) for i in range(100)]
+    places = [address(array) for array in arrays]
+    apart = [after - before for before, after in zip(places, places[1:], strict=False)]
+    assert apart.count(size + 4096) >= 97  # all but those where a region ends
+    del arrays[::2]
+    assert [int(array[-1]) for array in arrays] == list(range(1, 100, 2))
+    with memory():
+        arrays += [np.full(1 << 27, 200, np.uint8), np.full(size, 201, np.uint8)]  # more than a region
+    assert all((array == array[0]).all() for array in arrays)
+
+
 def test_weights_begin_at_cache_lines(tmp_path):
     model = network()
     model.save(tmp_path / "model.safetensors")

@@ -14,6 +14,10 @@ cdef class Geometry:
     cdef bint samples(self) noexcept
 
 
+cdef char *scaled(cnp.ndarray w, cnp.ndarray scale) except NULL
+cdef cnp.ndarray scaled_array(cnp.ndarray w, cnp.ndarray scale)
+
+
 cdef struct Pooled:
     # Where the maxima of 2 x 2 pixels go that are all that is wanted of a result; NULL: it is wanted itself. Their
     # images' size, bytes from pixel to pixel, and channels. And which of the four each is, in dense order; NULL: that

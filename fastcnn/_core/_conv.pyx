@@ -466,15 +466,51 @@ def takes_plain(Geometry g, cnp.ndarray w):
     return g.is_product() and not pays_packed(&p)
 
 
-def prepare(Geometry g, cnp.ndarray w, bint packs=False):
-    """Return the filters as forward takes them when they are prepared: group after group the packed panels, or, where
-    it takes them plain, themselves, unless they are to be packed all the same."""
+cdef void scale_filters(cnp.ndarray w, cnp.ndarray scale, char *to) noexcept:
+    cdef Py_ssize_t columns = cnp.PyArray_SIZE(scale), rows = cnp.PyArray_SIZE(w) // max(1, columns), i, j
+    cdef const double *s = <const double *> cnp.PyArray_DATA(scale)
+    cdef const float *w32 = <const float *> cnp.PyArray_DATA(w)
+    cdef const double *w64 = <const double *> cnp.PyArray_DATA(w)
+    cdef float *to32 = <float *> to
+    cdef double *to64 = <double *> to
+    cdef bint single = cnp.PyArray_ITEMSIZE(w) == 4
+    cdef int threads = threads_for(<double> rows * columns)
+    with nogil:
+        for i in prange(rows, num_threads=threads, schedule="static"):
+            if single:
+                for j in range(columns):
+                    to32[i * columns + j] = <float> (w32[i * columns + j] * s[j])
+            else:
+                for j in range(columns):
+                    to64[i * columns + j] = w64[i * columns + j] * s[j]
+
+
+cdef char *scaled(cnp.ndarray w, cnp.ndarray scale) except NULL:
+    """Return the filters, each times its float64 and then rounded, in scratch memory."""
+    cdef char *to = acquire(cnp.PyArray_NBYTES(w) + 1)
+    scale_filters(w, scale, to)
+    return to
+
+
+cdef cnp.ndarray scaled_array(cnp.ndarray w, cnp.ndarray scale):
+    """Return the same as an array; the filters themselves where there is no scale."""
+    cdef cnp.ndarray to
+    if scale is None:
+        return w
+    to = aligned(cnp.PyArray_SIZE(w), w.dtype)
+    scale_filters(w, scale, cnp.PyArray_BYTES(to))
+    return to.reshape((<object> w).shape)
+
+
+def prepare(Geometry g, cnp.ndarray w, cnp.ndarray scale=None, bint packs=False):
+    """Return the filters, each times its float64 if there is a scale, as forward takes them when they are prepared:
+    group after group the packed panels, or, where it takes them plain and they need not be packed, as they are."""
     cdef Correlation c = forward_of(g, w)
     cdef Py_ssize_t i
     cdef int threads
     cdef cnp.ndarray filters
     if takes_plain(g, w) and not packs:
-        return w
+        return scaled_array(w, scale)
     plan_filters(&c, g.channels // g.groups)
     c.run_length = c.depth
     c.n_runs = 1
@@ -482,9 +518,13 @@ def prepare(Geometry g, cnp.ndarray w, bint packs=False):
     filters = aligned(c.convs * c.filters_conv // c.table.itemsize, w.dtype)
     c.filters = cnp.PyArray_BYTES(filters)
     threads = threads_for(<double> c.convs * c.filters_conv)
+    if scale is not None:
+        c.w = scaled(w, scale)
     with nogil:
         for i in prange(c.convs * c.panels, num_threads=threads, schedule="static"):
             pack_panel(&c, i)
+    if scale is not None:
+        release(<char *> c.w)
     return filters
 
 

@@ -26,7 +26,7 @@ import numpy as np
 
 cimport numpy as cnp
 
-from ._conv cimport Geometry
+from ._conv cimport Geometry, scaled_array
 from ._gemm cimport bring_near, multiply_tiles, pad_bias, panel_shape, panel_width
 from ._runtime cimport (
     FC_LINE, Shares, acquire, aligned, ceil_div, distance, fc_depthwise, fc_kernels, fc_map, fc_tile, in_vectors,
@@ -620,12 +620,14 @@ cdef int run_expansion(Depthwise *d, Py_ssize_t depth, tuple expansion, double f
 
 # ---- result and gradients ----
 
-def prepare(Geometry g, cnp.ndarray w):
-    """Return the filters as forward takes them when they are prepared: where there are groups packed, else as they are.
+def prepare(Geometry g, cnp.ndarray w, cnp.ndarray scale=None):
+    """Return the filters, each times its float64 if there is a scale, as forward takes them when they are prepared:
+    where there are groups packed, else as they are.
     """
     cdef Depthwise d = depthwise(g, w)
     cdef cnp.ndarray packed
     cdef Py_ssize_t i
+    w = scaled_array(w, scale)
     if not d.depth:
         return w
     packed = aligned(d.blocks * d.block_bytes // d.table.itemsize, w.dtype)

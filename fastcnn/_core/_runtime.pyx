@@ -10,10 +10,11 @@ import time
 import numpy as np
 
 from cython.parallel cimport prange
-from libc.stdlib cimport free
-from posix.stdlib cimport posix_memalign
 
 cimport numpy as cnp
+
+from ._memory cimport give, take
+from ._memory import Keeping
 
 cnp.import_array()
 
@@ -215,7 +216,7 @@ cdef char *acquire(size_t size) except NULL:
     global peak
     cdef int i, best = -1, largest_free = -1
     cdef size_t asked = size, in_use = size
-    cdef void *start = NULL
+    cdef char *start
     for i in range(SLOTS):
         if buffers[i].busy:
             in_use += buffers[i].asked
@@ -231,13 +232,14 @@ cdef char *acquire(size_t size) except NULL:
         return buffers[best].start
     # A little more than asked for, so that slightly larger shapes find it large enough.
     size = ((size + size // 8) | 4095) + 1
-    if posix_memalign(&start, 64, size) != 0:
+    start = <char *> take(NULL, size)
+    if start == NULL:
         raise MemoryError(f"no {size} bytes of scratch memory")
     # In place of the largest, so that no more buffers grow large than are in use at once.
     if largest_free >= 0:
-        free(buffers[largest_free].start)
-        buffers[largest_free] = Buffer(<char *> start, size, asked, True)
-    return <char *> start
+        give(NULL, buffers[largest_free].start, 0)
+        buffers[largest_free] = Buffer(start, size, asked, True)
+    return start
 
 
 cdef void release(char *buffer) noexcept:
@@ -253,17 +255,16 @@ cdef void release(char *buffer) noexcept:
             buffers[i].busy = False
             return
     else:
-        free(buffer)
+        give(NULL, buffer, 0)
         return
-    free(buffer)
+    give(NULL, buffer, 0)
     buffers[i] = Buffer(NULL, 0, 0, False)
 
 
 cdef cnp.ndarray aligned(Py_ssize_t size, cnp.dtype dtype):
-    """Return an array of so many elements that begins at a cache line."""
-    cdef cnp.ndarray room = np.empty(size + 64 // dtype.itemsize, dtype)
-    cdef Py_ssize_t first = (64 - <size_t> cnp.PyArray_DATA(room) % 64) % 64 // dtype.itemsize
-    return room[first:first + size]
+    """Return an array of so many elements that begins at a cache line, and stays."""
+    with Keeping():
+        return np.empty(size, dtype)
 
 
 def scratch_bytes():

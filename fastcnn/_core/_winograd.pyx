@@ -23,7 +23,7 @@ from cython.parallel cimport parallel, prange, threadid
 
 cimport numpy as cnp
 
-from ._conv cimport Geometry, Pooled, pool_pixels, pooled_to
+from ._conv cimport Geometry, Pooled, pool_pixels, pooled_to, scaled
 from ._gemm cimport bring_near, fc_prefetch, multiply_tiles, pad_bias, panel_shape
 from ._runtime cimport (
     Shares, acquire, aligned, ceil_div, distance, fc_kernels, fc_tile, fc_winograd,
@@ -638,14 +638,19 @@ cdef class Winograd:
         c.filters = NULL
         return c
 
-    def prepare(self, Geometry g, cnp.ndarray w):
-        """Return the filters as forward takes them when they are prepared."""
+    def prepare(self, Geometry g, cnp.ndarray w, cnp.ndarray scale=None):
+        """Return the filters, each times its float64 if there is a scale, as forward takes them when they are prepared.
+        """
         cdef Convolution c = self.result_of(g, w)
         cdef cnp.ndarray filters
         plan_filters(&c)
         filters = aligned(c.panels * c.points * c.filter_point // c.table.itemsize, w.dtype)
         c.filters = cnp.PyArray_BYTES(filters)
+        if scale is not None:
+            c.w = scaled(w, scale)
         transform_filters(&c, NULL, 0, threads_for(<double> c.panels * c.points * c.filter_point))
+        if scale is not None:
+            release(<char *> c.w)
         return filters
 
     def forward(self, Geometry g, cnp.ndarray x, cnp.ndarray w, cnp.ndarray bias, cnp.ndarray residual, int relu,

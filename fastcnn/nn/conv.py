@@ -381,13 +381,13 @@ class PreparedConv2D:
             if other._source is filters and other._scale is scale and other._form == self._form:
                 self._filters = other._filters
                 return
+        factors = None if scale is None else scale.astype(np.float64)
         try:
-            if scale is not None:
-                filters = np.multiply(filters, scale, out=np.empty_like(filters), casting="same_kind")
-                filters.flags.writeable = False
             if pixels > 1:
                 filters = _narrow.widened(narrow, pixels, filters)
-            self._filters = _constant(filters) if is_plain else self._engine.prepare(self._geometry, filters)
+                factors = None if factors is None else np.tile(factors, pixels)
+            made = self._engine.prepare(self._geometry, filters, factors)
+            self._filters = _constant(filters) if made is filters else made
         except MemoryError:
             raise no_memory(filters.shape, filters=filters.shape) from None
 
@@ -424,7 +424,7 @@ class PreparedConv2D:
         made = (other._panels for other in share_with if other._before and other._before._filters is filters)
         self._panels = next(made, None) if _conv.takes_plain(geometry, filters) else filters
         if self._panels is None:
-            self._panels = _conv.prepare(geometry, filters, True)
+            self._panels = _conv.prepare(geometry, filters, packs=True)
         return self._panels, before._bias, *pass_after(activation)
 
     def __call__(self, input: ArrayLike, *, residual: ArrayLike | None = None) -> FloatArray:
