@@ -74,6 +74,10 @@ class Op:
         """
         return self
 
+    def followed_by(self, after: Sequence[Op]) -> Op:
+        """Return the same op, prepared, which may ask for what these, prepared too, will read from memory."""
+        return self
+
     def writes_slices(self) -> bool:
         """Whether ``out`` may be some channels of images, once it is prepared."""
         return False
@@ -253,6 +257,7 @@ class Convolution(Op):
     expansion: Convolution | None = None  # of 1x1 filters, where this one is depthwise
     scale: Array | None = None  # float64, (K,): what the kernel is multiplied by when it is prepared
     ready: nn.PreparedConv2D | None = field(default=None, compare=False)
+    ahead: nn.PreparedConv2D | None = None  # what comes after it, and has filters in memory
 
     @property
     def kind(self) -> str:  # type: ignore[override]
@@ -339,6 +344,11 @@ class Convolution(Op):
         options.update(max_pool=self.max_pool, scale=self.scale, share_with=made, streamed=True)
         return nn.PreparedConv2D(self.kernel, shape, *windows, **options)
 
+    def followed_by(self, after: Sequence[Op]) -> Op:
+        """Have the filters of the next convolution, if it is one of the next two ops, asked for on the way."""
+        found = [op.ready for op in after[:2] if isinstance(op, Convolution) and op.ready is not None]
+        return replace(self, ahead=found[0]) if found else self
+
     def writes_slices(self) -> bool:
         """Say what the prepared convolution says."""
         return self.ready is not None and self.ready.writes_slices and not self.residual
@@ -348,7 +358,7 @@ class Convolution(Op):
         assert self.ready is not None
         images = [array.reshape(_images(array.shape)) for array in (*inputs, out)]
         residual = images[1] if self.residual else None
-        return self.ready.bound(images[0], images[-1], residual)
+        return self.ready.bound(images[0], images[-1], residual, self.ahead)
 
 
 def _images(shape: tuple[int, ...]) -> tuple[int, ...]:

@@ -291,10 +291,11 @@ class Plan:
         self.lowered = lowered
         self.batch = batch
         self.dtype = np.dtype(dtype)
-        self.ops: list[Op] = [
+        prepared = [
             step.op.prepared([self.shape(source) for source in step.sources], [other.ops[index] for other in others])
             for index, step in enumerate(lowered.steps)
         ]
+        self.ops: list[Op] = [op.followed_by(prepared[index + 1 :]) for index, op in enumerate(prepared)]
         places = _Places(self)
         #: Where in the arena each value begins, but for those that are some channels of another, from one on.
         self.places = places.offsets

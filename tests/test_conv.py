@@ -712,6 +712,18 @@ def test_a_bound_convolution_writes_the_same_bits(case, dtype, threads):
             assert_equal(total, prepared(x, residual=residual), dtype)
 
 
+@pytest.mark.parametrize("pixels", [1, 5, 6, 7, 14, 15, 28, 29, 49, 300])
+def test_asking_for_the_next_filters_changes_no_bits(pixels, dtype, threads):
+    w, b = normals(1, 1, 200, 136, dtype=dtype), normals(136, dtype=dtype)
+    prepared = nn.PreparedConv2D(w, (1, 1, pixels, 200), bias=b, activation="relu")
+    x, out = normals(1, 1, pixels, 200, dtype=dtype), np.empty(prepared.output_shape, dtype)
+    for filters in ((1, 1, 136, 1), (1, 1, 136, 500), (3, 3, 136, 40)):
+        ahead = nn.PreparedConv2D(normals(*filters, dtype=dtype), prepared.output_shape, padding="same")
+        out[...] = np.nan
+        prepared.bound(x, out, None, ahead)()
+        assert_equal(out, prepared(x), dtype)
+
+
 @pytest.mark.parametrize("case", PREPARED, ids=str)
 def test_a_bound_convolution_writes_to_some_channels(case, dtype, threads):
     shape, filters, options = case

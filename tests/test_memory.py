@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import subprocess
 import sys
 import threading
@@ -145,7 +146,7 @@ def test_large_arrays_lie_side_by_side(memory):
     with memory():
         arrays = [np.full(size, i, np.uint8) for i in range(100)]
     places = [address(array) for array in arrays]
-    apart = [after - before for before, after in zip(places, places[1:], strict=False)]
+    apart = [after - before for before, after in itertools.pairwise(places)]
     assert apart.count(size + 4096) >= 97  # all but those where a region ends
     del arrays[::2]
     assert [int(array[-1]) for array in arrays] == list(range(1, 100, 2))

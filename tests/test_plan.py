@@ -714,6 +714,14 @@ def test_a_plan_allows_for_filters_that_come_from_memory():
     assert [step.algorithm for step in plan.steps] == ["direct"]
 
 
+def test_a_plan_asks_for_the_next_filters():
+    x = Input((4, 4, 8))
+    y = Conv2D(16, 1)(x)
+    y = GlobalAveragePooling2D()(Conv2D(16, 3)(y))
+    first, second, _, last = Model(x, Dense(5)(y), seed=0).plan((1, 4, 4, 8)).ops
+    assert first.ahead is second.ready and second.ahead is last.ready and last.ahead is None
+
+
 def test_plans_for_other_batches_share_what_is_packed():
     model = Model(*residual(), seed=0)
     plans = [model.plan((n, 12, 10, 3)) for n in (1, 2, 7)]

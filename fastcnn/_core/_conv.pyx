@@ -437,7 +437,7 @@ cdef Product forward_product(Geometry g, cnp.ndarray w) noexcept:
     return Product(
         table=kernels(w), m=g.images * g.out_h * g.out_w, n=g.filters, k=g.channels, a=NULL, a_row=g.channels * size,
         a_step=size, b=cnp.PyArray_BYTES(w), b_row=g.filters * size, b_transposed=False, packed=False, bias=NULL,
-        c=NULL, c_row=g.filters * size, residual=0, relu=0)
+        c=NULL, c_row=g.filters * size, residual=0, relu=0, ahead=NULL, ahead_bytes=0)
 
 
 cdef void sample_row(Geometry g, const char *x, Py_ssize_t number, Py_ssize_t pixel, char *to) noexcept nogil:
@@ -529,11 +529,12 @@ def prepare(Geometry g, cnp.ndarray w, cnp.ndarray scale=None, bint packs=False)
 
 
 def forward(Geometry g, cnp.ndarray x, cnp.ndarray w, cnp.ndarray bias, cnp.ndarray residual, int relu,
-            cnp.ndarray y, bint prepared=False, bint pools=False, cnp.ndarray argmax=None):
+            cnp.ndarray y, bint prepared=False, bint pools=False, cnp.ndarray argmax=None, cnp.ndarray ahead=None):
     """Write act(conv(x, w) + bias + residual) to y, whose pixels may lie apart; bias and residual may be None.
 
     Or, of one group and more than one tap, without a residual, the maxima of 2 x 2 pixels, and to argmax, of bytes, if
     there is one, which pixel it is. A pixel of the convolution may be several of y that lie side by side, without gaps.
+    Ahead is an array that will be read from memory afterwards, such as another layer's filters, or None.
     """
     cdef const char *b = NULL if bias is None else cnp.PyArray_BYTES(bias)
     cdef int threads = threads_for_flops(kernels(x), g.flops())
@@ -553,6 +554,8 @@ def forward(Geometry g, cnp.ndarray x, cnp.ndarray w, cnp.ndarray bias, cnp.ndar
         p.c_row = pixel_pitch(y)
         p.residual = to_residual
         p.relu = relu
+        if ahead is not None:
+            p.ahead, p.ahead_bytes = cnp.PyArray_BYTES(ahead), cnp.PyArray_NBYTES(ahead)
         try:
             product(&p)
         finally:
@@ -759,7 +762,7 @@ def backward_input(Geometry g, cnp.ndarray dy, cnp.ndarray w, cnp.ndarray dx):
     if g.is_product():
         p = Product(kernels(dy), g.images * g.in_h * g.in_w, g.channels, g.filters, cnp.PyArray_BYTES(dy),
                     g.filters * size, size, cnp.PyArray_BYTES(w), g.filters * size, True, False, NULL,
-                    cnp.PyArray_BYTES(dx), g.channels * size, 0, False)
+                    cnp.PyArray_BYTES(dx), g.channels * size, 0, False, NULL, 0)
         product(&p)
         return
     c.table = kernels(dy)

@@ -30,6 +30,9 @@ cdef struct Product:
     Py_ssize_t residual
     # 1: relu; 2: relu6.
     int relu
+    # What will be read from memory once it is done, and is asked for meanwhile where there is time; or NULL.
+    const char *ahead
+    Py_ssize_t ahead_bytes
 
 
 cdef int product(const Product *p) except -1

@@ -121,9 +121,10 @@ cdef void multiply_rows(const Product *p, const Blocks *s, const Slab *slab, con
     """Rows m to m + rows of C, which lie a_row apart in A from a on, over one slab and columns n to end.
 
     Meanwhile the next `ahead` rows of A are brought near, a part with each panel: their reading would cost as much as a
-    panel's arithmetic. Of a block that goes by panels it is the next panel.
+    panel's arithmetic. Of a block that goes by panels it is the next panel, and then a part of what comes after the
+    product. (From memory and beside it 2048 x 512 filters of 49 pixels take 0.21 ms, with nothing asked for 0.28.)
     """
-    cdef Py_ssize_t size = p.table.itemsize, width, no_offset = 0, part, left = ahead * a_row
+    cdef Py_ssize_t size = p.table.itemsize, width, no_offset = 0, part, left = ahead * a_row, upper, tiles
     cdef const char *next_rows = a + rows * a_row
     cdef const char *b = slab.b
     cdef int kind
@@ -146,9 +147,13 @@ cdef void multiply_rows(const Product *p, const Blocks *s, const Slab *slab, con
         t.b_step = width * size
         t.b = b + slab.first * t.b_step
         b += slab.rows * t.b_step
+        upper = rows
         if s.by_panels:
+            if p.ahead != NULL:
+                tiles = ceil_div(rows, p.table.max_rows[kind])
+                upper = rows * ceil_div(tiles, 2) // tiles
             # The next task's first one too, which this thread is likely to take.
-            bring_near(p.table, kind, &t, rows, 1, b, min(slab.length * t.b_step, p.b + p.n * p.k * size - b))
+            bring_near(p.table, kind, &t, upper, 1, b, min(slab.length * t.b_step, p.b + p.n * p.k * size - b))
         elif left > 0:
             if kind > 0:
                 bring_near(p.table, kind, &t, rows, 1, next_rows, min(part, left))
@@ -159,7 +164,11 @@ cdef void multiply_rows(const Product *p, const Blocks *s, const Slab *slab, con
         t.bias = s.bias + n * size if s.bias != NULL else NULL
         t.a = a
         t.c = p.c + m * p.c_row + n * size
-        multiply_tiles(p.table, kind, &t, rows)
+        multiply_tiles(p.table, kind, &t, upper)
+        if upper < rows:
+            part = p.ahead_bytes // ceil_div(p.n, s.width)
+            bring_near(p.table, kind, &t, rows - upper, 1, p.ahead + n // s.width * part, part)
+            multiply_tiles(p.table, kind, &t, rows - upper)
         n += t.columns
 
 
@@ -259,7 +268,7 @@ cdef int multiply_blocks(const Product *p, int threads) except -1:
     # Panels that are packed already are taken one after the other, each by all rows of a block, if these and two panels
     # stay in L2 meanwhile: so B, which may come from memory, is read in one slow stream.
     rows = ceil_div(p.m, s.down)
-    s.by_panels = s.packed and p.a_step == size and (rows + 2 * s.width) * p.k * size <= l2_bytes * 3 // 4
+    s.by_panels = s.packed and p.a_step == size and (rows + 2 * s.width) * p.k * size <= l2_bytes * 15 // 16
     if s.by_panels:
         s.group = p.m
     # The packed slab takes half of L2, slabs of equal depth.
@@ -597,5 +606,6 @@ def matmul(a, b, bint transpose_a, bint transpose_b, bias, int relu):
     p.c_row = p.n * size
     p.residual = 0
     p.relu = relu
+    p.ahead = NULL
     product(&p)
     return y

@@ -27,8 +27,8 @@ from ._narrow import pixels_beside
 # filters; "prepared" is a result with filters that were transformed before and are in the caches, and "streamed" one
 # with such filters from memory, for which a far L3 is no worse. On a Zen 5 the costs chose the fastest of the four, or
 # what took 1.09 times as long at most, for 30 layers and the three passes of training, once the input's 40 for a side
-# of 4 had become 30, for 18 layers with filters from memory the fastest or what took 1.02 times as long, and for 27 with
-# prepared ones 1.07 times as long at most, once these cost 9 by the sides of 4 and 6.
+# of 4 had become 30, for 18 layers with filters from memory the fastest or what took 1.02 times as long, and for 27
+# with prepared ones 1.07 times as long at most, once these cost 9 by the sides of 4 and 6.
 _STREAMED = 18.0, {2: (17.0, 12.0), 4: (18.0, 15.0), 6: (19.0, 17.0)}
 _NEAR = {
     "forward": (84.0, {2: (48.0, 10.0), 4: (27.0, 14.0), 6: (22.0, 20.0)}),

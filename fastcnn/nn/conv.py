@@ -454,7 +454,13 @@ class PreparedConv2D:
         if self._pools:
             raise ValueError("residual must be None where max_pool is True")
 
-    def bound(self, input: FloatArray, out: FloatArray, residual: FloatArray | None = None) -> Callable[[], None]:
+    def bound(
+        self,
+        input: FloatArray,
+        out: FloatArray,
+        residual: FloatArray | None = None,
+        ahead: PreparedConv2D | None = None,
+    ) -> Callable[[], None]:
         """Return a function that reads these arrays as they then are and writes the result to ``out``.
 
         Nothing is checked, converted or allocated any more when it is called.
@@ -468,6 +474,8 @@ class PreparedConv2D:
             where ``writes_slices`` is true, it may be some channels of such an array.
         residual
             None, or as ``out``.
+        ahead
+            The convolution that will follow: products, which leave memory time, ask for its filters on the way.
 
         Raises
         ------
@@ -497,6 +505,8 @@ class PreparedConv2D:
         fused = FUSED.get(self._activation, 0)
         operands = input, self._filters, self._bias, residual
         forward = partial(self._engine.forward, self._geometry, *operands, fused, out, *self._options)
+        if ahead is not None and self._engine is _conv:
+            forward = partial(forward, ahead=ahead._filters)
         if fused or self._activation is None:
             return forward
         activate = bound_activation(self._activation, out, out)
