@@ -40,6 +40,11 @@ def _labels(logits):
     return np.arange(np.prod(np.shape(logits)[:-1], dtype=int)).reshape(np.shape(logits)[:-1]) % np.shape(logits)[-1]
 
 
+def _through_maxima(x, w):
+    y, argmax = nn.conv2d_max_pool_with_argmax(x, w, **SAME, activation="relu")
+    return nn.conv2d_max_pool_with_argmax_backward(y, y, argmax, x, w, **SAME, activation="relu")
+
+
 ROWS = ((3, 7),), ((300, 90),)
 TWO = tuple(shapes * 2 for shapes in ROWS)
 CHANNELS = ((2, 3, 7), *((7,),) * 4), ((9, 40, 90), *((90,),) * 4)
@@ -96,6 +101,8 @@ OPS = [
        (IMAGE, FILTERS, (5,)), (LARGE_IMAGE, LARGE_FILTERS, (21,))),
     Op("conv2d_max_pool_with_argmax", lambda x, w, b: nn.conv2d_max_pool_with_argmax(x, w, **SAME, bias=b)[0], 1,
        (IMAGE, FILTERS, (5,)), (LARGE_IMAGE, LARGE_FILTERS, (21,))),
+    Op("conv2d_max_pool_with_argmax_backward", _through_maxima, 1,
+       (IMAGE, FILTERS), (LARGE_IMAGE, LARGE_FILTERS)),
     Op("conv2d by a product", nn.conv2d, 1, (IMAGE, (1, 1, 3, 5)), (LARGE_IMAGE, (1, 1, 13, 21))),
     Op("conv2d_backward", lambda g, x, w: nn.conv2d_backward(g, x, w, **SAME), 2,
        (GRAD, IMAGE, FILTERS), (LARGE_GRAD, LARGE_IMAGE, LARGE_FILTERS)),

@@ -287,6 +287,54 @@ def test_maxima_of_any_convolution_and_which_pixels_they_are(filters, options, d
     assert_equal(argmax, which, np.uint8)
 
 
+@pytest.mark.parametrize("activation", [None, "relu", "relu6"])
+@pytest.mark.parametrize("filters", [1, 3, 6, 7, 8, 9, 15, 16, 17, 33, 70])
+def test_gradients_through_maxima_on_the_way(filters, activation, dtype, threads):
+    for size, options in (((3, 12, 10), {"padding": "same"}), ((2, 11, 15), {"strides": (1, 2), "dilations": (2, 1)})):
+        x, w = normals(*size, 4, dtype=dtype), 3 * normals(3, 3, 4, filters, dtype=dtype, seed=1)
+        y, argmax = nn.conv2d_max_pool_with_argmax(x, w, **options, activation=activation)
+        grad = normals(*y.shape, dtype=dtype, seed=2)
+        through = nn.activate_backward(grad, y, activation)
+        if activation == "relu6":
+            assert 0 < (y == 6).mean() < 1
+        shape = nn.conv2d(x, w, **options).shape
+        of_result = nn.max_pool_with_argmax_backward(through, argmax, shape, 2)
+        operands = grad, y, argmax, x, w
+        dx, dw, db = nn.conv2d_max_pool_with_argmax_backward(*operands, **options, activation=activation)
+        for found, wanted in zip((dx, dw), nn.conv2d_backward(of_result, x, w, **options)[:2], strict=True):
+            assert_equal(found, wanted, dtype)
+        assert_close(db, through.astype(np.float64).sum(axis=(0, 1, 2)), dtype, depth=through.size // filters)
+        options.update(activation=activation, input_grad=False, bias_grad=False)
+        none, again, no_bias = nn.conv2d_max_pool_with_argmax_backward(*operands, **options)
+        assert none is no_bias is None
+        assert_equal(again, dw, dtype)
+
+
+def test_gradients_through_maxima_on_the_way_of_no_images(dtype):
+    x, w = np.ones((0, 6, 6, 2), dtype), np.ones((3, 3, 2, 5), dtype)
+    y, argmax = nn.conv2d_max_pool_with_argmax(x, w, activation="relu")
+    dx, dw, db = nn.conv2d_max_pool_with_argmax_backward(y, y, argmax, x, w, activation="relu")
+    assert_equal(dx, x, dtype)
+    assert not dw.any() and not db.any()
+
+
+def test_what_maxima_cannot_go_back_through_is_refused():
+    x, w = np.ones((1, 4, 4, 1)), np.ones((1, 1, 1, 3))
+    y, argmax = nn.conv2d_max_pool_with_argmax(x, w, activation="relu")
+    backward = nn.conv2d_max_pool_with_argmax_backward
+    for operands, activation, words in (
+        ((y, y, argmax, x, w), "silu", "^activation must be relu, relu6 or None, got 'silu'"),
+        ((y, y, argmax, x, w), "rely", "^activation must be"),
+        ((y[:, 1:], y, argmax, x, w), "relu", r"^grad must have shape \(1, 2, 2, 3\), got \(1, 1, 2, 3\)"),
+        ((y, y[:, 1:], argmax, x, w), "relu", r"^output must have shape \(1, 2, 2, 3\)"),
+        ((y, y, argmax[:, 1:], x, w), "relu", r"^argmax must have shape \(1, 2, 2, 3\)"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            backward(*operands, activation=activation)
+    with pytest.raises(TypeError, match=r"^argmax must be an array of uint8, got int64"):
+        backward(y, y, argmax.astype(np.int64), x, w, activation="relu")
+
+
 def test_a_result_too_small_for_maxima_is_refused(dtype):
     for filters in (3, 1):
         with pytest.raises(ValueError, match="max_pool=2 is larger than input"):

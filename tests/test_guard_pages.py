@@ -266,6 +266,9 @@ def cases(dtype: np.dtype, vl: int):
         }
         yield prepared_conv2d, (x, f), {**options, "bias": values(k), "activation": "relu", "max_pool": True}
         yield nn.conv2d_max_pool_with_argmax, (x, f), {**options, "bias": values(k)}
+        options["activation"] = pick.choice(("relu", "relu6"))
+        y, argmax = nn.conv2d_max_pool_with_argmax(x, f, **options)
+        yield nn.conv2d_max_pool_with_argmax_backward, (values(*y.shape), y, argmax, x, f), options
     for k in sorted({1, 3, max(1, vl // 2)}):  # pixels side by side
         x, f = values(25, 21, 24, 3), values(3, 5, 3, k)
         options = {"padding": ((0, 1), (2, 2)), "strides": (2, 1)}

@@ -171,6 +171,7 @@ cdef void pool_pixels(const fc_kernels *table, const Pooled *p, const char *x, P
     t.pixels = step
     t.channels = channels
     t.argmax = NULL
+    t.result = NULL
     t.tiled = True
     t.threes = False
     for i in range(min(rows // 2, p.out_h - row // 2)):

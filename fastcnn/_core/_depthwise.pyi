@@ -6,7 +6,7 @@ from numpy.typing import NDArray
 
 from ._conv import Geometry
 
-def prepare(g: Geometry, w: NDArray[Any]) -> NDArray[Any]: ...
+def prepare(g: Geometry, w: NDArray[Any], scale: NDArray[Any] | None = None) -> NDArray[Any]: ...
 def forward(
     g: Geometry,
     x: NDArray[Any],

@@ -52,3 +52,12 @@ def backward(
     dx: NDArray[Any],
     argmax: NDArray[Any] | None = None,
 ) -> None: ...
+def backward_through(
+    g: Geometry,
+    dy: NDArray[Any],
+    y: NDArray[Any],
+    relu: int,
+    argmax: NDArray[Any],
+    dx: NDArray[Any],
+    sums: NDArray[Any],
+) -> None: ...

@@ -8,7 +8,7 @@ task is a slice of the channels of one.
 
 from cython.parallel cimport parallel, prange, threadid
 from libc.stdint cimport uint8_t
-from libc.string cimport memset
+from libc.string cimport memcpy, memset
 
 cimport numpy as cnp
 
@@ -47,6 +47,12 @@ cdef struct Pooling:
     char *y
     char *dx
     uint8_t *argmax
+    # Of a gradient that goes back through a relu too: what it gave, and for each row of it the sums of what it lets
+    # through, each so many bytes long.
+    const char *result
+    char *totals
+    Py_ssize_t total_bytes
+    int relu
 
 
 cdef Pooling pooling(Geometry g, cnp.ndarray x, cnp.ndarray y, bint average, cnp.ndarray argmax) noexcept:
@@ -67,6 +73,8 @@ cdef Pooling pooling(Geometry g, cnp.ndarray x, cnp.ndarray y, bint average, cnp
     p.y = cnp.PyArray_BYTES(y)
     p.dx = p.x
     p.argmax = NULL if argmax is None else <uint8_t *> cnp.PyArray_BYTES(argmax)
+    p.result = NULL
+    p.relu = 0
     return p
 
 
@@ -95,6 +103,9 @@ cdef void pool_columns(const Pooling *p, fc_pool *t, Py_ssize_t *taps, Py_ssize_
         else:
             p.table.max_pool(t)
         return
+    if p.result != NULL:
+        t.result = p.result + (t.y - p.y)
+        t.total = p.totals + (image * p.out_h + out_row) * p.total_bytes + offset
     t.first_tap = max(0, first_row - top - r0) * (s1 - s0)
     t.last_tap = min(r1 - r0, last_row - top - r0) * (s1 - s0)
     if p.average:
@@ -112,6 +123,8 @@ cdef void pool_row(const Pooling *p, Py_ssize_t *taps, Py_ssize_t image, Py_ssiz
     t.channels = min(p.slice, p.channels - slice * p.slice)
     t.tiled = p.stride_w == p.cols and p.stride_h >= p.rows
     t.threes = p.cols == 3 and p.stride_w == 2
+    t.result = NULL
+    t.relu = p.relu
     interior = ceil_div(p.left, p.stride_w)
     end = (p.in_w + p.left - p.cols) // p.stride_w + 1 if p.in_w + p.left >= p.cols else 0
     while col < p.out_w:
@@ -173,3 +186,25 @@ def backward(Geometry g, cnp.ndarray dy, cnp.ndarray x, bint average, cnp.ndarra
     p.backward = True
     p.dx = cnp.PyArray_BYTES(dx)
     run(&p)
+
+
+def backward_through(Geometry g, cnp.ndarray dy, cnp.ndarray y, int relu, cnp.ndarray argmax, cnp.ndarray dx,
+                     cnp.ndarray sums):
+    """Write the gradient of what a relu was taken of, and the maxima of 2 x 2 pixels of that, y; and its sums over all
+    pixels."""
+    cdef Pooling p = pooling(g, dx, dy, False, argmax)
+    cdef Py_ssize_t size = p.table.itemsize, rows = g.images * g.out_h
+    cdef char *totals
+    p.backward = True
+    p.result = cnp.PyArray_BYTES(y)
+    p.relu = relu
+    p.total_bytes = line(g.channels * size)
+    totals = acquire((rows + 1) * p.total_bytes + 1)
+    memset(totals, 0, (rows + 1) * p.total_bytes)
+    p.totals = totals + p.total_bytes
+    try:
+        run(&p)
+        p.table.column_sum(rows, p.total_bytes // size, p.totals, totals)
+        memcpy(cnp.PyArray_BYTES(sums), totals, g.channels * size)
+    finally:
+        release(totals)

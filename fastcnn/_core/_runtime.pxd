@@ -50,6 +50,9 @@ cdef extern from "kernels.h" nogil:
         uint8_t *argmax
         double scale
         int tiled, threes
+        const char *result
+        char *total
+        int relu
 
     ctypedef struct fc_depthwise:
         const char *x

@@ -9,7 +9,6 @@ from typing import Any
 from .. import initializers, nn, ops, shapes
 from ..arguments import flag, integer
 from ..nn.activations import checked_activation
-from ..nn.conv import conv2d_shape
 from ..registry import register
 from .base import Activated, Array, Gradients, Shape
 
@@ -102,7 +101,10 @@ class _Convolution(_Windowed):
 
     def apply_backward(self, grad: Array, x: Array, input_grad: bool) -> tuple[Array | None, Gradients]:
         """Return the gradients of the images, kernel and bias."""
-        return self._through(grad, x, input_grad, grad)
+        dx, dkernel, dbias = nn.conv2d_backward(
+            grad, x, self.kernel_hwio(), *self._options(x), input_grad=input_grad, bias_grad=self.use_bias
+        )
+        return dx, self._named(dkernel, dbias)
 
     def pooled(self, x: Array) -> tuple[Array, Any]:
         """Return the maxima of 2 x 2 pixels of the result, which ends in a relu; backward then takes their gradient.
@@ -117,20 +119,19 @@ class _Convolution(_Windowed):
     def _gradients(self, grad: Array, cache: Any, input_grad: bool) -> tuple[Array | None, Gradients]:
         if not isinstance(cache, _Pooled):
             return super()._gradients(grad, cache, input_grad)
-        maxima = nn.activate_backward(grad, cache.y, self.activation)
-        shape = conv2d_shape(cache.x.shape, self.kernel_hwio().shape, *self._options(cache.x))
-        grad = nn.max_pool_with_argmax_backward(maxima, cache.argmax, shape, 2)
-        return self._through(grad, cache.x, input_grad, maxima)
-
-    def _through(self, grad: Array, x: Array, input_grad: bool, for_bias: Array) -> tuple[Array | None, Gradients]:
-        """Return the gradients of the images, kernel and bias, whose is the sum of another array over all pixels."""
-        dx, dkernel, _ = nn.conv2d_backward(
-            grad, x, self.kernel_hwio(), *self._options(x), input_grad=input_grad, bias_grad=False
+        operands = grad, cache.y, cache.argmax, cache.x, self.kernel_hwio()
+        options = *self._options(cache.x), self.activation
+        dx, dkernel, dbias = nn.conv2d_max_pool_with_argmax_backward(
+            *operands, *options, input_grad=input_grad, bias_grad=self.use_bias
         )
+        return dx, self._named(dkernel, dbias)
+
+    def _named(self, dkernel: Array, dbias: Array | None) -> Gradients:
+        """Return the gradients of the weights by name."""
         gradients = {"kernel": dkernel.reshape(self.kernel.shape)}
-        if self.use_bias:
-            gradients["bias"] = nn.bias_add_backward(for_bias)
-        return dx, gradients
+        if dbias is not None:
+            gradients["bias"] = dbias
+        return gradients
 
 
 def _lowered(kernel: Array, bias: Array | None, input_shape: Shape, *options: Any) -> ops.Op:

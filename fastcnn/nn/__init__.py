@@ -43,6 +43,7 @@ from .conv import (
     conv2d_backward_filters,
     conv2d_backward_input,
     conv2d_max_pool_with_argmax,
+    conv2d_max_pool_with_argmax_backward,
     conv2d_transpose,
     conv2d_transpose_backward,
 )
@@ -88,6 +89,7 @@ __all__ = [
     "conv2d_backward_filters",
     "conv2d_backward_input",
     "conv2d_max_pool_with_argmax",
+    "conv2d_max_pool_with_argmax_backward",
     "conv2d_transpose",
     "conv2d_transpose_backward",
     "dense",

@@ -18,13 +18,14 @@ from typing import Any
 import numpy as np
 
 from .._core import _runtime
-from . import conv
+from . import conv, pool
 
 HEADER = "fastcnn,operation,shapes,algorithm,isa,threads,ms,rate"
 
 # What consists of other operations, which have lines of their own.
 _COMPOSITE = {
     "conv2d_backward",
+    "conv2d_max_pool_with_argmax_backward",
     "conv2d_transpose_backward",
     "dense_backward",
     "matmul_backward",
@@ -52,7 +53,7 @@ def install(package: ModuleType) -> None:
     print(HEADER, file=sys.stderr)
     modules = [package, *(value for value in vars(package).values() if isinstance(value, ModuleType))]
     public = (getattr(package, name) for name in package.__all__ if name not in _COMPOSITE)
-    for operation in (*public, conv.depthwise_backward):
+    for operation in (*public, conv.depthwise_backward, pool.relu_max_pool_backward):
         if not callable(operation):
             continue
         if isinstance(operation, type):

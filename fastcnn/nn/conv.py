@@ -18,7 +18,7 @@ from ._algorithms import algorithm_of
 from ._arrays import FloatArray, floats, frozen, like, no_memory, real_array
 from .activations import FUSED, apply_in_place, bound_activation, checked_activation, is_elementwise, pass_after
 from .normalization import bias_add_backward
-from .pool import max_pool_with_argmax
+from .pool import max_pool_with_argmax, max_pool_with_argmax_backward, relu_max_pool_backward
 
 ALGORITHMS = ("auto", "direct", "winograd", "winograd-2x2", "winograd-4x4", "winograd-6x6")
 
@@ -65,11 +65,6 @@ def _geometry(
         frozen(dilations, "dilations"),
         frozen(groups, "groups"),
     )
-
-
-def conv2d_shape(input_shape: tuple[int, ...], filters_shape: tuple[int, ...], *options: Any) -> tuple[int, ...]:
-    """Return the shape of a convolution with filters of this shape, other arguments as of :func:`conv2d`."""
-    return _geometry(input_shape, filters_shape, *options)[1]
 
 
 @lru_cache(maxsize=4096)
@@ -736,6 +731,77 @@ def conv2d_backward(
         if input_grad:
             dinput = conv2d_backward_input(grad, filters, input.shape, *options)
     return dinput, dfilters, bias_add_backward(grad) if bias_grad else None
+
+
+def conv2d_max_pool_with_argmax_backward(
+    grad: ArrayLike,
+    output: ArrayLike,
+    argmax: ArrayLike,
+    input: ArrayLike,
+    filters: ArrayLike,
+    strides: Any = 1,
+    padding: Any = "VALID",
+    dilations: Any = 1,
+    groups: int = 1,
+    activation: str | None = None,
+    algorithm: str = "auto",
+    *,
+    input_grad: bool = True,
+    bias_grad: bool = True,
+) -> tuple[FloatArray | None, FloatArray, FloatArray | None]:
+    """Return the gradients of the input, filters and bias of a convolution whose maxima were taken.
+
+    Parameters
+    ----------
+    grad
+        Gradient of the maxima, (N, H' // 2, W' // 2, K).
+    output, argmax
+        What :func:`conv2d_max_pool_with_argmax` gave, likewise.
+    input, filters, strides, padding, dilations, groups, algorithm
+        As given to it.
+    activation
+        Likewise; but only "relu" and "relu6", or None, can be gone back through from maxima.
+    input_grad, bias_grad
+        As in :func:`conv2d_backward`.
+
+    Returns
+    -------
+    dinput : ndarray or None
+        (N, H, W, C).
+    dfilters : ndarray
+        (R, S, C / groups, K).
+    dbias : ndarray or None
+        (K,).
+
+    Raises
+    ------
+    TypeError, ValueError
+        Naming the argument that does not fit.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> x, w = np.array([[1.0, 2.0], [8.0, 4.0]]).reshape(1, 2, 2, 1), np.ones((1, 1, 1, 1))
+    >>> output, argmax = conv2d_max_pool_with_argmax(x, w, activation="relu")
+    >>> dinput, dfilters, dbias = conv2d_max_pool_with_argmax_backward(output, output, argmax, x, w, activation="relu")
+    >>> dinput[0, :, :, 0].tolist(), dfilters.item(), dbias.tolist()
+    ([[0.0, 0.0], [8.0, 0.0]], 64.0, [8.0])
+    """
+    activation = checked_activation(activation)
+    if activation is not None and activation not in FUSED:
+        raise ValueError(f"activation must be relu, relu6 or None, got {activation!r}")
+    names = ("grad", "output", "input", "filters")
+    grad, output, input, filters = floats(names, grad, output, input, filters)
+    _, shape = _geometry(input.shape, filters.shape, strides, padding, dilations, groups)
+    dbias: FloatArray | None
+    if activation is None:
+        of_result = max_pool_with_argmax_backward(grad, argmax, shape, 2)
+        dbias = bias_add_backward(grad) if bias_grad else None
+    else:
+        of_result, dbias = relu_max_pool_backward(grad, output, argmax, shape, activation)
+    options = strides, padding, dilations, groups, algorithm
+    dinput, dfilters, _ = conv2d_backward(of_result, input, filters, *options, input_grad=input_grad, bias_grad=False)
+    return dinput, dfilters, dbias if bias_grad else None
 
 
 def depthwise_backward(

@@ -13,6 +13,7 @@ from .. import shapes
 from .._core import _pool
 from ..arguments import plain
 from ._arrays import FloatArray, floats, frozen, like, no_memory, real_array
+from .activations import FUSED
 
 # Pixels of a window that a byte can count.
 MOST_COUNTED = 256
@@ -65,7 +66,6 @@ def _backward(
     if argmax is not None:
         _must_fit_bytes(geometry, ksize)
         like(argmax, shape, "argmax")
-        argmax = plain(argmax, np.uint8, "argmax")
     try:
         dinput = np.empty(input_shape, grad.dtype)
     except MemoryError:
@@ -98,6 +98,13 @@ def bound_pool(
     geometry, shape = _geometry(x.shape, ksize, strides, padding)
     like(out, shape, "out")
     return partial(_pool.forward, geometry, x, average, out, None)
+
+
+def _of_bytes(argmax: ArrayLike) -> NDArray[np.uint8]:
+    given = real_array(argmax, "argmax")
+    if given.dtype != np.uint8:
+        raise TypeError(f"argmax must be an array of uint8, got {given.dtype}")
+    return plain(given, np.uint8, "argmax")
 
 
 def _must_fit_bytes(geometry: _pool.Geometry, ksize: Any) -> None:
@@ -215,10 +222,27 @@ def max_pool_with_argmax_backward(
     >>> max_pool_with_argmax_backward(np.ones((1, 1, 1, 1)), argmax, (1, 2, 2, 1), 2)[0, :, :, 0].tolist()
     [[0.0, 0.0], [1.0, 0.0]]
     """
-    given = real_array(argmax, "argmax")
-    if given.dtype != np.uint8:
-        raise TypeError(f"argmax must be an array of uint8, got {given.dtype}")
-    return _backward(grad, input_shape, ksize, strides, padding, given)
+    return _backward(grad, input_shape, ksize, strides, padding, _of_bytes(argmax))
+
+
+def relu_max_pool_backward(
+    grad: FloatArray, output: FloatArray, argmax: ArrayLike, input_shape: tuple[int, ...], activation: str
+) -> tuple[FloatArray, FloatArray]:
+    """Return the gradient of what a relu was taken of before maxima of 2 x 2 pixels, and its sum over all pixels.
+
+    Arguments are as of :func:`fastcnn.nn.conv2d_max_pool_with_argmax_backward`, grad and output of one float type.
+    """
+    geometry, shape = _geometry(input_shape, 2, None, "VALID")
+    argmax = _of_bytes(argmax)
+    for name, array in (("grad", grad), ("output", output), ("argmax", argmax)):
+        like(array, shape, name)
+    try:
+        dinput = np.empty(input_shape, grad.dtype)
+    except MemoryError:
+        raise no_memory(input_shape, input_shape=input_shape) from None
+    sums = np.empty(input_shape[3], grad.dtype)
+    _pool.backward_through(geometry, grad, output, FUSED[activation], argmax, dinput, sums)
+    return dinput, sums
 
 
 def max_pool_backward(

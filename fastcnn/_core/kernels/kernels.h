@@ -76,6 +76,12 @@ typedef struct {
     double scale; /* of an average: 1 / number of taps */
     int tiled;    /* windows lie side by side in a row, without gap or overlap, and rows do not share any */
     int threes;   /* windows are 3 pixels wide, at a stride of 2 */
+    /* Of maxima of whole windows of 2 x 2 pixels, with argmax, backward can go through a relu before them, as in fc_norm,
+     * too: its results lie in `result` as y does, and the sums over the pixels of what it lets through are added to
+     * `total`, in whole vectors of channels.  NULL: there is none. */
+    const char *result;
+    char *total;
+    int relu;
 } fc_pool;
 
 /* `pixels` output pixels of one row, each channel c with a filter of its own:

@@ -109,7 +109,14 @@ FC_INLINE void store_bytes(uint8_t *p, mask at, ptrdiff_t n) {
             MAXIMUM(n_taps, LOAD, LEFT)                                                  \
             winner = at;                                                                 \
         }                                                                                \
-        const vec g = LOAD(y + c LEFT);                                                  \
+        vec g = LOAD(y + c LEFT);                                                        \
+        if (through) {                                                                   \
+            const vec r = LOAD((const FC_T *)(t->result + i * t->y_step) + c LEFT);      \
+            g = (vec)((mask)g & (r > (FC_T)0));                                          \
+            if (t->relu == 2) g = (vec)((mask)g & (r < (FC_T)6));                        \
+            FC_T *total = (FC_T *)t->total + c;                                          \
+            store(total, load(total) + (vec)((mask)g & COUNTS));                         \
+        }                                                                                \
         for (ptrdiff_t k = first_tap; k < last_tap; k++) {                               \
             mask here = (winner == LANES_OF(k)) & COUNTS;                                \
             vec sum = overwrites ? (vec){0} : LOAD(TAP(dx, k) LEFT);                     \
@@ -149,7 +156,7 @@ static void FC_NAME(max_pool)(const fc_pool *t) {
 static void FC_NAME(avg_pool)(const fc_pool *t) { FOR_CHANNELS(IN_BLOCKS(m[b] + v, m[b] * (FC_T)t->scale), AVG_POOL) }
 
 FC_INLINE void FC_NAME(max_pool_backward_taps)(const fc_pool *t, ptrdiff_t n_taps, ptrdiff_t first_tap,
-                                               ptrdiff_t last_tap, const int argmax) {
+                                               ptrdiff_t last_tap, const int argmax, const int through) {
     FOR_CHANNELS(, MAX_POOL_BACKWARD)
 }
 
@@ -203,17 +210,18 @@ FC_INLINE void FC_NAME(max_pool_backward_3x3)(const fc_pool *t, ptrdiff_t c, ptr
 /* Whole windows of the usual sizes have loops of their own. */
 FC_INLINE void FC_NAME(max_pool_backward_windows)(const fc_pool *t, const int argmax) {
     const int whole = t->first_tap == 0 && t->last_tap == t->n_taps;
-    if (whole && t->n_taps == 4) FC_NAME(max_pool_backward_taps)(t, 4, 0, 4, argmax);
+    if (whole && t->n_taps == 4) FC_NAME(max_pool_backward_taps)(t, 4, 0, 4, argmax, 0);
     else if (whole && t->n_taps == 9 && t->threes) {
         ptrdiff_t c = 0;
         for (; c + VL <= t->channels; c += VL) FC_NAME(max_pool_backward_3x3)(t, c, VL, argmax);
         if (c < t->channels) FC_NAME(max_pool_backward_3x3)(t, c, t->channels - c, argmax);
     }
-    else FC_NAME(max_pool_backward_taps)(t, t->n_taps, t->first_tap, t->last_tap, argmax);
+    else FC_NAME(max_pool_backward_taps)(t, t->n_taps, t->first_tap, t->last_tap, argmax, 0);
 }
 
 static void FC_NAME(max_pool_backward)(const fc_pool *t) {
-    if (t->argmax) FC_NAME(max_pool_backward_windows)(t, 1);
+    if (t->result) FC_NAME(max_pool_backward_taps)(t, 4, 0, 4, 1, 1);
+    else if (t->argmax) FC_NAME(max_pool_backward_windows)(t, 1);
     else FC_NAME(max_pool_backward_windows)(t, 0);
 }
 
