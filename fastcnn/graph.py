@@ -330,7 +330,13 @@ class Graph:
         edges = sorted({0, *(end for end in ends if end < len(self.calls)), len(self.calls)})
         return list(itertools.pairwise(edges))
 
-    def backward(self, grads: Sequence[Array], tape: Tape, shapes: Sequence[Shape]) -> dict[str, Array]:
+    def trainable_weights(self) -> list[dict[str, Array]]:
+        """Return the weights that an optimiser moves, by name, layer by layer."""
+        return [layer.trainable_weights for layer in self.layers]
+
+    def backward(
+        self, grads: Sequence[Array], tape: Tape, shapes: Sequence[Shape], weights: Sequence[dict[str, Array]]
+    ) -> dict[str, Array]:
         """Return the gradients of the trainable weights by ``"layer/weight"``, layer by layer.
 
         The tape is used up: of each call is left what its layer has learned.
@@ -343,6 +349,8 @@ class Graph:
             What forward returned beside them.
         shapes
             Those of all values, from ``build``.
+        weights
+            What ``trainable_weights`` returned.
 
         Raises
         ------
@@ -352,7 +360,7 @@ class Graph:
         pending = _Sums()
         for output, grad in zip(self.outputs, grads, strict=True):
             pending.add(output, grad)
-        trainable = {id(layer): layer.trainable_weights for layer in self.layers}
+        trainable = {id(layer): own for layer, own in zip(self.layers, weights, strict=True)}
         wanted: set[int] = set()  # the values behind which, on the way to the inputs, there is anything to train
         for call in self.calls:
             if trainable[id(call.layer)] or not wanted.isdisjoint(call.sources):
@@ -440,7 +448,10 @@ def _gradient(layer: Layer, name: str, gradients: dict[str, Array], weight: Arra
     """Return the gradient of a weight as an optimiser takes it: of the weight's shape and element type."""
     if name not in gradients:
         raise ValueError(f"layer {layer.name}: backward must return a gradient for {name!r}, got {list(gradients)}")
-    gradient = plain(real_array(gradients[name], f"gradient of {name}"), weight.dtype, name)
+    gradient = gradients[name]
+    if type(gradient) is not np.ndarray or gradient.dtype != weight.dtype:
+        gradient = real_array(gradient, f"gradient of {name}")
+    gradient = plain(gradient, weight.dtype, name)
     if gradient.shape != weight.shape:
         raise ValueError(
             f"layer {layer.name}: backward must return a gradient of shape {weight.shape} for {name!r}, "

@@ -186,7 +186,15 @@ class Model(Configurable):
     @property
     def trainable_weights(self) -> dict[str, Array]:
         """The weights that an optimiser moves, ``"layer/weight"``: those of trainable layers."""
-        return {f"{layer.name}/{n}": a for layer in self.layers for n, a in layer.trainable_weights.items()}
+        return self._named([layer.trainable_weights for layer in self.layers])
+
+    def _named(self, weights: Sequence[dict[str, Array]]) -> dict[str, Array]:
+        """Return some weights of each layer by ``"layer/weight"``."""
+        return {
+            f"{layer.name}/{name}": array
+            for layer, own in zip(self.layers, weights, strict=True)
+            for name, array in own.items()
+        }
 
     @property
     def trainable(self) -> bool:
@@ -630,9 +638,10 @@ class Model(Configurable):
     def _train_batch(self, x: Any, y: Any, key: int) -> tuple[int, list[float]]:
         """Take one step; return the number of samples and the figures of the batch."""
         inputs = self._prepared(x)
-        self.optimizer.bind(self.trainable_weights)
+        weights = self._traced().trainable_weights()
+        self.optimizer.bind(self._named(weights))
         with runtime.ReusingMemory():
-            figures, gradients, tape = self._loss_and_gradients(inputs, y, True, key)
+            figures, gradients, tape = self._loss_and_gradients(inputs, y, True, key, weights)
             with CHANGING:
                 self._thaw()  # another thread may have predicted meanwhile
                 self.optimizer.step(list(gradients.values()))
@@ -640,11 +649,11 @@ class Model(Configurable):
         return len(inputs[0]), figures
 
     def _loss_and_gradients(
-        self, inputs: list[Array], y: Any, training: bool, key: int
+        self, inputs: list[Array], y: Any, training: bool, key: int, weights: list[dict[str, Array]]
     ) -> tuple[list[float], dict[str, Array], Tape]:
         """Return the figures of a batch, the gradients by weight, and what the layers have learned."""
         figures, grads, tape = self._figures(inputs, y, training, self._step_seed(key))
-        return figures, self._traced().backward(grads, tape, self._shapes), tape
+        return figures, self._traced().backward(grads, tape, self._shapes, weights), tape
 
     def _step_seed(self, key: int) -> int:
         """Return the seed of the step that comes next."""
@@ -714,7 +723,9 @@ class Model(Configurable):
         """
         self._must_be_compiled()
         training = flag(training, "training")
-        figures, gradients, _ = self._loss_and_gradients(self._prepared(x), y, training, self.seed)
+        inputs = self._prepared(x)
+        weights = self._traced().trainable_weights()
+        figures, gradients, _ = self._loss_and_gradients(inputs, y, training, self.seed, weights)
         return figures[0], gradients
 
     # ---- evaluation and prediction ----

@@ -141,7 +141,9 @@ def _value_and_gradient(loss: Loss, y: ArrayLike, result: Array) -> tuple[float,
             f"value_and_gradient of {loss!r} must return a number and an array of shape {result.shape}, "
             f"got {brief(returned)}"
         )
-    gradient = real_array(returned[1], f"the gradient of {loss!r}")
+    gradient = returned[1]
+    if type(gradient) is not np.ndarray or gradient.dtype != result.dtype:  # else to name it takes the most time
+        gradient = real_array(gradient, f"the gradient of {loss!r}")
     if gradient.shape != result.shape:
         raise ValueError(f"the gradient of {loss!r} must have shape {result.shape}, got {gradient.shape}")
     return float(returned[0]), plain(gradient, result.dtype, "the loss's gradient")
