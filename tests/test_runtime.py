@@ -21,6 +21,8 @@ import pytest
 import fastcnn
 from fastcnn import nn, runtime
 from fastcnn._core import _runtime
+from fastcnn.layers import Dense
+from fastcnn.layers.base import CHANGING
 
 parallel = pytest.mark.skipif(not _runtime.openmp_version(), reason="this build is serial")
 forks = pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
@@ -486,6 +488,32 @@ def test_a_fork_beside_a_thread_at_work_does_not_hang():
     finally:
         stop.set()
         thread.join()
+
+
+@forks
+@warned
+def test_a_fork_while_another_thread_changes_weights_does_not_hang():
+    model = fastcnn.Sequential([fastcnn.Input((6,)), Dense(4)], seed=0)
+    x = np.ones((2, 6), np.float32)
+    wanted = model.predict(x).tobytes()
+    changes = threading.Event()
+
+    def change():
+        with CHANGING:
+            changes.set()
+            time.sleep(0.2)
+
+    thread = threading.Thread(target=change)
+    thread.start()
+    changes.wait()
+
+    def predict():
+        model.layers[0].bias = np.zeros(4)
+        return model.predict(x).tobytes()
+
+    assert in_child(predict) == wanted
+    thread.join()
+    assert predict() == wanted
 
 
 def digest_of(number: int) -> bytes:

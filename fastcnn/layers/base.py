@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import itertools
+import os
 import threading
 from collections.abc import Callable
 from typing import Any, Protocol
@@ -29,6 +30,9 @@ WeightSource = Callable[[str, tuple[int, ...], Initializer], Array]
 # plans are of weights between two changes. It is one for all, as layers may be in several models, and as two locks
 # could be taken in either order. Whoever runs a plan does without it.
 CHANGING = threading.RLock()
+if hasattr(os, "register_at_fork"):
+    # A fork waits for it: the child would have it for ever from a thread that it has not.
+    os.register_at_fork(before=CHANGING.acquire, after_in_parent=CHANGING.release, after_in_child=CHANGING.release)
 
 _REVISIONS = itertools.count(1)
 
