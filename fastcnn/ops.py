@@ -82,6 +82,10 @@ class Op:
         """Whether ``out`` may be some channels of images, once it is prepared."""
         return False
 
+    def reads_slices(self) -> bool:
+        """Whether the input may be some channels of images."""
+        return False
+
     def bound(self, inputs: Sequence[Array], out: Array) -> Run:
         """Return a function that computes the op from arrays, as they then are, into another."""
         raise NotImplementedError
@@ -201,6 +205,10 @@ class Normalization(Op):
         if isinstance(after, Activation) and self.activation is None and after.named():
             return replace(self, activation=after.named())
         return None
+
+    def reads_slices(self) -> bool:
+        """Say that it reads pixel by pixel."""
+        return True
 
     def weight_bytes(self) -> int:
         """Return the bytes of what is added and multiplied."""

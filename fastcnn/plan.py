@@ -471,7 +471,7 @@ class _Places:
     def __init__(self, plan: Plan) -> None:
         steps = plan.lowered.steps
         end = len(steps)
-        self.slices = dict(_in_concatenations(plan))
+        self.slices = _in_concatenations(plan)
         # A value that is another one in another shape, or that may be written over it, lies where that one does.
         owner: dict[int, int] = {value: value for value in range(plan.lowered.inputs)}
         first: dict[int, int] = {value: -1 for value in owner}
@@ -496,6 +496,7 @@ class _Places:
                     root
                     for root, source in zip(roots, step.sources, strict=True)
                     if step.op.in_place
+                    and source not in self.slices
                     and plan.shape(source) == plan.shape(step.target)
                     and roots.count(root) <= 2
                     and all(last.get(value, -1) <= index for value, at in owner.items() if at == root)
@@ -527,23 +528,35 @@ class _Places:
         )
 
 
-def _in_concatenations(plan: Plan) -> Iterator[tuple[int, tuple[int, int]]]:
-    """Give each value that can be written where a concatenation wants it: the concatenation's value, and the channel.
+def _in_concatenations(plan: Plan) -> dict[int, tuple[int, int]]:
+    """Return the values that can be written where a concatenation wants them: its value, and the channel.
 
-    That is the result of a convolution which nothing else needs.
+    That is the result of a convolution which nothing else needs, or of another concatenation which nothing else needs
+    but what reads some channels of images: as in the blocks of DenseNet, each of whose layers reads what all before it
+    have made.
     """
     steps = plan.lowered.steps
     makers = {step.target: op for step, op in zip(steps, plan.ops, strict=True)}
     uses = Counter([*plan.lowered.outputs, *(source for step in steps for source in step.sources)])
-    for step in steps:
+    reads = Counter(source for step in steps if makers[step.target].reads_slices() for source in step.sources)
+    slices: dict[int, tuple[int, int]] = {}
+    for step in reversed(steps):  # what a concatenation is a part of comes first
         shape = plan.shape(step.target)
-        if not isinstance(step.op, Concatenation) or len(shape) != 4 or step.op.axis not in (-1, 3):
+        if not _joins_channels(step.op, shape):
             continue
-        channel = 0
+        whole, channel = slices.get(step.target, (step.target, 0))
         for source in step.sources:
-            if source in makers and makers[source].writes_slices() and uses[source] == 1:
-                yield source, (step.target, channel)
+            op = makers.get(source)
+            joins = _joins_channels(op, shape)
+            if uses[source] == 1 + joins * reads[source] and (joins or (op is not None and op.writes_slices())):
+                slices[source] = whole, channel
             channel += plan.shape(source)[-1]
+    return slices
+
+
+def _joins_channels(op: Op | None, shape: tuple[int, ...]) -> bool:
+    """Whether an op puts channels of images side by side."""
+    return isinstance(op, Concatenation) and len(shape) == 4 and op.axis in (-1, 3)
 
 
 class Plans:

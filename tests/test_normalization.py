@@ -11,6 +11,7 @@ from checks import assert_close, assert_equal, bytes_past_the_caches, integers, 
 
 from fastcnn import nn
 from fastcnn._core import _elementwise
+from fastcnn.nn.normalization import bound_batch_normalization
 
 pytestmark = pytest.mark.usefixtures("isa", "threads")
 
@@ -126,6 +127,21 @@ def check_relu(x, grad, mean, variance, offset, scale, training, max_value=None)
     for a, b in zip(fused, apart, strict=True):
         # Where compilers fuse other multiplications with additions, all but roundings are equal.
         np.testing.assert_allclose(a, b, rtol=0, atol=16 * np.finfo(x.dtype).eps * np.abs(b).max(initial=0))
+
+
+@pytest.mark.parametrize("channels", CHANNELS)
+@pytest.mark.parametrize("activation", [None, "relu6", "tanh"])
+def test_some_channels_of_images_are_normalised_as_they_are(channels, activation, dtype):
+    for shape in ((1, 1, 1), (2, 1, 1), (1, 3, 2), (3, 90, 80)):
+        room = np.full((*shape, channels + 3), np.nan, dtype)
+        x = room[..., 2 : 2 + channels]
+        x[...] = normals(*x.shape, dtype=dtype)
+        mean, scale, offset = (normals(channels, dtype=dtype, seed=seed) for seed in range(3))
+        wanted, out = np.empty(x.shape, dtype), np.empty(x.shape, dtype)
+        bound_batch_normalization(x.copy(), mean, scale, offset, activation, wanted)()
+        bound_batch_normalization(x, mean, scale, offset, activation, out)()
+        assert_equal(out, wanted, dtype)
+        assert np.isnan(room[..., :2]).all() and np.isnan(room[..., 2 + channels :]).all()
 
 
 @pytest.mark.parametrize("shape", [*SHAPES, (0, 3)])

@@ -49,6 +49,7 @@ from fastcnn.layers import (
     UpSampling2D,
     ZeroPadding2D,
 )
+from fastcnn.ops import Concatenation
 from fastcnn.plan import StalePlan
 
 RNG = np.random.default_rng(0)
@@ -121,6 +122,21 @@ def fire():
     return x, [Concatenate(3)([once, twice, depth, bent, norm()(conv(4)(y))]), Concatenate(1)([twice, twice])]
 
 
+def nested_concatenations():
+    x = Input((7, 6, 5))
+    first = Concatenate()([x, conv(3)(x)])
+    inner = Concatenate()([conv(2)(norm()(first)), first, norm(activation="silu")(first)])  # not at its beginning
+    outer = Concatenate(3)([conv(4, 1)(ReLU()(norm()(inner))), inner])
+    convolved = Concatenate()([x, conv(2)(x)])  # which a convolution reads
+    twice = Concatenate()([norm()(convolved), conv(1)(convolved), convolved, convolved])
+    shown = Concatenate()([x, conv(2)(x)])  # a result
+    rows = Concatenate()([shown, conv(3)(ReLU6()(norm()(shown)))])
+    late = Concatenate()([x, conv(2)(x)])  # read after what it is a part of
+    whole = Concatenate()([late, conv(3)(x)])
+    pooled = GlobalAveragePooling2D()(whole)
+    return x, [norm()(outer), twice, shown, rows, pooled, norm()(late), Flatten()(Concatenate()([conv(2)(x), x]))]
+
+
 def squeeze_and_excite():
     x = Input((6, 6, 8))
     gate = Reshape((1, 1, 8))(Dense(8, activation="sigmoid")(Dense(2, activation="silu")(GlobalAveragePooling2D()(x))))
@@ -158,6 +174,7 @@ NETWORKS = {
     "residual": residual,
     "inverted residual": inverted_residual,
     "dense block": dense_block,
+    "nested concatenations": nested_concatenations,
     "fire": fire,
     "rows side by side": lambda: (x := Input((6,)), Concatenate()([Dense(3)(x), x, Dense(4)(x)])),
     "squeeze and excite": squeeze_and_excite,
@@ -706,6 +723,22 @@ def test_concatenations_are_written_in_place():
     assert len(plan.slices) == 2
     # The image and what is put side by side; the last result then takes the image's place.
     assert plan.arena_bytes == plan.least_bytes == 2 * 16 * 16 * (8 + 48) * 4
+
+
+def test_what_was_put_side_by_side_is_not_copied_to_be_put_beside_more():
+    x = y = Input((16, 16, 8))
+    for _ in range(4):
+        y = Concatenate()([y, conv(16)(ReLU()(norm()(y)))])
+    model = Model(x, conv(4, 1)(y), seed=0)
+    plan = model.plan((2, 16, 16, 8))
+    joined = [step.target for step in plan.lowered.steps if isinstance(step.op, Concatenation)]
+    # All but the last lie where that begins, and what convolutions make lies in it.
+    assert [plan.slices[value] for value in joined[:-1]] == [(joined[-1], 0)] * 3
+    assert sorted(channel for _, channel in plan.slices.values()) == [0, 0, 0, 8, 24, 40, 56]
+    # That block, and what its last layer normalises.
+    assert plan.arena_bytes == plan.least_bytes == 2 * 16 * 16 * (72 + 56) * 4
+    images = np.random.default_rng(0).standard_normal((2, 16, 16, 8)).astype(np.float32)
+    np.testing.assert_allclose(model.predict(images), model(images), rtol=0, atol=1e-4)
 
 
 def test_a_plan_allows_for_filters_that_come_from_memory():

@@ -45,6 +45,7 @@ from ._runtime cimport (
     kernels,
     line,
     past_bytes,
+    pixel_pitch,
     release,
     threads_for,
 )
@@ -254,11 +255,13 @@ cdef Norm norm_of(cnp.ndarray x, cnp.ndarray channels, Py_ssize_t lines, bint su
     memset(&n, 0, sizeof(n))
     n.columns = cnp.PyArray_SIZE(channels)
     rows = cnp.PyArray_SIZE(x) // n.columns if n.columns else 0
-    n.copies = copies_of(rows, n.columns, kernels(x).lanes)
+    n.copies = copies_of(rows, n.columns, kernels(x).lanes) if cnp.PyArray_IS_C_CONTIGUOUS(x) else 1
     n.rest = rows % n.copies
     n.r = rows_in_runs(rows // n.copies, n.copies * n.columns, size, SUM_BYTES if summed else 0)
     n.t.columns = n.r.columns
     n.t.x = cnp.PyArray_BYTES(x)
+    if not cnp.PyArray_IS_C_CONTIGUOUS(x):
+        n.t.x_gap = pixel_pitch(x) - n.columns * size
     line_bytes = lines * line(n.r.line)
     sum_bytes = n.r.runs * n.r.line + n.columns * size if summed else 0
     n.scratch = acquire(line_bytes + 2 * sum_bytes + 1)
@@ -299,13 +302,13 @@ cdef inline Py_ssize_t runs_of(const Norm *n) noexcept nogil:
 cdef fc_norm run_of(const Norm *n, Py_ssize_t run) noexcept nogil:
     """A run of the rows, or, behind the last one, what is left."""
     cdef fc_norm t = n.t
-    cdef Py_ssize_t step = min(run * n.r.run, n.r.rows) * n.r.line
+    cdef Py_ssize_t first = min(run * n.r.run, n.r.rows), step = first * n.r.line
     t.rows = rows_in(&n.r, run)
     if run == n.r.runs:
         t.rows = n.rest
         t.columns = n.columns
         t.past = False
-    t.x += step
+    t.x += step + first * t.x_gap
     t.residual = after(t.residual, step)
     t.g = after(t.g, step)
     t.y = after(t.y, step)
@@ -419,7 +422,8 @@ def inverse_deviation(cnp.ndarray variance, double epsilon):
 
 def normalize(cnp.ndarray x, cnp.ndarray mean, cnp.ndarray scale, cnp.ndarray offset, cnp.ndarray residual, int relu,
               cnp.ndarray y):
-    """Write the result, with a residual or None for none added before the activation, to y."""
+    """Write the result, with a residual or None for none added before the activation, to y; x may be some channels of
+    images."""
     cdef const fc_kernels *table = kernels(x)
     cdef Norm n = normalization(x, mean, scale, offset, relu)
     n.t.y = cnp.PyArray_BYTES(y)

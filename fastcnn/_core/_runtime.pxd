@@ -105,6 +105,7 @@ cdef extern from "kernels.h" nogil:
         char *dot
         int relu
         int past
+        Py_ssize_t x_gap
 
     ctypedef struct fc_kernels:
         Py_ssize_t itemsize, lanes

@@ -187,7 +187,7 @@ def bound_batch_normalization(
     Parameters
     ----------
     x, out
-        (..., C), C-ordered, of one float type.
+        (..., C), C-ordered, of one float type; x may be some channels of images that are.
     mean, scale, offset
         (C,), likewise.
     activation

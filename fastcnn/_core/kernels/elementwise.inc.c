@@ -433,9 +433,11 @@ FC_INLINE void norm_backward(const fc_norm *t, ptrdiff_t i, ptrdiff_t c, ptrdiff
     }                                                                                                      \
     FC_INLINE void FC_NAME(NAME##_rows)(const fc_norm *given, const int relu, const int past) {            \
         /* a copy, as the original could be what is stored to, as far as the compiler knows */             \
-        const fc_norm copy = *given, *t = &copy;                                                           \
+        fc_norm copy = *given;                                                                             \
+        const fc_norm *t = &copy;                                                                          \
         ptrdiff_t r = 0;                                                                                   \
-        for (; r + ROWS <= t->rows; r += ROWS) FC_NAME(NAME##_row)(t, r * t->columns, ROWS, relu, past);   \
+        for (; r + ROWS <= t->rows; r += ROWS, copy.x += ROWS == 1 ? t->x_gap : 0)                         \
+            FC_NAME(NAME##_row)(t, r * t->columns, ROWS, relu, past);                                      \
         for (; r < t->rows; r++) FC_NAME(NAME##_row)(t, r * t->columns, 1, relu, past);                    \
         if (past) stores_past_done();                                                                      \
     }                                                                                                      \

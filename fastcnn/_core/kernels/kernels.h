@@ -184,6 +184,7 @@ typedef struct {
     char *y, *total, *dot;
     int relu; /* 0: no activation, 1: relu, 2: relu cut off at 6 */
     int past; /* whether y is written past the caches; its rows then begin at multiples of a vector's size */
+    ptrdiff_t x_gap; /* normalize: bytes between rows of x, which then are not dense */
 } fc_norm;
 
 /* One row: y = softmax(x), and so on. a, b as in fc_map. */
