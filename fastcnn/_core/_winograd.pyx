@@ -624,6 +624,14 @@ cdef class Winograd:
         c.points = (self.tile + 2) * (self.tile + 2)
         return c
 
+    cdef Source source_of(self, Geometry g, cnp.ndarray x) noexcept:
+        """Return the input, of which every tile of the result sees a part."""
+        cdef Source s
+        s.x, s.pixel = cnp.PyArray_BYTES(x), g.channels * cnp.PyArray_ITEMSIZE(x)
+        s.rows = axis(g.in_h, -g.top, self.tile + 2, self.tile, g.dilation_h, g.out_h)
+        s.cols = axis(g.in_w, -g.left, self.tile + 2, self.tile, g.dilation_w, g.out_w)
+        return s
+
     cdef Convolution result_of(self, Geometry g, cnp.ndarray w) noexcept:
         """Return the convolution with these filters; its images are still to be set."""
         cdef Py_ssize_t size = cnp.PyArray_ITEMSIZE(w)
@@ -659,14 +667,11 @@ cdef class Winograd:
 
         Or, without a residual, the maxima of 2 x 2 pixels, and to argmax, of bytes, if there is one, which pixel it is.
         """
-        cdef Py_ssize_t size = cnp.PyArray_ITEMSIZE(x)
         cdef Convolution c = self.result_of(g, w)
         if prepared:
             c.filters = cnp.PyArray_BYTES(w)
         c.images = g.images
-        c.source.x, c.source.pixel = cnp.PyArray_BYTES(x), g.channels * size
-        c.source.rows = axis(g.in_h, -g.top, c.tile + 2, c.tile, g.dilation_h, g.out_h)
-        c.source.cols = axis(g.in_w, -g.left, c.tile + 2, c.tile, g.dilation_w, g.out_w)
+        c.source = self.source_of(g, x)
         c.residual = distance(y, residual)
         c.relu = relu
         c.y = cnp.PyArray_BYTES(y)
@@ -710,9 +715,7 @@ cdef class Winograd:
         f.leaves = f.table.winograd[self.tile // 2 - 1]
         f.points = (self.tile + 2) * (self.tile + 2)
         f.dw = cnp.PyArray_BYTES(dw)
-        f.x.source.x, f.x.source.pixel = cnp.PyArray_BYTES(x), g.channels * size
-        f.x.source.rows = axis(g.in_h, -g.top, self.tile + 2, self.tile, g.dilation_h, g.out_h)
-        f.x.source.cols = axis(g.in_w, -g.left, self.tile + 2, self.tile, g.dilation_w, g.out_w)
+        f.x.source = self.source_of(g, x)
         f.dy.source.x, f.dy.source.pixel = cnp.PyArray_BYTES(dy), g.filters * size
         f.dy.source.rows = axis(g.out_h, 0, self.tile, self.tile, g.dilation_h, g.out_h)
         f.dy.source.cols = axis(g.out_w, 0, self.tile, self.tile, g.dilation_w, g.out_w)

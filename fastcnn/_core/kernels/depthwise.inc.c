@@ -243,7 +243,7 @@ FC_INLINE void depthwise_two(const fc_depthwise *t, ptrdiff_t c, ptrdiff_t left,
         if (r < 2 && t->prefetch == 1) {
             const char *ahead = first + (count + 1) * step + rows[r + 2];
             FC_UNROLL for (int j = 0; j < count; j++) __builtin_prefetch(ahead + j * step);
-        } else if (r >= 2 && t->prefetch && !t->past) {
+        } else if (r >= 2 && t->prefetch) {
             const char *ahead = y + count * y_step + (r - 2) * y_row;
             FC_UNROLL for (int j = 0; j < count; j++) __builtin_prefetch(ahead + j * y_step, 1);
         }
