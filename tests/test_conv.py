@@ -331,6 +331,10 @@ def test_what_maxima_cannot_go_back_through_is_refused():
     ):
         with pytest.raises(ValueError, match=words):
             backward(*operands, activation=activation)
+    with pytest.raises(ValueError, match=r"^output must have shape \(1, 2, 2, 3\), got \(1, 1, 2, 3\)"):
+        backward(y, y[:, 1:], argmax, x, w)  # without an activation, too
+    with pytest.raises(ValueError, match="max_pool=2 is larger than input"):
+        backward(y[:, :0], y[:, :0], argmax[:, :0], np.ones((1, 3, 3, 1)), np.ones((3, 3, 1, 3)), activation="relu")
     with pytest.raises(TypeError, match=r"^argmax must be an array of uint8, got int64"):
         backward(y, y, argmax.astype(np.int64), x, w, activation="relu")
 

@@ -63,6 +63,9 @@ def forward(
     relu: int,
     y: NDArray[Any],
     prepared: bool = False,
+    pools: bool = False,
+    argmax: NDArray[Any] | None = None,
+    ahead: NDArray[Any] | None = None,
 ) -> None: ...
 def backward_input(g: Geometry, dy: NDArray[Any], w: NDArray[Any], dx: NDArray[Any]) -> None: ...
 def backward_filters(g: Geometry, dy: NDArray[Any], x: NDArray[Any], dw: NDArray[Any]) -> None: ...

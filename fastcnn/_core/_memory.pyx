@@ -20,6 +20,7 @@ cnp.import_array()
 cdef extern from *:
     """
     #include <sys/mman.h>
+    #include <unistd.h>
 
     static volatile int fc_memory_busy = 0;
     static void fc_memory_lock(void) { while (__sync_lock_test_and_set(&fc_memory_busy, 1)) {} }
@@ -28,6 +29,11 @@ cdef extern from *:
     static void *fc_map(size_t size) {
         void *p = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
         return p == MAP_FAILED ? NULL : p;
+    }
+
+    static size_t fc_page_size(void) {
+        long size = sysconf(_SC_PAGESIZE);
+        return size > 0 ? size : 4096;
     }
 
     /* Bytes from which an array asks for huge pages, most often of 2 MB: 100 MB then take 50 faults when they are first
@@ -58,13 +64,12 @@ cdef extern from *:
         return 1;
     }
 
-    /* Pages of their own, which the system has back at once when they are freed. Whoever calls this holds the lock. */
+    /* Pages, whole ones, which the system may take back when they are freed: at once, but for those of a huge page that
+       others have a part in. Whoever calls this holds the lock. */
     static void *fc_pages(size_t size) {
         char *p;
-        if (size < FC_HUGE)
+        if (size < FC_HUGE || (size > fc_region_left && !fc_new_region(size + FC_REGION)))
             return fc_map(size);
-        if (size > fc_region_left && !fc_new_region(size + FC_REGION))
-            return NULL;
         p = fc_region;
         fc_region += size;
         fc_region_left -= size;
@@ -72,6 +77,7 @@ cdef extern from *:
     }
     """
     void *fc_pages(size_t size) noexcept nogil
+    size_t fc_page_size() noexcept
     int munmap(void *p, size_t size) noexcept nogil
     int posix_memalign(void **p, size_t alignment, size_t size) noexcept nogil
     void fc_memory_lock() noexcept nogil
@@ -95,10 +101,12 @@ cdef extern from "numpy/arrayobject.h":
 
 
 cdef enum:
-    # Blocks that can wait; bytes from which a block is worth it; pages that sizes are rounded to.
+    # Blocks that can wait; bytes from which a block is worth it.
     SLOTS = 1024
     LARGE = 16384
-    PAGE = 4096
+
+# Sizes are rounded to pages: from one block to the next there are some that the first can give back.
+cdef size_t page = fc_page_size()
 
 cdef struct Block:
     # What is in front of every array's memory: a line of its own, so that the array begins at one. Bytes of all of it,
@@ -173,7 +181,7 @@ cdef void *take(void *waits, size_t asked) noexcept nogil:
     cdef size_t size
     cdef void *small
     cdef Block *block
-    if asked > <size_t> -1 - 2 * PAGE:
+    if asked > <size_t> -1 - 2 * page:
         return NULL
     if asked < LARGE:
         if posix_memalign(&small, sizeof(Block), sizeof(Block) + asked) != 0:
@@ -181,7 +189,7 @@ cdef void *take(void *waits, size_t asked) noexcept nogil:
         block = <Block *> small
         block.size = 0
     else:
-        size = (sizeof(Block) + asked + PAGE - 1) // PAGE * PAGE
+        size = (sizeof(Block) + asked + page - 1) // page * page
         fc_memory_lock()
         block = take_waiting(size) if waits != NULL else new_block(size)
         fc_memory_unlock()

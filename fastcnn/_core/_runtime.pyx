@@ -13,7 +13,7 @@ from cython.parallel cimport prange
 
 cimport numpy as cnp
 
-from ._memory cimport give, take
+from ._memory cimport give, take as take_memory
 from ._memory import Keeping
 
 cnp.import_array()
@@ -232,7 +232,7 @@ cdef char *acquire(size_t size) except NULL:
         return buffers[best].start
     # A little more than asked for, so that slightly larger shapes find it large enough.
     size = ((size + size // 8) | 4095) + 1
-    start = <char *> take(NULL, size)
+    start = <char *> take_memory(NULL, size)
     if start == NULL:
         raise MemoryError(f"no {size} bytes of scratch memory")
     # In place of the largest, so that no more buffers grow large than are in use at once.

@@ -793,6 +793,9 @@ def conv2d_max_pool_with_argmax_backward(
     names = ("grad", "output", "input", "filters")
     grad, output, input, filters = floats(names, grad, output, input, filters)
     _, shape = _geometry(input.shape, filters.shape, strides, padding, dilations, groups)
+    pooled: Any = shapes.pool(shape, 2, None, "valid", "max_pool")[0]
+    like(grad, pooled)
+    like(output, pooled, "output")
     dbias: FloatArray | None
     if activation is None:
         of_result = max_pool_with_argmax_backward(grad, argmax, shape, 2)

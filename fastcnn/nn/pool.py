@@ -230,16 +230,15 @@ def relu_max_pool_backward(
 ) -> tuple[FloatArray, FloatArray]:
     """Return the gradient of what a relu was taken of before maxima of 2 x 2 pixels, and its sum over all pixels.
 
-    Arguments are as of :func:`fastcnn.nn.conv2d_max_pool_with_argmax_backward`, grad and output of one float type.
+    Arguments are as of :func:`fastcnn.nn.conv2d_max_pool_with_argmax_backward`, grad and output checked.
     """
     geometry, shape = _geometry(input_shape, 2, None, "VALID")
     argmax = _of_bytes(argmax)
-    for name, array in (("grad", grad), ("output", output), ("argmax", argmax)):
-        like(array, shape, name)
+    like(argmax, shape, "argmax")
     try:
         dinput = np.empty(input_shape, grad.dtype)
     except MemoryError:
-        raise no_memory(input_shape, input_shape=input_shape) from None
+        raise no_memory(input_shape, grad=grad.shape) from None
     sums = np.empty(input_shape[3], grad.dtype)
     _pool.backward_through(geometry, grad, output, FUSED[activation], argmax, dinput, sums)
     return dinput, sums
