@@ -20,6 +20,7 @@ cnp.import_array()
 cdef extern from *:
     """
     #include <sys/mman.h>
+    #include <time.h>
     #include <unistd.h>
 
     static volatile int fc_memory_busy = 0;
@@ -36,6 +37,12 @@ cdef extern from *:
         return size > 0 ? size : 4096;
     }
 
+    static double fc_seconds(void) {
+        struct timespec t;
+        clock_gettime(CLOCK_MONOTONIC, &t);
+        return t.tv_sec + 1e-9 * t.tv_nsec;
+    }
+
     /* Bytes from which an array asks for huge pages, most often of 2 MB: 100 MB then take 50 faults when they are first
        written, and 7 ms; 25,600 pages of 4 KB take 40. So that arrays of less have a part in one, they are cut off the
        region that the last ones left, which costs nothing before it is written. */
@@ -43,40 +50,62 @@ cdef extern from *:
     #define FC_HUGE_PAGE (2 << 20)
     #define FC_REGION (64 << 20)
 
-    static char *fc_region = NULL;
-    static size_t fc_region_left = 0;
+    /* Seconds that a huge page may take when it is first written. A virtual machine may have left its free memory to its
+       host, which gives it back page by small page: 28 MB then take 51 ms, in small pages, which it has kept, 12. */
+    #define FC_SLOW_PAGE 2e-3
 
-    static int fc_new_region(size_t size) {
+    /* One of arrays that come and go, which are written often, and one of those that stay. */
+    static struct fc_region { char *next; size_t left; } fc_regions[2];
+
+    static int fc_new_region(struct fc_region *r, size_t size) {
         size_t before;
         char *start = fc_map(size + FC_HUGE_PAGE);
         if (start == NULL)
             return 0;
-        if (fc_region_left)
-            munmap(fc_region, fc_region_left);
+        if (r->left)
+            munmap(r->next, r->left);
         before = -(size_t)start % FC_HUGE_PAGE;
         if (before)
             munmap(start, before);
-        fc_region = start + before;
-        fc_region_left = size + FC_HUGE_PAGE - before;
+        r->next = start + before;
+        r->left = size + FC_HUGE_PAGE - before;
     #ifdef MADV_HUGEPAGE
-        madvise(fc_region, fc_region_left, MADV_HUGEPAGE);  /* a wish: where it is not granted nothing is lost */
+        madvise(r->next, r->left, MADV_HUGEPAGE);  /* a wish: where it is not granted nothing is lost */
     #endif
         return 1;
     }
 
+    /* Writes to the first huge page that begins in a block; if that takes long, small ones follow in the region. */
+    static void fc_try_page(char *block, char *end, char *region_end) {
+        (void)block, (void)end, (void)region_end;
+    #ifdef MADV_NOHUGEPAGE
+        char *page = block + -(size_t)block % FC_HUGE_PAGE;
+        if (page < end) {
+            double since = fc_seconds();
+            *(volatile char *)page = 0;
+            page += FC_HUGE_PAGE;
+            if (page < region_end && fc_seconds() - since > FC_SLOW_PAGE)
+                madvise(page, region_end - page, MADV_NOHUGEPAGE);
+        }
+    #endif
+    }
+
     /* Pages, whole ones, which the system may take back when they are freed: at once, but for those of a huge page that
        others have a part in. Whoever calls this holds the lock. */
-    static void *fc_pages(size_t size) {
+    static void *fc_pages(size_t size, int stays) {
+        struct fc_region *r = fc_regions + stays;
         char *p;
-        if (size < FC_HUGE || (size > fc_region_left && !fc_new_region(size + FC_REGION)))
+        if (size < FC_HUGE || (size > r->left && !fc_new_region(r, size + FC_REGION)))
             return fc_map(size);
-        p = fc_region;
-        fc_region += size;
-        fc_region_left -= size;
+        p = r->next;
+        r->next += size;
+        r->left -= size;
+        if (stays)
+            fc_try_page(p, r->next, r->next + r->left);
         return p;
     }
     """
-    void *fc_pages(size_t size) noexcept nogil
+    void *fc_pages(size_t size, int stays) noexcept nogil
     size_t fc_page_size() noexcept
     int munmap(void *p, size_t size) noexcept nogil
     int posix_memalign(void **p, size_t alignment, size_t size) noexcept nogil
@@ -150,9 +179,9 @@ cdef void shrink(size_t room) noexcept nogil:
         n_waiting -= i
 
 
-cdef Block *new_block(size_t size) noexcept nogil:
+cdef Block *new_block(size_t size, bint stays) noexcept nogil:
     """Return new pages; whoever calls this holds the lock."""
-    cdef Block *block = <Block *> fc_pages(size)
+    cdef Block *block = <Block *> fc_pages(size, stays)
     if block != NULL:
         block.size = size
     return block
@@ -168,7 +197,7 @@ cdef Block *take_waiting(size_t size) noexcept nogil:
         # step of a network for CIFAR-10 still had a fifth of its memory from the system.
         most = 2 * most_used_bytes
         shrink(most - used_bytes - size if most > used_bytes + size else 0)
-        block = new_block(size)
+        block = new_block(size, False)
     if block != NULL:
         used_bytes += block.size
         most_used_bytes = max(most_used_bytes, used_bytes)
@@ -191,7 +220,7 @@ cdef void *take(void *waits, size_t asked) noexcept nogil:
     else:
         size = (sizeof(Block) + asked + page - 1) // page * page
         fc_memory_lock()
-        block = take_waiting(size) if waits != NULL else new_block(size)
+        block = take_waiting(size) if waits != NULL else new_block(size, True)
         fc_memory_unlock()
         if block == NULL:
             return NULL
