@@ -448,10 +448,7 @@ def _gradient(layer: Layer, name: str, gradients: dict[str, Array], weight: Arra
     """Return the gradient of a weight as an optimiser takes it: of the weight's shape and element type."""
     if name not in gradients:
         raise ValueError(f"layer {layer.name}: backward must return a gradient for {name!r}, got {list(gradients)}")
-    gradient = gradients[name]
-    if type(gradient) is not np.ndarray or gradient.dtype != weight.dtype:
-        gradient = real_array(gradient, f"gradient of {name}")
-    gradient = plain(gradient, weight.dtype, name)
+    gradient = plain(real_array(gradients[name], f"gradient of {name}"), weight.dtype, name)
     if gradient.shape != weight.shape:
         raise ValueError(
             f"layer {layer.name}: backward must return a gradient of shape {weight.shape} for {name!r}, "

@@ -68,6 +68,12 @@ def _geometry(
 
 
 @lru_cache(maxsize=4096)
+def _halved(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Return the shape of the maxima of every 2 x 2 pixels of a result."""
+    return shapes.pool(shape, 2, None, "valid", "max_pool")[0]  # type: ignore[return-value]  # the batch is known
+
+
+@lru_cache(maxsize=4096)
 def _algorithm(geometry: _conv.Geometry, algorithm: str, result: str, is_single: bool, lanes: int, pools: bool) -> str:
     return algorithm_of(geometry, algorithm, result, is_single, lanes, pools)
 
@@ -227,10 +233,10 @@ def _conv2d(
     if residual is not None:
         like(residual, shape, "residual")
     if pools:
-        pooled = shapes.pool(shape, 2, None, "valid", "max_pool")[0]
+        pooled = _halved(shape)
         dilations = geometry.dilation_h, geometry.dilation_w
         pools = can_max_pool(filters.shape[:2], dilations, geometry.groups, activation)
-        shape = pooled if pools else shape  # type: ignore[assignment]  # the batch is known
+        shape = pooled if pools else shape
     try:
         y = np.empty(shape, input.dtype)
         argmax = np.empty(shape, np.uint8) if pools else None
@@ -395,7 +401,7 @@ class PreparedConv2D:
             )
         if self._activation is not None and self._activation not in FUSED:
             raise ValueError(f"max_pool follows no activation but relu and relu6, got {self._activation!r}")
-        return shapes.pool(self.output_shape, 2, None, "valid", "max_pool")[0]  # type: ignore[return-value]
+        return _halved(self.output_shape)
 
     def _expansion(
         self, before: PreparedConv2D, dtype: np.dtype[Any], share_with: Sequence[PreparedConv2D]
@@ -793,9 +799,8 @@ def conv2d_max_pool_with_argmax_backward(
     names = ("grad", "output", "input", "filters")
     grad, output, input, filters = floats(names, grad, output, input, filters)
     _, shape = _geometry(input.shape, filters.shape, strides, padding, dilations, groups)
-    pooled: Any = shapes.pool(shape, 2, None, "valid", "max_pool")[0]
-    like(grad, pooled)
-    like(output, pooled, "output")
+    like(grad, _halved(shape))
+    like(output, grad.shape, "output")
     dbias: FloatArray | None
     if activation is None:
         of_result = max_pool_with_argmax_backward(grad, argmax, shape, 2)
