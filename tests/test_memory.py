@@ -108,9 +108,47 @@ def test_what_waits_is_bounded():
             np.empty(size * LARGE, np.uint8)
             used, waiting = _memory.held()
             assert used == 0 and waiting <= 2 * (size * LARGE + 4096)
-        many = [np.empty(LARGE + 4096 * i, np.uint8) for i in range(1500)]
+        many = [np.empty(LARGE + 4096 * i, np.uint8) for i in range(3000)]
+        apart = many[::2]  # more of them wait than there is room for
         del many
+        assert _memory.held()[0] >= 1500 * LARGE
+        del apart
         assert _memory.held()[0] == 0
+
+
+def test_what_waits_side_by_side_is_one_and_is_cut():
+    size = 1 << 20
+    with runtime.ReusingMemory():
+        arrays = [np.empty(size, np.uint8) for _ in range(8)]
+        places = [address(array) for array in arrays]
+        assert [b - a for a, b in itertools.pairwise(places)] == [size + mmap.PAGESIZE] * 7
+        kept = arrays[4]
+        kept[:] = 4
+        for i in (2, 0, 1, 3, 6, 5, 7):  # before one that waits, behind it, between two
+            arrays[i] = None
+        held = _memory.held()
+        four = np.full(4 * size, 1, np.uint8)
+        assert address(four) == places[0]
+        small = [np.full(size // 4, 2, np.uint8) for _ in range(8)]
+        assert all(places[5] <= address(array) < places[7] + size for array in small)
+        assert sum(_memory.held()) == sum(held)
+    assert (kept == 4).all() and (four == 1).all() and all((array == 2).all() for array in small)
+    del arrays, kept, four, small
+
+
+def test_a_block_that_fits_nothing_takes_the_place_of_those_that_wait():
+    size = 24 << 20
+    with runtime.ReusingMemory():
+        arrays = [np.empty(size, np.uint8) for _ in range(5)]
+        held = sum(_memory.held())
+        del arrays[::2]
+        more = np.full(2 * size, 3, np.uint8)
+        used, waiting = _memory.held()
+        assert used + waiting <= held + 2 * mmap.PAGESIZE
+        for array in (*arrays, more):
+            array[:] = 5
+    assert used >= 4 * size and waiting <= size + 2 * mmap.PAGESIZE
+    del arrays, more, array
 
 
 def test_there_is_an_error_where_there_is_no_memory(memory):
