@@ -21,7 +21,7 @@ from . import nn, ops
 from .arguments import plain, real_array
 from .layers.activation import Activation, ReLU, ReLU6
 from .layers.base import Activated, Layer, returned_pair
-from .layers.conv import Conv2D
+from .layers.conv import Conv2D, DepthwiseConv2D
 from .layers.merging import Add
 from .layers.normalization import BatchNormalization
 from .layers.pooling import MaxPool2D
@@ -322,6 +322,19 @@ class Graph:
         pool = follower.layer
         return pool if type(pool) is MaxPool2D and pool.counts else None
 
+    def _takes_unwritten(self, index: int) -> bool:
+        """Whether a normalisation can leave its input's gradient unwritten to the one that needs it.
+
+        That is a convolution whose result nothing else takes, and whose gradients are those of input and kernel alone.
+        """
+        call = self.calls[index]
+        (source,) = call.sources
+        before = source - self.inputs
+        if before < 0 or self._followers.get(before) != index:
+            return False
+        layer = self.calls[before].layer
+        return type(layer) in (Conv2D, DepthwiseConv2D) and not layer.use_bias and layer.activation is None  # type: ignore[attr-defined]
+
     def _cut(self) -> list[tuple[int, int]]:
         """Return the calls in as many parts as the root of their number, whose results are about equally large."""
         sums = list(itertools.accumulate(self._sizes))
@@ -384,8 +397,15 @@ class Graph:
                 continue
             grad = pending.pop_sum(call.target)
             if not wanted.isdisjoint(call.sources):
-                dx, gradients = returned_pair(layer, layer.backward(grad, cache), "backward")
-                for source, part in zip(call.sources, _parts(call, dx), strict=True):
+                parts: Sequence[Any]
+                if type(layer) is BatchNormalization and self._takes_unwritten(index):
+                    unwritten, gradients = layer.unwritten(grad, cache)
+                    parts = [unwritten]
+                else:
+                    dx, gradients = returned_pair(layer, layer.backward(grad, cache), "backward")
+                    parts = _parts(call, dx)
+                    del dx
+                for source, part in zip(call.sources, parts, strict=True):
                     if part.shape != (expected := (len(grad), *shapes[source][1:])):
                         raise ValueError(
                             f"backward of layer {layer.name} must return its input's gradient in shape {expected}, "
@@ -393,7 +413,7 @@ class Graph:
                         )
                     if source in wanted:
                         pending.add(source, part)
-                del dx
+                del parts, part
             else:
                 gradients = layer.backward_weights(grad, cache)
             for name, weight in trainable[id(layer)].items():

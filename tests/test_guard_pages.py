@@ -23,6 +23,7 @@ import pytest
 
 from fastcnn import nn, runtime
 from fastcnn._core import _runtime
+from fastcnn.nn import normalization
 
 SLOTS = 24
 ARENA_BYTES = 8 << 20
@@ -281,6 +282,16 @@ def cases(dtype: np.dtype, vl: int):
         n, h, w, stride = pick.choice((1, 2)), pick.randint(3, 11), pick.randint(3, 18), pick.choice((1, 2))
         operands = values(n, h, w, c), values(1, 1, c, k), values(k), values(3, pick.randint(2, 3), 1, k)
         yield expanded_depthwise, operands, {"strides": stride, "padding": pick.choice(("VALID", "SAME"))}
+    for c, k in itertools.product(few, around):
+        n, h, w, stride = pick.choice((1, 2)), pick.randint(3, 11), pick.randint(3, 18), pick.choice((1, 2))
+        channels = values(k), values(k) ** 2, values(k), values(k)
+        x, f, g = values(n, h, w, c), values(1, 1, c, k), values(n, h, w, k)
+        yield through_normalization, (g, values(*g.shape), *channels, x, f, 1, "VALID", 1, 1), {}
+        if k > 1:
+            x, f = values(n, h, w, k), values(3, pick.choice((3, 2)), 1, k)
+            options = stride, pick.choice(("VALID", "SAME", 2)), 1, k
+            g = values(*nn.conv2d(x, f, *options).shape)
+            yield through_normalization, (g, values(*g.shape), *channels, x, f, *options), {}
     x, f = values(41, 9, 8, 3), values(5, 5, 3, 2 * vl + 1)  # pixels of several images at a time
     yield nn.conv2d_backward_input, (nn.conv2d(x, f), f, x.shape), {}
     for c, k in itertools.product(sorted({1, 2, 3, max(1, vl // 2)}), repeat=2):
@@ -292,6 +303,11 @@ def cases(dtype: np.dtype, vl: int):
         yield nn.conv2d, (x, f), {**options, "bias": values(groups * k), "activation": "relu"}
         yield nn.conv2d_backward_input, (g, f, x.shape), options
         yield nn.conv2d_backward_filters, (g, x, f.shape), options
+
+
+def through_normalization(g, z, mean, variance, scale, offset, x, filters, *options):
+    dz, dscale, doffset = normalization.normalized_gradient(g, z, mean, variance, scale, 1e-3, True, offset, "relu6")
+    return *nn.conv.normalized_backward(dz, x, filters, *options, "auto"), dscale, doffset
 
 
 def expanded_depthwise(x, filters, bias, taps, **options):

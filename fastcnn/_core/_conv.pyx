@@ -29,8 +29,8 @@ from ._gemm cimport (
     product,
 )
 from ._runtime cimport (
-    Shares, acquire, aligned, ceil_div, distance, fc_kernels, fc_pool, fc_tile, kernels, l1_bytes, l2_bytes, line,
-    pixel_pitch, release, share, take, threads_for, threads_for_flops,
+    Shares, acquire, aligned, ceil_div, distance, fc_kernels, fc_norm, fc_pool, fc_tile, kernels, l1_bytes, l2_bytes,
+    line, pixel_pitch, release, share, take, threads_for, threads_for_flops,
 )
 
 cnp.import_array()
@@ -823,8 +823,19 @@ cdef enum:
     SUM_ELEMENTS = 4096
 
 
+cdef struct Normalized:
+    # The output gradient is made, of rows of t.g and t.x, on its way through a batch normalisation; and that of the
+    # input beside it, with the transposed filters in panels so wide.
+    fc_norm t
+    const char *filters
+    Py_ssize_t width
+    char *dx
+
+
 cdef struct FilterGradient:
     const fc_kernels *table
+    # NULL: there is an output gradient.
+    const Normalized *normalized
     Source source
     Py_ssize_t images, rows, cols, dilation_h, dilation_w
     Py_ssize_t columns, width, panels
@@ -848,7 +859,16 @@ cdef struct FilterGradient:
     # strip so many runs.
     Py_ssize_t parts, groups, block_rows, strip
     char *sums
-    Py_ssize_t sum_bytes, copy_bytes, pack_bytes, pack_x_bytes, run_bytes
+    Py_ssize_t sum_bytes, copy_bytes, pack_bytes, pack_x_bytes, run_bytes, made_bytes
+
+
+cdef struct Ahead:
+    # What the next block reads, to be brought near meanwhile: so many stretches of memory, and how much of them for
+    # each step of a tile's reduction.
+    const char *start[3]
+    Py_ssize_t nbytes[3]
+    Py_ssize_t stretches
+    double share
 
 
 cdef struct Block:
@@ -858,7 +878,8 @@ cdef struct Block:
     const char *x
     Py_ssize_t *runs
     char *packed_x
-    # Their gradients, packed from panel `panel` on, or in place.
+    # Their gradients, from dy on, packed from panel `panel` on, or in place.
+    const char *dy
     Py_ssize_t panel
     char *packed
     bint pack
@@ -867,10 +888,7 @@ cdef struct Block:
     char *dw
     Py_ssize_t dw_row, dw_panel
     bint accumulate
-    # What the next block reads, of input and gradient, to be brought near meanwhile: so much with each group's tiles.
-    const char *next_x
-    const char *next_dy
-    Py_ssize_t next_x_bytes, next_dy_bytes, next_part
+    Ahead next
 
 
 cdef void part_rows(const FilterGradient *f, Py_ssize_t part, Py_ssize_t *first, Py_ssize_t *last) noexcept nogil:
@@ -928,33 +946,100 @@ cdef void find_gradients(const FilterGradient *f, Block *b, Py_ssize_t panels) n
     cdef Py_ssize_t left = f.images * f.source.out_h - b.first - b.rows
     b.pack = packs_gradients(f) or not (f.whole or f.overhang and left >= f.overhang)
     if b.pack:
-        pack_panels(f.table, f.dy + b.first * f.source.out_w * f.dy_row + first * size, f.dy_row, False, pixels,
+        pack_panels(f.table, b.dy + first * size, f.dy_row, False, pixels,
                     min(panels * f.width, f.columns - first), f.width, b.packed)
+
+
+cdef inline Py_ssize_t steps_of(const fc_kernels *table, int kind, const fc_tile *t, Py_ssize_t rows) noexcept nogil:
+    return ceil_div(rows, table.max_rows[kind]) * t.n_runs * t.run_length
+
+
+cdef void bring_share(const fc_kernels *table, int kind, fc_tile *t, Py_ssize_t rows, Ahead *next) noexcept nogil:
+    """Have tiles of so many rows ask for their share of what is next."""
+    cdef Py_ssize_t last = next.stretches - 1, part
+    t.ahead = t.ahead_end = NULL
+    if last < 0:
+        return
+    part = min(line(<Py_ssize_t> (next.share * steps_of(table, kind, t, rows))), next.nbytes[last])
+    if kind > 0:
+        bring_near(table, kind, t, rows, 1, next.start[last], part)
+    else:  # tiles of one vector ask for nothing
+        fc_prefetch(next.start[last], part)
+    next.start[last] += part
+    next.nbytes[last] -= part
+    if not next.nbytes[last]:
+        next.stretches -= 1
+
+
+cdef inline void add_stretch(Ahead *next, const char *start, Py_ssize_t nbytes) noexcept nogil:
+    next.start[next.stretches] = start
+    next.nbytes[next.stretches] = nbytes
+    next.stretches += 1
 
 
 cdef void plan_next(const FilterGradient *f, Block *b, Py_ssize_t rows) noexcept nogil:
     """Have the next block, of so many output rows at most, brought near while this one is computed: of this part, or of
     the next one, which this thread is likely to take."""
-    cdef Py_ssize_t next = b.first + b.rows, calls = f.panels * ceil_div(f.length, max(1, f.x_width))
-    rows = min(rows, f.images * f.source.out_h - next)
-    b.next_part = 0
-    if f.x_width and f.prefetch and f.groups == 1 and rows > 0:
-        b.next_x = b.x + b.rows * f.source.pitch
-        b.next_x_bytes = rows * f.source.pitch
-        b.next_dy = f.dy + next * f.source.out_w * f.dy_row
-        b.next_dy_bytes = rows * f.source.out_w * f.dy_row
-        b.next_part = line(ceil_div(b.next_x_bytes + b.next_dy_bytes, max(1, calls - 1)))
+    cdef Py_ssize_t first = (b.first + b.rows) * f.source.out_w * f.dy_row, pixels = b.rows * f.source.out_w
+    cdef Py_ssize_t nbytes, total = 0, steps = 0, i
+    cdef const Normalized *n = f.normalized
+    b.next.stretches = 0
+    rows = min(rows, f.images * f.source.out_h - b.first - b.rows)
+    nbytes = rows * f.source.out_w * f.dy_row
+    if rows <= 0 or f.groups > 1:
+        return
+    if f.x_width:
+        if f.prefetch:
+            add_stretch(&b.next, b.x + b.rows * f.source.pitch, rows * f.source.pitch)
+            if n == NULL:
+                add_stretch(&b.next, f.dy + first, nbytes)
+        steps = (f.panels * ceil_div(f.length, f.x_width)
+                 * ceil_div(f.x_width, f.table.max_rows[f.width // f.table.lanes - 1]) * pixels)
+    if n != NULL:
+        add_stretch(&b.next, n.t.x + first, nbytes)
+        add_stretch(&b.next, n.t.g + first, nbytes)
+        steps += (ceil_div(f.length, n.width) * ceil_div(pixels, f.table.max_rows[n.width // f.table.lanes - 1])
+                  * f.columns)
+    for i in range(b.next.stretches):
+        total += b.next.nbytes[i]
+    b.next.share = <double> total / max(1, steps)
 
 
-cdef void bring_next(const FilterGradient *f, const Block *b, Py_ssize_t call, int kind, fc_tile *t) noexcept nogil:
-    """Have a group's tiles ask for their part of the next block."""
-    cdef Py_ssize_t calls_x = ceil_div(b.next_x_bytes, b.next_part), first = (call - calls_x) * b.next_part
-    t.ahead = t.ahead_end = NULL
-    if call < calls_x:
-        first = call * b.next_part
-        bring_near(f.table, kind, t, f.x_width, 1, b.next_x + first, min(b.next_part, b.next_x_bytes - first))
-    elif first < b.next_dy_bytes:
-        bring_near(f.table, kind, t, f.x_width, 1, b.next_dy + first, min(b.next_part, b.next_dy_bytes - first))
+cdef void make_gradients(const FilterGradient *f, Block *b, char *made) noexcept nogil:
+    """Make the block's gradients, and those of the input, which read them from where they have just been written."""
+    cdef const Normalized *n = f.normalized
+    cdef Py_ssize_t size = f.table.itemsize, pixels = b.rows * f.source.out_w, first = b.first * f.source.out_w
+    cdef Py_ssize_t no_offset = 0, width, column = 0
+    cdef int kind
+    cdef fc_tile t
+    cdef fc_norm norm = n.t
+    norm.rows = pixels
+    norm.g += first * f.dy_row
+    norm.x += first * f.dy_row
+    norm.y = made
+    f.table.normalize_backward(&norm)
+    b.dy = made
+    t.runs = &no_offset
+    t.n_runs = 1
+    t.run_length = f.columns
+    t.a_row = f.dy_row
+    t.a_step = size
+    t.b = n.filters
+    t.bias = NULL
+    t.c_row = f.length * size
+    t.residual = 0
+    t.accumulate = t.past = False
+    t.relu = 0
+    while column < f.length:
+        t.columns = min(n.width, f.length - column)
+        panel_shape(f.table, t.columns, &width, &kind)
+        t.b_step = width * size
+        t.a = made
+        t.c = n.dx + first * t.c_row + column * size
+        bring_share(f.table, kind, &t, pixels, &b.next)
+        multiply_tiles(f.table, kind, &t, pixels)
+        t.b += f.columns * t.b_step
+        column += width
 
 
 cdef int begin_tile(const FilterGradient *f, const Block *block, Py_ssize_t panel, fc_tile *t) noexcept nogil:
@@ -970,7 +1055,7 @@ cdef int begin_tile(const FilterGradient *f, const Block *block, Py_ssize_t pane
         t.b = block.packed + (panel - block.panel) * f.width * block.rows * f.source.out_w * size
         t.b_step = width * size
     else:
-        t.b = f.dy + block.first * f.source.out_w * f.dy_row + panel * f.width * size
+        t.b = block.dy + panel * f.width * size
         t.b_step = f.dy_row
     t.bias = NULL
     t.c_row = block.dw_row
@@ -981,10 +1066,10 @@ cdef int begin_tile(const FilterGradient *f, const Block *block, Py_ssize_t pane
     return kind
 
 
-cdef void accumulate_groups(const FilterGradient *f, const Block *block, Py_ssize_t unit) noexcept nogil:
+cdef void accumulate_groups(const FilterGradient *f, Block *block, Py_ssize_t unit) noexcept nogil:
     """A slice of dw of 1x1 filters for one panel of them, over one block: x_width channels after x_width channels."""
     cdef Py_ssize_t slice = unit % f.slices, panel = unit // f.slices, groups = ceil_div(f.length, f.x_width)
-    cdef Py_ssize_t group = groups * slice // f.slices
+    cdef Py_ssize_t group = groups * slice // f.slices, rows
     cdef fc_tile t
     cdef int kind = begin_tile(f, block, panel, &t)
     t.runs = block.runs
@@ -993,9 +1078,9 @@ cdef void accumulate_groups(const FilterGradient *f, const Block *block, Py_ssiz
     t.c = block.dw + group * f.x_width * block.dw_row + panel * block.dw_panel
     for group in range(group, groups * (slice + 1) // f.slices):
         t.a = block.x + group * t.run_length * t.a_step
-        if block.next_part:
-            bring_next(f, block, panel * groups + group, kind, &t)
-        multiply_tiles(f.table, kind, &t, min(f.x_width, f.length - group * f.x_width))
+        rows = min(f.x_width, f.length - group * f.x_width)
+        bring_share(f.table, kind, &t, rows, &block.next)
+        multiply_tiles(f.table, kind, &t, rows)
 
 
 cdef void accumulate_tiles(const FilterGradient *f, const Block *block, Py_ssize_t unit) noexcept nogil:
@@ -1077,6 +1162,9 @@ cdef void accumulate_part(const FilterGradient *f, Py_ssize_t task, char *scratc
         plan_next(f, &b, f.block_rows)
         if f.pack_x_bytes:
             pack_pixels(f, &b)
+        b.dy = f.dy + row * f.source.out_w * f.dy_row
+        if f.normalized != NULL:
+            make_gradients(f, &b, b.packed + f.pack_bytes)
         find_gradients(f, &b, ceil_div(last, per_panel) - b.panel)
         b.accumulate = row > begin
         for unit in range(first, last):
@@ -1149,6 +1237,9 @@ cdef void cut_filters(FilterGradient *f, int threads) noexcept nogil:
     if packs_gradients(f) or not f.whole:
         f.pack_bytes = line(min(f.panels, group_panels + 1) * f.width * f.block_rows * width * size)
     f.run_bytes = line(f.block_rows * sizeof(Py_ssize_t))
+    f.made_bytes = 0
+    if f.normalized != NULL:  # a vector more, which the last one of a row that is not whole reads
+        f.made_bytes = line(f.block_rows * width * f.dy_row + f.table.lanes * size)
 
 
 cdef int accumulate_filters(FilterGradient *f, int threads) except -1:
@@ -1176,8 +1267,8 @@ cdef int accumulate_filters(FilterGradient *f, int threads) except -1:
         # At most three vectors side by side, equally filled.
         vectors = max(1, ceil_div(f.length, f.table.lanes))
         f.x_width = ceil_div(vectors, ceil_div(vectors, 3)) * f.table.lanes
-    cut_filters(f, threads)
-    scratch_bytes = f.run_bytes + f.copy_bytes + f.pack_x_bytes + f.pack_bytes
+    cut_filters(f, threads if f.normalized == NULL else 1)  # a group would make them for itself
+    scratch_bytes = f.run_bytes + f.copy_bytes + f.pack_x_bytes + f.pack_bytes + f.made_bytes
     sum_bytes = f.convs * f.parts * f.sum_bytes if f.parts > 1 else 0
     f.sums = acquire(sum_bytes + threads * scratch_bytes)
     scratch = f.sums + sum_bytes
@@ -1197,11 +1288,12 @@ cdef int accumulate_filters(FilterGradient *f, int threads) except -1:
     return 0
 
 
-def backward_filters(Geometry g, cnp.ndarray dy, cnp.ndarray x, cnp.ndarray dw):
-    """Write the gradient of the filters to dw."""
+cdef FilterGradient filter_gradient(Geometry g, cnp.ndarray x, cnp.ndarray dw) noexcept:
+    """Return what computes the gradient of the filters, but for that of the output."""
     cdef Py_ssize_t size = cnp.PyArray_ITEMSIZE(x)
     cdef FilterGradient f
     f.table = kernels(x)
+    f.normalized = NULL
     f.images = g.images
     f.rows = g.rows
     f.cols = g.cols
@@ -1213,6 +1305,61 @@ def backward_filters(Geometry g, cnp.ndarray dy, cnp.ndarray x, cnp.ndarray dw):
     f.x_conv = g.channels // g.groups * size
     f.dy_conv = f.dw_conv = f.columns * size
     f.source = source_of(g, x)
-    f.dy = cnp.PyArray_BYTES(dy)
+    f.dy = NULL
     f.dw = cnp.PyArray_BYTES(dw)
+    return f
+
+
+def backward_filters(Geometry g, cnp.ndarray dy, cnp.ndarray x, cnp.ndarray dw):
+    """Write the gradient of the filters to dw."""
+    cdef FilterGradient f = filter_gradient(g, x, dw)
+    f.dy = cnp.PyArray_BYTES(dy)
     accumulate_filters(&f, threads_for_flops(f.table, g.flops()))
+
+
+cdef fc_norm rows_of_gradient(tuple normalized) except *:
+    """Return what makes rows of the gradient of a batch normalisation's input, of what
+    `_elementwise.normalize_backward` takes, but for its dx."""
+    cdef cnp.ndarray grad, x, mean, scale, offset, grad_mean, slope
+    cdef fc_norm t
+    memset(&t, 0, sizeof(t))
+    grad, x, mean, scale, offset, t.relu, grad_mean, slope = normalized
+    t.columns = cnp.PyArray_SIZE(mean)
+    t.g = cnp.PyArray_BYTES(grad)
+    t.x = cnp.PyArray_BYTES(x)
+    t.mean = cnp.PyArray_BYTES(mean)
+    t.scale = cnp.PyArray_BYTES(scale)
+    t.offset = cnp.PyArray_BYTES(offset)
+    t.g_mean = cnp.PyArray_BYTES(grad_mean)
+    t.slope = cnp.PyArray_BYTES(slope)
+    return t
+
+
+def pays_normalized(Geometry g, cnp.ndarray x):
+    """Whether `backward_normalized` is faster than one after the other: the filters stay in L2 beside a block, and
+    there are parts of it for all threads."""
+    cdef Py_ssize_t nbytes = g.channels * g.filters * cnp.PyArray_ITEMSIZE(x), pixels = g.images * g.out_h * g.out_w
+    cdef int threads = threads_for_flops(kernels(x), 2 * g.flops())
+    return (g.is_product() and nbytes <= l2_bytes // 4 and g.filters >= kernels(x).lanes
+            and threads <= min(PARTS, pixels // PART_PIXELS))
+
+
+def backward_normalized(Geometry g, tuple normalized, cnp.ndarray x, cnp.ndarray w, cnp.ndarray dx, cnp.ndarray dw):
+    """Write the gradients of the input and of 1x1 filters to dx and dw, of one of the output that is `normalized`: as
+    `rows_of_gradient` takes it."""
+    cdef Py_ssize_t size = cnp.PyArray_ITEMSIZE(x), nbytes
+    cdef FilterGradient f = filter_gradient(g, x, dw)
+    cdef Normalized n
+    cdef char *filters
+    n.t = rows_of_gradient(normalized)
+    n.dx = cnp.PyArray_BYTES(dx)
+    n.width = panel_width(f.table, g.channels, g.filters)
+    nbytes = ceil_div(g.channels, n.width) * n.width * g.filters * size
+    filters = acquire(nbytes)
+    n.filters = filters
+    pack_panels(f.table, cnp.PyArray_BYTES(w), g.filters * size, True, g.filters, g.channels, n.width, filters)
+    f.normalized = &n
+    try:
+        accumulate_filters(&f, threads_for_flops(f.table, 2 * g.flops()))
+    finally:
+        release(filters)

@@ -26,11 +26,11 @@ import numpy as np
 
 cimport numpy as cnp
 
-from ._conv cimport Geometry, scaled_array
+from ._conv cimport Geometry, rows_of_gradient, scaled_array
 from ._gemm cimport bring_near, multiply_tiles, pad_bias, panel_shape, panel_width
 from ._runtime cimport (
-    FC_LINE, Shares, acquire, aligned, ceil_div, distance, fc_depthwise, fc_kernels, fc_map, fc_tile, in_vectors,
-    kernels, l2_bytes, line, past_bytes, pixel_pitch, release, share, take, threads_for, threads_for_flops,
+    FC_LINE, Shares, acquire, aligned, ceil_div, distance, fc_depthwise, fc_kernels, fc_map, fc_norm, fc_tile,
+    in_vectors, kernels, l2_bytes, line, past_bytes, pixel_pitch, release, share, take, threads_for, threads_for_flops,
 )
 
 cnp.import_array()
@@ -82,7 +82,7 @@ cdef struct Depthwise:
     Py_ssize_t n_spans
     # Whether two rows of an image, one below the other, can be computed at once.
     bint pairs
-    # The source; row r of its images is their row r % kept.
+    # The source; row r of all of its images is at row r % kept.
     const char *x
     Py_ssize_t kept
     # The filters, packed where there are groups; bytes from one tap to the next, and of a block.
@@ -95,7 +95,9 @@ cdef struct Depthwise:
     int prefetch
     # Whether y is written past the caches.
     bint past
+    # Rows of y lie likewise.
     char *y
+    Py_ssize_t y_kept
     # The gradient of the filters is added up in so many parts, whose rows differ by one at most.
     Py_ssize_t parts
     char *sums
@@ -243,9 +245,9 @@ cdef void run_row(const Depthwise *d, Py_ssize_t number, Py_ssize_t task, Py_ssi
     cdef fc_depthwise t
     n_rows = look(&d.rows, row, 0, row_taps, row_sources)
     for j in range(n_rows):
-        row_sources[j] %= d.kept
+        row_sources[j] = (image * d.rows.source + row_sources[j]) % d.kept
     begin_rows(d, &block, number, sums, &t)
-    t.x = d.x + image * d.rows.source * d.cols.source * d.x_pixel + block.channel * size
+    t.x = d.x + block.channel * size
     t.taps = taps
     t.filter_taps = filter_taps
     t.depth = d.depth
@@ -266,7 +268,7 @@ cdef void run_row(const Depthwise *d, Py_ssize_t number, Py_ssize_t task, Py_ssi
         t.width = span.n_taps
         t.left = span.left
         t.right = span.right
-        t.y = d.y + (task * d.cols.out + span.first) * d.y_pixel + block.filter * size
+        t.y = d.y + (task % d.y_kept * d.cols.out + span.first) * d.y_pixel + block.filter * size
         if sums == NULL:
             if d.depth:
                 d.table.grouped(&t)
@@ -289,16 +291,16 @@ cdef void run_pair(const Depthwise *d, Py_ssize_t task, Py_ssize_t *lists, char 
     for i in range(4):
         lists[i] = -1
         if 0 <= first + i < d.rows.source:
-            lists[i] = (first + i) % d.kept * d.cols.source * d.x_pixel
+            lists[i] = (image * d.rows.source + first + i) % d.kept * d.cols.source * d.x_pixel
     for i in range(3):
         for k in range(3):
             filter_taps[3 * i + k] = ((i if d.rows.dilation > 0 else 2 - i) * 3 + span.taps[k]) * d.tap_bytes
     begin_rows(d, &block, 0, sums, &t)
-    t.x = d.x + (image * d.rows.source * d.cols.source + span.sources[0]) * d.x_pixel
+    t.x = d.x + span.sources[0] * d.x_pixel
     t.taps = lists
     t.filter_taps = filter_taps
-    t.y = d.y + task * d.cols.out * d.y_pixel
-    t.y_row = d.cols.out * d.y_pixel
+    t.y = d.y + task % d.y_kept * d.cols.out * d.y_pixel
+    t.y_row = ((task + 1) % d.y_kept - task % d.y_kept) * d.cols.out * d.y_pixel
     t.pixels = span.pixels
     t.left = span.left
     t.right = span.right
@@ -319,32 +321,85 @@ cdef void run_rows(const Depthwise *d, Py_ssize_t first, Py_ssize_t end, Py_ssiz
             first += 1
 
 
-cdef void run_part(const Depthwise *f, const Depthwise *d, Py_ssize_t part, Py_ssize_t *lists) noexcept nogil:
-    """Add up a part of the filters' gradient; d, unless it is NULL, computes that of the input in the part's rows."""
+cdef void rows_beside(const Depthwise *d, Py_ssize_t row, Py_ssize_t count, Py_ssize_t *first,
+                      Py_ssize_t *end) noexcept nogil:
+    """Find the rows of the input's gradient that belong to so many rows of an image of dy: each has as many as the
+    stride, and an image's last one all that are left."""
+    cdef Py_ssize_t image = row // d.rows.source
+    first[0] = min(d.rows.out, row % d.rows.source * d.rows.source_step)
+    end[0] = min(d.rows.out, first[0] + count * d.rows.source_step)
+    if row % d.rows.source + count == d.rows.source:
+        end[0] = d.rows.out
+    first[0] += image * d.rows.out
+    end[0] += image * d.rows.out
+
+
+cdef void rows_seen(const Depthwise *d, Py_ssize_t row, Py_ssize_t count, Py_ssize_t *lists, Py_ssize_t *first,
+                    Py_ssize_t *end) noexcept nogil:
+    """Find the rows of dy that so many of them, and the rows of the input's gradient beside them, are computed from."""
+    cdef Py_ssize_t image = row // d.rows.source, i, j, n, at, last
+    rows_beside(d, row, count, &at, &last)
+    first[0] = row
+    end[0] = row + count
+    for i in range(at, last):
+        n = look(&d.rows, i % d.rows.out, 0, lists, lists + d.rows.taps)
+        for j in range(n):
+            first[0] = min(first[0], image * d.rows.source + lists[d.rows.taps + j])
+            end[0] = max(end[0], image * d.rows.source + lists[d.rows.taps + j] + 1)
+
+
+cdef struct Making:
+    # Rows of dy are made, of rows of t.g and t.x on their way through a batch normalisation, where they are needed: a
+    # thread keeps so many of them in L2.
+    fc_norm t
+    Py_ssize_t kept
+
+
+cdef void make_rows(const Depthwise *f, const Making *m, Py_ssize_t row, Py_ssize_t end, char *kept) noexcept nogil:
+    cdef Py_ssize_t row_bytes = f.cols.out * f.y_pixel
+    cdef fc_norm t = m.t
+    t.rows = f.cols.out
+    t.g += row * row_bytes
+    t.x += row * row_bytes
+    while row < end:
+        t.y = kept + row % m.kept * row_bytes
+        f.table.normalize_backward(&t)
+        t.g += row_bytes
+        t.x += row_bytes
+        row += 1
+
+
+cdef void run_part(const Depthwise *f, const Depthwise *d, Py_ssize_t part, Py_ssize_t *lists, const Making *m,
+                   char *kept) noexcept nogil:
+    """Add up a part of the filters' gradient; d, unless it is NULL, computes that of the input in the part's rows.
+
+    m, where there is d and it is not NULL, makes dy.
+    """
     cdef Py_ssize_t rows = f.images * f.rows.out, row = rows * part // f.parts, end = rows * (part + 1) // f.parts, i
-    cdef Py_ssize_t count
+    cdef Py_ssize_t count, first, last, made = 0
     cdef char *sums = f.sums + part * f.blocks * f.block_bytes
+    cdef Depthwise own_f = f[0], own_d
+    if d != NULL:
+        own_d = d[0]
+    if m != NULL:
+        own_f.y, own_f.y_kept = kept, m.kept
+        own_d.x, own_d.kept = kept, m.kept
     memset(sums, 0, f.blocks * f.block_bytes)
     while row < end:
         count = 2 if f.pairs and row + 1 < end and (row + 1) % f.rows.out > 0 else 1
+        if m != NULL:
+            rows_seen(d, row, count, lists, &first, &last)
+            make_rows(f, m, max(first, made), last, kept)
+            made = last
         if count == 2:
-            run_pair(f, row, lists, sums)
+            run_pair(&own_f, row, lists, sums)
         else:
             for i in range(f.blocks):
-                run_row(f, i, row, lists, sums + i * f.block_bytes)
+                run_row(&own_f, i, row, lists, sums + i * f.block_bytes)
         if d != NULL:
-            run_rows_of(d, row, count, lists)
+            rows_beside(d, row, count, &first, &last)
+            run_rows(&own_d, first, last, lists)
         row += count
-
-
-cdef void run_rows_of(const Depthwise *d, Py_ssize_t row, Py_ssize_t count, Py_ssize_t *lists) noexcept nogil:
-    """Compute the rows of the input's gradient that belong to so many rows of an image of dy: each has as many as the
-    stride, and an image's last one all that are left."""
-    cdef Py_ssize_t image = row // d.rows.source, first = row % d.rows.source * d.rows.source_step
-    cdef Py_ssize_t end = first + count * d.rows.source_step
-    if row % d.rows.source + count == d.rows.source:
-        end = d.rows.out
-    run_rows(d, image * d.rows.out + first, image * d.rows.out + min(end, d.rows.out), lists)
 
 
 cdef Depthwise depthwise(Geometry g, cnp.ndarray x) noexcept:
@@ -354,7 +409,8 @@ cdef Depthwise depthwise(Geometry g, cnp.ndarray x) noexcept:
     d.table = kernels(x)
     d.images = g.images
     d.rows = Axis(g.out_h, g.in_h, g.stride_h, 1, g.top, g.rows, g.dilation_h)
-    d.kept = g.in_h
+    d.kept = g.images * g.in_h
+    d.y_kept = g.images * g.out_h
     d.cols = Axis(g.out_w, g.in_w, g.stride_w, 1, g.left, g.cols, g.dilation_w)
     d.out_step = 1
     d.source_step = g.stride_w
@@ -441,13 +497,17 @@ cdef int run(Depthwise *d, const char *w, bint prepared, int threads) except -1:
     return 0
 
 
-cdef int run_filters(Depthwise *f, Depthwise *d, char *dw, int threads) except -1:
-    """Compute the gradient of the filters by f and, unless d is NULL, of the input by d, which has no groups."""
+cdef int run_filters(Depthwise *f, Depthwise *d, char *dw, int threads, const Making *m=NULL) except -1:
+    """Compute the gradient of the filters by f and, unless d is NULL, of the input by d, which has no groups, from a dy
+    that is there or, unless m is NULL, made on the way."""
     cdef Py_ssize_t i, list_bytes = rows_bytes(f), lines = columns_bytes(f), all_blocks = f.blocks * f.block_bytes
     cdef Py_ssize_t more_lines = columns_bytes(d) if d != NULL else 0
     cdef Py_ssize_t packed_bytes = all_blocks if f.depth else 0
-    cdef char *scratch = acquire(lines + more_lines + threads * list_bytes + packed_bytes + f.parts * all_blocks)
-    cdef char *lists = scratch + lines + more_lines
+    cdef Py_ssize_t kept_bytes = 0 if m == NULL else line(m.kept * f.cols.out * f.y_pixel)
+    cdef char *scratch = acquire(lines + more_lines + threads * (list_bytes + kept_bytes) + packed_bytes
+                                 + f.parts * all_blocks)
+    cdef char *kept = scratch + lines + more_lines
+    cdef char *lists = kept + threads * kept_bytes
     cdef char *packed = lists + threads * list_bytes
     f.sums = packed + packed_bytes
     if d != NULL:
@@ -458,7 +518,8 @@ cdef int run_filters(Depthwise *f, Depthwise *d, char *dw, int threads) except -
             cut_columns(d, True, scratch + lines)
         with parallel(num_threads=threads):
             for i in prange(f.parts, schedule="static"):
-                run_part(f, d, i, <Py_ssize_t *> (lists + threadid() * list_bytes))
+                run_part(f, d, i, <Py_ssize_t *> (lists + threadid() * list_bytes), m,
+                         kept + threadid() * kept_bytes)
             if d != NULL and d.past:
                 d.table.past_done()
         if not f.depth:
@@ -667,7 +728,8 @@ cdef Depthwise for_input(Geometry g, cnp.ndarray dy, cnp.ndarray dx) noexcept:
     d.x = cnp.PyArray_BYTES(dy)
     d.y = cnp.PyArray_BYTES(dx)
     d.rows = Axis(g.in_h, g.out_h, 1, g.stride_h, -g.top, g.rows, -g.dilation_h)
-    d.kept = g.out_h
+    d.kept = g.images * g.out_h
+    d.y_kept = g.images * g.in_h
     d.cols = Axis(g.in_w, g.out_w, 1, g.stride_w, -g.left, g.cols, -g.dilation_w)
     d.out_step = g.stride_w
     d.source_step = 1
@@ -715,3 +777,35 @@ def backward(Geometry g, cnp.ndarray dy, cnp.ndarray x, cnp.ndarray w, cnp.ndarr
     else:
         d.w = cnp.PyArray_BYTES(w)
         run_filters(&f, &d, cnp.PyArray_BYTES(dw), threads)
+
+
+cdef Py_ssize_t rows_kept(const Depthwise *d) except -1:
+    """Return how many rows of dy are needed at a time."""
+    cdef Py_ssize_t row, first, end, most = 0
+    cdef Py_ssize_t *lists = <Py_ssize_t *> acquire(rows_bytes(d))
+    for row in range(d.rows.source):
+        rows_seen(d, row, min(2, d.rows.source - row), lists, &first, &end)
+        most = max(most, end - first)
+    release(<char *> lists)
+    return most
+
+
+def pays_normalized(Geometry g, cnp.ndarray x):
+    """Whether `backward_normalized` is faster than one after the other: arrays come from memory, rows that are needed
+    at a time stay in L2, and there are parts for all threads."""
+    cdef Depthwise f = for_filters(g, x, x), d = for_input(g, x, x)
+    cdef int threads = threads_for(2 * g.flops())
+    return (not f.depth and threads <= f.parts and g.filters >= f.table.lanes and result_bytes(&d) > past_bytes
+            and rows_kept(&d) * f.cols.out * f.y_pixel <= l2_bytes // 2)
+
+
+def backward_normalized(Geometry g, tuple normalized, cnp.ndarray x, cnp.ndarray w, cnp.ndarray dx, cnp.ndarray dw):
+    """Write what `backward` does, of a dy that is `normalized`: as `rows_of_gradient` takes it."""
+    cdef Depthwise f = for_filters(g, x, x), d = for_input(g, x, dx)
+    cdef Making m
+    m.t = rows_of_gradient(normalized)
+    m.kept = rows_kept(&d)
+    d.w = cnp.PyArray_BYTES(w)
+    if d.prefetch:
+        d.prefetch = 2  # what is read is near
+    run_filters(&f, &d, cnp.PyArray_BYTES(dw), threads_for(2 * g.flops()), &m)

@@ -9,7 +9,7 @@ import numpy as np
 from .. import initializers, nn, ops
 from ..arguments import flag, integer, number
 from ..nn.activations import FUSED, checked_activation
-from ..nn.normalization import checked_epsilon
+from ..nn.normalization import NormalizedGradient, checked_epsilon, normalized_gradient, written_gradient
 from ..registry import register
 from ..shapes import elements
 from .base import Array, Gradients, Layer, Shape
@@ -169,6 +169,11 @@ class BatchNormalization(_Normalization):
 
     def backward(self, grad: Array, cache: Any) -> tuple[Array, Gradients]:
         """Return the gradients of the input, gamma and beta."""
+        dx, gradients = self.unwritten(grad, cache)
+        return written_gradient(dx), gradients
+
+    def unwritten(self, grad: Array, cache: Any) -> tuple[NormalizedGradient, Gradients]:
+        """Return the same, the input's gradient before it is written."""
         x, mean, variance, training, y, activation = cache
         fused = activation if activation in FUSED else None
         if activation in nn.BACK_FROM_ARGUMENT:
@@ -176,7 +181,7 @@ class BatchNormalization(_Normalization):
             y = nn.batch_normalization(x, mean, variance, self._beta(x), self._gamma(x), self.epsilon)
         if y is not None:
             grad = nn.activate_backward(grad, y, activation)
-        dx, dgamma, dbeta = nn.batch_normalization_backward(
+        dx, dgamma, dbeta = normalized_gradient(
             grad, x, mean, variance, self._gamma(x), self.epsilon, training, self._beta(x), fused
         )
         return dx, self._gradients(dgamma, dbeta)

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from .._core import _runtime
-from . import conv, pool
+from . import conv, normalization, pool
 
 HEADER = "fastcnn,operation,shapes,algorithm,isa,threads,ms,rate"
 
@@ -37,6 +37,7 @@ _RESULTS = {
     "conv2d_backward_input": "input",
     "conv2d_backward_filters": "filters",
     "depthwise_backward": "filters",
+    "normalized_backward": "filters",
 }
 
 _state = threading.local()
@@ -53,7 +54,14 @@ def install(package: ModuleType) -> None:
     print(HEADER, file=sys.stderr)
     modules = [package, *(value for value in vars(package).values() if isinstance(value, ModuleType))]
     public = (getattr(package, name) for name in package.__all__ if name not in _COMPOSITE)
-    for operation in (*public, conv.depthwise_backward, pool.relu_max_pool_backward):
+    hidden = (
+        conv.depthwise_backward,
+        conv.normalized_backward,
+        normalization.normalized_gradient,
+        normalization.written_gradient,
+        pool.relu_max_pool_backward,
+    )
+    for operation in (*public, *hidden):
         if not callable(operation):
             continue
         if isinstance(operation, type):
@@ -68,7 +76,8 @@ def install(package: ModuleType) -> None:
 
 def _timed(operation: Callable[..., Any]) -> Callable[..., Any]:
     signature = inspect.signature(operation)
-    operands = [name for name, parameter in signature.parameters.items() if "Array" in str(parameter.annotation)]
+    kinds = {name: str(parameter.annotation) for name, parameter in signature.parameters.items()}
+    operands = [name for name, kind in kinds.items() if "Array" in kind or "NormalizedGradient" in kind]
 
     @wraps(operation)
     def timed(*args: Any, **kwargs: Any) -> Any:
@@ -153,6 +162,8 @@ def _shape(value: Any) -> str:
 def _nbytes(value: Any) -> int:
     if isinstance(value, (list, tuple)):
         return sum(map(_nbytes, value))
+    if isinstance(value, normalization.NormalizedGradient):
+        return value.grad.nbytes + value.x.nbytes
     return value.nbytes if isinstance(value, np.ndarray) else 0
 
 
@@ -162,7 +173,7 @@ def _flops(name: str, arguments: Mapping[str, Any], result: Any) -> Any:
         return arguments["self"].flops
     if name in _RESULTS:
         (_, output), filters = _convolution(arguments)
-        gradients = 2.0 if name == "depthwise_backward" else 1.0
+        gradients = 2.0 if name in ("depthwise_backward", "normalized_backward") else 1.0
         return gradients * 2.0 * math.prod(output) * math.prod(filters[:3])
     if name == "conv2d_transpose":
         return 2.0 * np.size(arguments["input"]) * math.prod(np.shape(arguments["filters"])[:3])

@@ -17,7 +17,7 @@ from . import _narrow
 from ._algorithms import algorithm_of
 from ._arrays import FloatArray, floats, frozen, like, no_memory, real_array
 from .activations import FUSED, apply_in_place, bound_activation, checked_activation, is_elementwise, pass_after
-from .normalization import bias_add_backward
+from .normalization import NormalizedGradient, bias_add_backward, written_gradient
 from .pool import max_pool_with_argmax, max_pool_with_argmax_backward, relu_max_pool_backward
 
 ALGORITHMS = ("auto", "direct", "winograd", "winograd-2x2", "winograd-4x4", "winograd-6x6")
@@ -673,7 +673,7 @@ def conv2d_backward_filters(
 
 
 def conv2d_backward(
-    grad: ArrayLike,
+    grad: ArrayLike | NormalizedGradient,
     input: ArrayLike,
     filters: ArrayLike,
     strides: Any = 1,
@@ -726,8 +726,13 @@ def conv2d_backward(
     >>> dinput.shape, dfilters.shape, dbias.tolist()
     ((1, 4, 4, 1), (3, 3, 1, 1), [4.0])
     """
-    grad, input, filters = floats(("grad", "input", "filters"), grad, input, filters)
     options = strides, padding, dilations, groups, algorithm
+    if isinstance(grad, NormalizedGradient):
+        same, input, filters = floats(("grad", "input", "filters"), grad.x, input, filters)
+        if same is grad.x and input_grad and not bias_grad and _takes_normalized(grad, input, filters, *options):
+            return *normalized_backward(grad, input, filters, *options), None
+        grad = written_gradient(grad)
+    grad, input, filters = floats(("grad", "input", "filters"), grad, input, filters)
     dinput: FloatArray | None = None
     is_depthwise = type(groups) is int and groups > 1 and input.shape[3:] == filters.shape[3:] == (groups,)
     if is_depthwise and input_grad and grad.size:
@@ -810,6 +815,48 @@ def conv2d_max_pool_with_argmax_backward(
     options = strides, padding, dilations, groups, algorithm
     dinput, dfilters, _ = conv2d_backward(of_result, input, filters, *options, input_grad=input_grad, bias_grad=False)
     return dinput, dfilters, dbias if bias_grad else None
+
+
+def _one_pass(geometry: _conv.Geometry) -> Any:
+    """Return what may compute both gradients of a convolution from one pass over that of its result."""
+    return _conv if geometry.groups == 1 else _depthwise
+
+
+def _takes_normalized(
+    grad: NormalizedGradient,
+    input: FloatArray,
+    filters: FloatArray,
+    strides: Any,
+    padding: Any,
+    dilations: Any,
+    groups: int,
+    algorithm: str,
+) -> bool:
+    """Whether the gradients of a convolution come from one that is still to be written in less time."""
+    geometry, shape = _geometry(input.shape, filters.shape, strides, padding, dilations, groups)
+    like(grad.x, shape)
+    pays: bool = _one_pass(geometry).pays_normalized(geometry, input)
+    return pays and algorithm == "auto" and input.size > 0
+
+
+def normalized_backward(
+    grad: NormalizedGradient,
+    input: FloatArray,
+    filters: FloatArray,
+    strides: Any,
+    padding: Any,
+    dilations: Any,
+    groups: int,
+    algorithm: str,
+) -> tuple[FloatArray, FloatArray]:
+    """Return the gradients of a convolution's input and filters, and make that of its result on the way.
+
+    Arguments are as of :func:`conv2d_backward`, where it has found that this pays.
+    """
+    geometry, _ = _geometry(input.shape, filters.shape, strides, padding, dilations, groups)
+    dinput, dfilters = np.empty_like(input), np.empty_like(filters)
+    _one_pass(geometry).backward_normalized(geometry, grad.operands(), input, filters, dinput, dfilters)
+    return dinput, dfilters
 
 
 def depthwise_backward(

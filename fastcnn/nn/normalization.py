@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -308,6 +309,62 @@ def batch_normalization_backward(
     >>> dx.tolist(), dscale.tolist(), doffset.tolist()
     ([[0.0], [0.0]], [2.0], [4.0])
     """
+    given = grad, x, mean, variance, scale, variance_epsilon, training, offset, activation
+    dx, dscale, doffset = normalized_gradient(*given)
+    return written_gradient(dx), dscale, doffset
+
+
+@dataclass(frozen=True, eq=False)
+class NormalizedGradient:
+    """The gradient of batch normalisation's input before it is written: whoever takes it makes it where it is needed.
+
+    dx = scale * (g - grad_mean - (x - mean) * slope), where g is grad before the activation.
+    """
+
+    grad: FloatArray
+    x: FloatArray
+    mean: FloatArray
+    scale: FloatArray
+    offset: FloatArray
+    activation: int
+    grad_mean: FloatArray
+    slope: FloatArray
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """That of the array."""
+        return self.x.shape
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+    def operands(
+        self,
+    ) -> tuple[FloatArray, FloatArray, FloatArray, FloatArray, FloatArray, int, FloatArray, FloatArray]:
+        """Return all that it is made of."""
+        affine = self.mean, self.scale, self.offset, self.activation
+        return self.grad, self.x, *affine, self.grad_mean, self.slope
+
+
+def written_gradient(grad: NormalizedGradient) -> FloatArray:
+    """Return the gradient of batch normalisation's input as an array."""
+    dx = np.empty_like(grad.x)
+    _kernels.normalize_backward(*grad.operands(), dx)
+    return dx
+
+
+def normalized_gradient(
+    grad: ArrayLike,
+    x: ArrayLike,
+    mean: ArrayLike,
+    variance: ArrayLike,
+    scale: ArrayLike,
+    variance_epsilon: float,
+    training: bool = True,
+    offset: ArrayLike | None = None,
+    activation: str | None = None,
+) -> tuple[NormalizedGradient, FloatArray, FloatArray]:
+    """Return what :func:`batch_normalization_backward` does, of the same arguments, the input's gradient unwritten."""
     names = ("grad", "x", "mean", "variance", "scale", "offset")
     fused = 0 if activation is None else FUSED[choice(activation, "activation", tuple(FUSED))]  # type: ignore[arg-type]
     if fused and offset is None:
@@ -322,13 +379,12 @@ def batch_normalization_backward(
     slopes = scale * inverse
     doffset, dot = np.empty(channels, x.dtype), np.empty(channels, x.dtype)
     _kernels.normalize_sums(grad, x, mean, slopes, offset, fused, doffset, dot)
-    dx = np.empty_like(x)
     if flag(training, "training") and x.size:
         count = x.dtype.type(x.size // x.shape[-1])
         grad_mean, slope = doffset / count, dot * inverse * inverse / count
     else:
         grad_mean = slope = np.zeros_like(mean)
-    _kernels.normalize_backward(grad, x, mean, slopes, offset, fused, grad_mean, slope, dx)
+    dx = NormalizedGradient(grad, x, mean, slopes, offset, fused, grad_mean, slope)
     return dx, dot * inverse, doffset
 
 

@@ -415,10 +415,8 @@ FC_INLINE void norm_sums(const fc_norm *t, ptrdiff_t i, ptrdiff_t c, ptrdiff_t l
 FC_INLINE void norm_backward(const fc_norm *t, ptrdiff_t i, ptrdiff_t c, ptrdiff_t left, const int rows, const int relu,
                              const int past) {
     (void)rows;
-    if (past) {
-        norm_ahead(AT(x, i + c));
-        norm_ahead(AT(g, i + c));
-    }
+    norm_ahead(AT(x, i + c));
+    norm_ahead(AT(g, i + c));
     const vec centred = LOAD(x, i + c) - LOAD(mean, c), scale = LOAD(scale, c);
     const vec g = norm_gradient(LOAD(g, i + c), centred, scale, LOAD(offset, c), relu);
     norm_store(AT(y, i + c), (g - LOAD(g_mean, c) - centred * LOAD(slope, c)) * scale, left, past);
