@@ -18,7 +18,7 @@ from setuptools.errors import CompileError, LinkError
 
 CORE = Path("fastcnn/_core")
 KERNELS = CORE / "kernels"
-MODULES = ["_runtime", "_memory", "_gemm", "_conv", "_winograd", "_depthwise", "_pool", "_elementwise"]
+MODULES = ["_runtime", "_memory", "_gemm", "_conv", "_winograd", "_depthwise", "_pointwise", "_pool", "_elementwise"]
 
 # Flags that let a stub use its instruction set, and the macro that the target must define.
 ISAS = {

@@ -31,6 +31,9 @@ from .shapes import elements
 
 Array = NDArray[Any]
 
+# What the layers compute that may be fused with the one after them.
+FOLLOWED = tuple(layer.forward for layer in (BatchNormalization, Activated, Add, Activation, ReLU, ReLU6))
+
 
 @dataclass(frozen=True)
 class Call:
@@ -119,7 +122,7 @@ class Graph:
         self._followers = {
             i: users[call.target][0]
             for i, call in enumerate(self.calls)
-            if type(call.layer).forward in (BatchNormalization.forward, Activated.forward, Add.forward)
+            if type(call.layer).forward in FOLLOWED
             and len(users.get(call.target, [])) == 1
             and call.target not in self.outputs
         }
@@ -253,12 +256,19 @@ class Graph:
                 given = values[call.target - 1], done.pop(index)
             elif index == pooled:
                 given = layer.activated(x, self.calls[index - 1].layer.activation)  # type: ignore[attr-defined]
+            elif tape.training and self._is_measured(index, last):
+                given = layer.measured(x)  # type: ignore[attr-defined]  # it is a convolution
             elif (after := self._after_normalization(index, last, values)) is not None:
                 relu, residual = after
-                given = layer.activated(x, tape.training, relu, residual)  # type: ignore[attr-defined]  # it normalises
+                if tape.training and residual is None and self._feeds_measured(index + 1, last):
+                    given = layer.unwritten(x, relu)  # type: ignore[attr-defined]  # it normalises
+                else:
+                    given = layer.activated(x, tape.training, relu, residual)  # type: ignore[attr-defined]
                 done[index + 1] = Done()
                 if relu is not None and residual is not None:
                     done[index + 2] = Done((relu, given[0]))
+            elif tape.training and self._is_normalization(index) and self._feeds_measured(index, last):
+                given = layer.unwritten(x, layer.activation)  # type: ignore[attr-defined]
             elif tape.training and (pool := self._pool_after(index, last)) is not None:
                 (op,) = pool.lowered(())
                 if type(layer) is Conv2D and isinstance(op, ops.Pool) and op.halves:
@@ -270,10 +280,11 @@ class Graph:
             elif call.target in tape.logits:
                 given = layer.logits(x)  # type: ignore[attr-defined]  # last_activation has seen to it
             elif tape.training and layer.uses_seed:
-                given = layer.forward(x, True, seed=(tape.seed + index) % 2**64)  # type: ignore[call-arg]
+                returned = layer.forward(x, True, seed=(tape.seed + index) % 2**64)  # type: ignore[call-arg]
+                given = returned_pair(layer, returned, "forward")
             else:
-                given = layer.forward(x, tape.training)
-            values[call.target], cache = returned_pair(layer, given, "forward")
+                given = returned_pair(layer, layer.forward(x, tape.training), "forward")
+            values[call.target], cache = given
             if keeps:
                 tape.entries[index] = cache
             for value in self._freed[index]:
@@ -322,18 +333,39 @@ class Graph:
         pool = follower.layer
         return pool if type(pool) is MaxPool2D and pool.counts else None
 
-    def _takes_unwritten(self, index: int) -> bool:
-        """Whether a normalisation can leave its input's gradient unwritten to the one that needs it.
-
-        That is a convolution whose result nothing else takes, and whose gradients are those of input and kernel alone.
-        """
-        call = self.calls[index]
-        (source,) = call.sources
-        before = source - self.inputs
-        if before < 0 or self._followers.get(before) != index:
-            return False
-        layer = self.calls[before].layer
+    def _is_bare(self, index: int) -> bool:
+        """Whether a call is a convolution that has no bias and no activation, which can work on what is unwritten."""
+        layer = self.calls[index].layer
         return type(layer) in (Conv2D, DepthwiseConv2D) and not layer.use_bias and layer.activation is None  # type: ignore[attr-defined]
+
+    def _is_normalization(self, index: int) -> bool:
+        """Whether a call is a batch normalisation that ends in a relu or in nothing."""
+        layer = self.calls[index].layer
+        return type(layer) is BatchNormalization and (layer.activation is None or layer.activation in FUSED)
+
+    def _is_measured(self, index: int, last: int) -> bool:
+        """Whether a call is such a convolution, and in training a normalisation alone takes its result, next."""
+        follower = self._follower(index, last)
+        return (
+            follower is not None
+            and type(follower.layer) is BatchNormalization
+            and follower.layer.trainable
+            and self._is_bare(index)
+        )
+
+    def _feeds_measured(self, index: int, last: int) -> bool:
+        """Whether such a convolution alone takes a call's result, next: it need not be written."""
+        return self._follower(index, last) is not None and self._is_measured(index + 1, last)
+
+    def _leaves_unwritten(self, index: int) -> bool:
+        """Whether a normalisation can leave its input's gradient unwritten to the call before, which alone needs it."""
+        before = self.calls[index].sources[0] - self.inputs
+        return (
+            type(self.calls[index].layer) is BatchNormalization
+            and before >= 0
+            and self._followers.get(before) == index
+            and self._is_bare(before)
+        )
 
     def _cut(self) -> list[tuple[int, int]]:
         """Return the calls in as many parts as the root of their number, whose results are about equally large."""
@@ -398,13 +430,16 @@ class Graph:
             grad = pending.pop_sum(call.target)
             if not wanted.isdisjoint(call.sources):
                 parts: Sequence[Any]
-                if type(layer) is BatchNormalization and self._takes_unwritten(index):
-                    unwritten, gradients = layer.unwritten(grad, cache)
-                    parts = [unwritten]
+                if self._leaves_unwritten(index):
+                    dx, gradients = layer.unwritten_backward(grad, cache)  # type: ignore[attr-defined]  # it normalises
+                    parts = [dx]
+                elif self._is_bare(index):
+                    dx, gradients = layer.backward(grad, cache)
+                    parts = [dx]
                 else:
                     dx, gradients = returned_pair(layer, layer.backward(grad, cache), "backward")
                     parts = _parts(call, dx)
-                    del dx
+                del dx
                 for source, part in zip(call.sources, parts, strict=True):
                     if part.shape != (expected := (len(grad), *shapes[source][1:])):
                         raise ValueError(

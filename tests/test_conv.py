@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from fastcnn import nn, runtime, shapes
 from fastcnn._core import _runtime
 from fastcnn.nn._narrow import pixels_beside
-from fastcnn.nn.conv import _geometry, algorithm_for
+from fastcnn.nn.conv import algorithm_for, geometry_of
 
 pytestmark = pytest.mark.usefixtures("isa", "threads")
 
@@ -72,7 +72,7 @@ def check(case, dtype):
 
 def algorithms(case, dtype):
     """Return what "auto" computes the result and the gradients of input and filters with."""
-    geometry, _ = _geometry(case.input, case.filters, **case.options)
+    geometry, _ = geometry_of(case.input, case.filters, **case.options)
     passes = ("forward", "input", "filters")
     return [algorithm_for(geometry, "auto", result, np.empty(0, dtype)) for result in passes]
 
@@ -187,7 +187,7 @@ def test_pixels_side_by_side_in_a_vector(case, dtype):
     x, w, grad, y, (_, dw, db) = expected(case)
     x, w, grad, bias = x.astype(dtype), w.astype(dtype), grad.astype(dtype), db.astype(dtype)
     lanes = _runtime.lanes(np.dtype(dtype))
-    geometry, _ = _geometry(case.input, case.filters, **case.options)
+    geometry, _ = geometry_of(case.input, case.filters, **case.options)
     pixels = pixels_beside(geometry, lanes)
     assert (pixels > 1) == (algorithm_for(geometry, "auto", "forward", x) == "direct-narrow")
     if lanes == 16:

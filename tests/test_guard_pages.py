@@ -285,13 +285,19 @@ def cases(dtype: np.dtype, vl: int):
     for c, k in itertools.product(few, around):
         n, h, w, stride = pick.choice((1, 2)), pick.randint(3, 11), pick.randint(3, 18), pick.choice((1, 2))
         channels = values(k), values(k) ** 2, values(k), values(k)
+        before = [values(c), values(c) ** 2, values(c), values(c)]
         x, f, g = values(n, h, w, c), values(1, 1, c, k), values(n, h, w, k)
-        yield through_normalization, (g, values(*g.shape), *channels, x, f, 1, "VALID", 1, 1), {}
+        yield measured_conv2d, (x, before, f, 1, "VALID", 1, 1), {}
+        yield backward_between, (g, values(*g.shape), *channels, x, before, f, 1, "VALID", 1, 1), {}
+        yield backward_behind, (g, values(*g.shape), *channels, x, f, 1, "VALID", 1, 1), {}
         if k > 1:
             x, f = values(n, h, w, k), values(3, pick.choice((3, 2)), 1, k)
+            before = [values(k), values(k) ** 2, values(k), values(k)]
             options = stride, pick.choice(("VALID", "SAME", 2)), 1, k
             g = values(*nn.conv2d(x, f, *options).shape)
-            yield through_normalization, (g, values(*g.shape), *channels, x, f, *options), {}
+            yield measured_conv2d, (x, before, f, *options), {}
+            yield backward_between, (g, values(*g.shape), *channels, x, before, f, *options), {}
+            yield backward_behind, (g, values(*g.shape), *channels, x, f, *options), {}
     x, f = values(41, 9, 8, 3), values(5, 5, 3, 2 * vl + 1)  # pixels of several images at a time
     yield nn.conv2d_backward_input, (nn.conv2d(x, f), f, x.shape), {}
     for c, k in itertools.product(sorted({1, 2, 3, max(1, vl // 2)}), repeat=2):
@@ -305,9 +311,22 @@ def cases(dtype: np.dtype, vl: int):
         yield nn.conv2d_backward_filters, (g, x, f.shape), options
 
 
-def through_normalization(g, z, mean, variance, scale, offset, x, filters, *options):
-    dz, dscale, doffset = normalization.normalized_gradient(g, z, mean, variance, scale, 1e-3, True, offset, "relu6")
-    return *nn.conv.normalized_backward(dz, x, filters, *options, "auto"), dscale, doffset
+def measured_conv2d(x, before, filters, *options):
+    """Of an input that a normalisation makes of x, by `before`: mean, variance, offset and scale."""
+    y = nn.between.measured_conv2d(normalization.unwritten_result(x, *before, 1e-3, "relu"), filters, *options)
+    return y.array, y.mean, y.variance, *vars(nn.between.measured_conv2d(x, filters, *options)).values()
+
+
+def backward_between(g, z, mean, variance, scale, offset, x, before, filters, *options):
+    dz, dscale, doffset = normalization.unwritten_gradient(g, z, mean, variance, scale, 1e-3, True, offset, "relu6")
+    made = normalization.unwritten_result(x, *before, 1e-3, "relu")
+    summed, dfilters = nn.between.normalized_backward(dz, made, filters, *options)
+    return dscale, doffset, summed.grad, summed.total, summed.dot, dfilters
+
+
+def backward_behind(g, z, mean, variance, scale, offset, x, filters, *options):
+    dz, *_ = normalization.unwritten_gradient(g, z, mean, variance, scale, 1e-3, True, offset, "relu6")
+    return normalization.written_gradient(dz), *nn.between.normalized_backward(dz, x, filters, *options)
 
 
 def expanded_depthwise(x, filters, bias, taps, **options):

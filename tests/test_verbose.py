@@ -111,7 +111,7 @@ def test_layers_and_training_are_seen():
     assert all(len(row) == len(HEADER) for row in rows)
 
 
-def test_gradients_through_a_normalisation_are_seen():
+def test_what_lies_between_normalisations_is_seen():
     rows, _ = lines(
         "from fastcnn.layers import Conv2D, BatchNormalization, GlobalAveragePooling2D\n"
         "model = fastcnn.Sequential([Conv2D(32, 1, use_bias=False), Conv2D(32, 1, use_bias=False),"
@@ -121,17 +121,25 @@ def test_gradients_through_a_normalisation_are_seen():
         "model.train_on_batch(np.ones((9, 33, 33, 16), np.float32), np.ones((9, 16), np.float32))\n"
     )
     table = {row[1]: dict(zip(HEADER, row, strict=True)) for row in rows[1:]}
-    fused, written = table["normalized_backward"], table["written_gradient"]
-    assert fused["shapes"] == "grad:9x33x33x32 input:9x33x33x32 filters:1x1x32x32"
-    assert fused["algorithm"] == "direct"
-    rate, unit = fused["rate"].split()
-    assert unit == "GFLOP/s"
-    assert float(rate) == pytest.approx(2 * 2 * 9 * 33 * 33 * 32 * 32 / float(fused["ms"]) / 1e6, rel=0.01)
-    assert written["shapes"] == "grad:9x31x31x16"
-    rate, unit = written["rate"].split()
-    assert unit == "GB/s"
-    assert float(rate) == pytest.approx(3 * 9 * 31 * 31 * 16 * 4 / float(written["ms"]) / 1e6, rel=0.01)
-    assert len([row for row in rows if row[1] == "normalized_gradient"]) == 2
+    shapes = {
+        "measured_conv2d": "input:9x33x33x32 filters:1x1x32x32",
+        "normalized_backward": "grad:9x33x33x32 input:9x33x33x32 filters:1x1x32x32",
+        "written_result": "result:9x33x33x32",
+        "written_gradient": "grad:9x31x31x16",
+    }
+    assert {name: table[name]["shapes"] for name in shapes} == shapes
+    for name, products in (("measured_conv2d", 1), ("normalized_backward", 2)):
+        assert table[name]["algorithm"] == "direct"
+        rate, unit = table[name]["rate"].split()
+        assert unit == "GFLOP/s"
+        assert float(rate) == pytest.approx(
+            products * 2 * 9 * 33 * 33 * 32 * 32 / float(table[name]["ms"]) / 1e6, rel=0.01
+        )
+    for name, elements in (("written_result", 2 * 9 * 33 * 33 * 32), ("written_gradient", 3 * 9 * 31 * 31 * 16)):
+        rate, unit = table[name]["rate"].split()
+        assert unit == "GB/s"
+        assert float(rate) == pytest.approx(4 * elements / float(table[name]["ms"]) / 1e6, rel=0.01)
+    assert [row[1] for row in rows].count("unwritten_gradient") == 2
 
 
 def test_the_steps_of_a_prediction_are_seen():

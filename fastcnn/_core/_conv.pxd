@@ -2,7 +2,7 @@ from libc.stdint cimport uint8_t
 
 cimport numpy as cnp
 
-from ._runtime cimport fc_kernels, fc_norm
+from ._runtime cimport fc_kernels
 
 
 cdef class Geometry:
@@ -14,7 +14,6 @@ cdef class Geometry:
     cdef bint samples(self) noexcept
 
 
-cdef fc_norm rows_of_gradient(tuple normalized) except *
 cdef char *scaled(cnp.ndarray w, cnp.ndarray scale) except NULL
 cdef cnp.ndarray scaled_array(cnp.ndarray w, cnp.ndarray scale)
 

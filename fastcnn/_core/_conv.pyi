@@ -71,5 +71,13 @@ def backward_input(g: Geometry, dy: NDArray[Any], w: NDArray[Any], dx: NDArray[A
 def backward_filters(g: Geometry, dy: NDArray[Any], x: NDArray[Any], dw: NDArray[Any]) -> None: ...
 def pays_normalized(g: Geometry, x: NDArray[Any]) -> bool: ...
 def backward_normalized(
-    g: Geometry, normalized: tuple[Any, ...], x: NDArray[Any], w: NDArray[Any], dx: NDArray[Any], dw: NDArray[Any]
+    g: Geometry,
+    normalized: tuple[Any, ...],
+    x: NDArray[Any],
+    made: tuple[Any, ...] | None,
+    w: NDArray[Any],
+    dx: NDArray[Any],
+    dw: NDArray[Any],
+    total: NDArray[Any] | None,
+    dot: NDArray[Any] | None,
 ) -> None: ...

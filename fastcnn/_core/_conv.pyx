@@ -24,13 +24,14 @@ from libc.string cimport memcpy, memset
 
 cimport numpy as cnp
 
+from ._elementwise cimport add_sums, rows_of_gradient, rows_of_result
 from ._gemm cimport (
-    Product, bring_near, fc_prefetch, multiply_tiles, pack_panels, pad_bias, panel_shape, panel_width, pays_packed,
-    product,
+    Ahead, Product, add_stretch, bring_near, bring_share, fc_prefetch, multiply_panels, multiply_tiles, pack_panels,
+    pad_bias, panel_shape, panel_steps, panel_width, pays_packed, product, share_out,
 )
 from ._runtime cimport (
-    Shares, acquire, aligned, ceil_div, distance, fc_kernels, fc_norm, fc_pool, fc_tile, kernels, l1_bytes, l2_bytes,
-    line, pixel_pitch, release, share, take, threads_for, threads_for_flops,
+    Shares, acquire, aligned, ceil_div, distance, fc_kernels, fc_norm, fc_pool, fc_tile, in_vectors, kernels, l1_bytes,
+    l2_bytes, line, past_bytes, pixel_pitch, release, share, take, threads_for, threads_for_flops,
 )
 
 cnp.import_array()
@@ -811,6 +812,7 @@ cdef enum:
     # most so many bytes: then adding them up costs little beside making them.
     PART_PIXELS = 256
     PARTS = 16
+    LEAST_PARTS = 8
     PART_BYTES = 1 << 23
     # Pixels of a block of 1x1 filters: so many that tiles of dw are loaded and stored rarely, so few that a panel's
     # gradients and a group's pixels share L1.
@@ -830,6 +832,10 @@ cdef struct Normalized:
     const char *filters
     Py_ssize_t width
     char *dx
+    # Where the input is another normalisation's result, it is made too; and the sums that its gradient needs are taken,
+    # part by part, and while that is copied past the caches, if it is.
+    bint makes_input, past
+    fc_norm input
 
 
 cdef struct FilterGradient:
@@ -859,16 +865,7 @@ cdef struct FilterGradient:
     # strip so many runs.
     Py_ssize_t parts, groups, block_rows, strip
     char *sums
-    Py_ssize_t sum_bytes, copy_bytes, pack_bytes, pack_x_bytes, run_bytes, made_bytes
-
-
-cdef struct Ahead:
-    # What the next block reads, to be brought near meanwhile: so many stretches of memory, and how much of them for
-    # each step of a tile's reduction.
-    const char *start[3]
-    Py_ssize_t nbytes[3]
-    Py_ssize_t stretches
-    double share
+    Py_ssize_t sum_bytes, copy_bytes, pack_bytes, pack_x_bytes, run_bytes, made_bytes, made_x_bytes
 
 
 cdef struct Block:
@@ -950,38 +947,10 @@ cdef void find_gradients(const FilterGradient *f, Block *b, Py_ssize_t panels) n
                     min(panels * f.width, f.columns - first), f.width, b.packed)
 
 
-cdef inline Py_ssize_t steps_of(const fc_kernels *table, int kind, const fc_tile *t, Py_ssize_t rows) noexcept nogil:
-    return ceil_div(rows, table.max_rows[kind]) * t.n_runs * t.run_length
-
-
-cdef void bring_share(const fc_kernels *table, int kind, fc_tile *t, Py_ssize_t rows, Ahead *next) noexcept nogil:
-    """Have tiles of so many rows ask for their share of what is next."""
-    cdef Py_ssize_t last = next.stretches - 1, part
-    t.ahead = t.ahead_end = NULL
-    if last < 0:
-        return
-    part = min(line(<Py_ssize_t> (next.share * steps_of(table, kind, t, rows))), next.nbytes[last])
-    if kind > 0:
-        bring_near(table, kind, t, rows, 1, next.start[last], part)
-    else:  # tiles of one vector ask for nothing
-        fc_prefetch(next.start[last], part)
-    next.start[last] += part
-    next.nbytes[last] -= part
-    if not next.nbytes[last]:
-        next.stretches -= 1
-
-
-cdef inline void add_stretch(Ahead *next, const char *start, Py_ssize_t nbytes) noexcept nogil:
-    next.start[next.stretches] = start
-    next.nbytes[next.stretches] = nbytes
-    next.stretches += 1
-
-
 cdef void plan_next(const FilterGradient *f, Block *b, Py_ssize_t rows) noexcept nogil:
     """Have the next block, of so many output rows at most, brought near while this one is computed: of this part, or of
     the next one, which this thread is likely to take."""
-    cdef Py_ssize_t first = (b.first + b.rows) * f.source.out_w * f.dy_row, pixels = b.rows * f.source.out_w
-    cdef Py_ssize_t nbytes, total = 0, steps = 0, i
+    cdef Py_ssize_t pixels = b.rows * f.source.out_w, first = b.first * f.source.out_w + pixels, steps = 0, nbytes
     cdef const Normalized *n = f.normalized
     b.next.stretches = 0
     rows = min(rows, f.images * f.source.out_h - b.first - b.rows)
@@ -989,57 +958,55 @@ cdef void plan_next(const FilterGradient *f, Block *b, Py_ssize_t rows) noexcept
     if rows <= 0 or f.groups > 1:
         return
     if f.x_width:
-        if f.prefetch:
-            add_stretch(&b.next, b.x + b.rows * f.source.pitch, rows * f.source.pitch)
-            if n == NULL:
-                add_stretch(&b.next, f.dy + first, nbytes)
         steps = (f.panels * ceil_div(f.length, f.x_width)
                  * ceil_div(f.x_width, f.table.max_rows[f.width // f.table.lanes - 1]) * pixels)
+    if f.prefetch and (f.x_width or n != NULL and n.makes_input):
+        add_stretch(&b.next, b.x + b.rows * f.source.pitch, rows * f.source.pitch)
     if n != NULL:
-        add_stretch(&b.next, n.t.x + first, nbytes)
-        add_stretch(&b.next, n.t.g + first, nbytes)
-        steps += (ceil_div(f.length, n.width) * ceil_div(pixels, f.table.max_rows[n.width // f.table.lanes - 1])
-                  * f.columns)
-    for i in range(b.next.stretches):
-        total += b.next.nbytes[i]
-    b.next.share = <double> total / max(1, steps)
+        add_stretch(&b.next, n.t.x + first * f.dy_row, nbytes)
+        add_stretch(&b.next, n.t.g + first * f.dy_row, nbytes)
+        steps += panel_steps(f.table, pixels, f.columns, f.length, n.width)
+    elif f.prefetch and f.x_width:
+        add_stretch(&b.next, f.dy + first * f.dy_row, nbytes)
+    share_out(&b.next, steps)
 
 
-cdef void make_gradients(const FilterGradient *f, Block *b, char *made) noexcept nogil:
+cdef void make_gradients(const FilterGradient *f, Block *b, char *made, char *dx) noexcept nogil:
     """Make the block's gradients, and those of the input, which read them from where they have just been written."""
     cdef const Normalized *n = f.normalized
-    cdef Py_ssize_t size = f.table.itemsize, pixels = b.rows * f.source.out_w, first = b.first * f.source.out_w
-    cdef Py_ssize_t no_offset = 0, width, column = 0
-    cdef int kind
-    cdef fc_tile t
-    cdef fc_norm norm = n.t
-    norm.rows = pixels
-    norm.g += first * f.dy_row
-    norm.x += first * f.dy_row
-    norm.y = made
-    f.table.normalize_backward(&norm)
+    cdef Py_ssize_t pixels = b.rows * f.source.out_w, first = b.first * f.source.out_w
+    cdef fc_norm t = n.t
+    t.rows = pixels
+    t.g += first * f.dy_row
+    t.x += first * f.dy_row
+    t.y = made
+    f.table.normalize_backward(&t)
     b.dy = made
-    t.runs = &no_offset
-    t.n_runs = 1
-    t.run_length = f.columns
-    t.a_row = f.dy_row
-    t.a_step = size
-    t.b = n.filters
-    t.bias = NULL
-    t.c_row = f.length * size
-    t.residual = 0
-    t.accumulate = t.past = False
-    t.relu = 0
-    while column < f.length:
-        t.columns = min(n.width, f.length - column)
-        panel_shape(f.table, t.columns, &width, &kind)
-        t.b_step = width * size
-        t.a = made
-        t.c = n.dx + first * t.c_row + column * size
-        bring_share(f.table, kind, &t, pixels, &b.next)
-        multiply_tiles(f.table, kind, &t, pixels)
-        t.b += f.columns * t.b_step
-        column += width
+    multiply_panels(f.table, made, pixels, n.filters, f.columns, f.length, n.width, dx, &b.next)
+
+
+cdef void make_input(const FilterGradient *f, Block *b, char *made) noexcept nogil:
+    """Make the block's input of what lies at b.x."""
+    cdef fc_norm t = f.normalized.input
+    t.rows = b.rows * f.source.out_w
+    t.x = b.x
+    t.y = made
+    f.table.normalize(&t)
+    b.x = made
+
+
+cdef void sum_input(const FilterGradient *f, const Block *b, Py_ssize_t part, const char *dx, char *own) noexcept nogil:
+    """Add up what the gradient of the block's input, at dx, says of the normalisation that has made it."""
+    cdef Py_ssize_t first = b.first * f.source.out_w
+    cdef fc_norm t = f.normalized.input
+    t.rows = b.rows * f.source.out_w
+    t.x += first * f.source.pixel
+    t.g = dx
+    t.y = f.normalized.dx + first * f.source.pixel
+    t.past = f.normalized.past
+    t.total += part * f.source.pixel
+    t.dot += part * f.source.pixel
+    add_sums(f.table, f.table.normalize_sums, t, own)
 
 
 cdef int begin_tile(const FilterGradient *f, const Block *block, Py_ssize_t panel, fc_tile *t) noexcept nogil:
@@ -1104,7 +1071,7 @@ cdef void accumulate_tiles(const FilterGradient *f, const Block *block, Py_ssize
         t.a = block.x + r * f.dilation_h * f.source.pitch + s * f.dilation_w * f.source.pixel + first * size
         t.c = block.dw + ((r * f.segments + s) * f.length + first) * block.dw_row + panel * block.dw_panel
         left = last - first
-        if f.prefetch and panel == block.panel and r == 0 and s == 0 and slice == 0:
+        if f.prefetch and not f.made_x_bytes and panel == block.panel and r == 0 and s == 0 and slice == 0:
             # The next strip's pixels, a part with each tile: read column by column, they would come one by one.
             next_x = block.x + block.runs[run] + t.n_runs * t.run_length * f.source.pixel
             part = line(ceil_div(t.n_runs * t.run_length * f.source.pixel, tiles))
@@ -1140,6 +1107,9 @@ cdef void accumulate_part(const FilterGradient *f, Py_ssize_t task, char *scratc
     cdef Py_ssize_t part = task // f.groups, group = task % f.groups, row, end, unit, left, begin
     cdef Py_ssize_t per_panel = f.slices * f.segments * f.rows, units = f.panels * per_panel
     cdef Py_ssize_t first = units * group // f.groups, last = units * (group + 1) // f.groups
+    cdef bint makes_input = f.normalized != NULL and f.normalized.makes_input
+    cdef char *made
+    cdef char *dx
     cdef Block b
     b.dw, b.dw_row, b.dw_panel = f.dw, f.dw_row, f.width * f.table.itemsize
     if f.parts > 1:
@@ -1148,8 +1118,12 @@ cdef void accumulate_part(const FilterGradient *f, Py_ssize_t task, char *scratc
     b.runs = <Py_ssize_t *> scratch
     b.packed_x = scratch + f.run_bytes + f.copy_bytes
     b.packed = b.packed_x + f.pack_x_bytes
+    made = b.packed + f.pack_bytes
     part_rows(f, part, &begin, &end)
     row = begin
+    if makes_input:
+        memset(f.normalized.input.total + part * f.source.pixel, 0, f.source.pixel)
+        memset(f.normalized.input.dot + part * f.source.pixel, 0, f.source.pixel)
     while row < end:
         b.first = row
         # A block is whole images, or rows of one.
@@ -1160,11 +1134,17 @@ cdef void accumulate_part(const FilterGradient *f, Py_ssize_t task, char *scratc
             b.rows -= f.overhang  # so that little is left to be packed
         find_runs(f, &b, scratch + f.run_bytes)
         plan_next(f, &b, f.block_rows)
-        if f.pack_x_bytes:
-            pack_pixels(f, &b)
         b.dy = f.dy + row * f.source.out_w * f.dy_row
         if f.normalized != NULL:
-            make_gradients(f, &b, b.packed + f.pack_bytes)
+            dx = f.normalized.dx + row * f.source.out_w * f.source.pixel
+            if f.normalized.past:
+                dx = made + f.made_bytes  # where the input is made next
+            make_gradients(f, &b, made, dx)
+        if makes_input:
+            sum_input(f, &b, part, dx, made + f.made_bytes + f.made_x_bytes)
+            make_input(f, &b, made + f.made_bytes)
+        if f.pack_x_bytes:
+            pack_pixels(f, &b)
         find_gradients(f, &b, ceil_div(last, per_panel) - b.panel)
         b.accumulate = row > begin
         for unit in range(first, last):
@@ -1237,9 +1217,11 @@ cdef void cut_filters(FilterGradient *f, int threads) noexcept nogil:
     if packs_gradients(f) or not f.whole:
         f.pack_bytes = line(min(f.panels, group_panels + 1) * f.width * f.block_rows * width * size)
     f.run_bytes = line(f.block_rows * sizeof(Py_ssize_t))
-    f.made_bytes = 0
+    f.made_bytes = f.made_x_bytes = 0
     if f.normalized != NULL:  # a vector more, which the last one of a row that is not whole reads
         f.made_bytes = line(f.block_rows * width * f.dy_row + f.table.lanes * size)
+        if f.normalized.makes_input:
+            f.made_x_bytes = line(f.block_rows * width * f.source.pixel)
 
 
 cdef int accumulate_filters(FilterGradient *f, int threads) except -1:
@@ -1269,6 +1251,8 @@ cdef int accumulate_filters(FilterGradient *f, int threads) except -1:
         f.x_width = ceil_div(vectors, ceil_div(vectors, 3)) * f.table.lanes
     cut_filters(f, threads if f.normalized == NULL else 1)  # a group would make them for itself
     scratch_bytes = f.run_bytes + f.copy_bytes + f.pack_x_bytes + f.pack_bytes + f.made_bytes
+    if f.made_x_bytes:
+        scratch_bytes += f.made_x_bytes + line(2 * f.source.pixel)
     sum_bytes = f.convs * f.parts * f.sum_bytes if f.parts > 1 else 0
     f.sums = acquire(sum_bytes + threads * scratch_bytes)
     scratch = f.sums + sum_bytes
@@ -1317,49 +1301,45 @@ def backward_filters(Geometry g, cnp.ndarray dy, cnp.ndarray x, cnp.ndarray dw):
     accumulate_filters(&f, threads_for_flops(f.table, g.flops()))
 
 
-cdef fc_norm rows_of_gradient(tuple normalized) except *:
-    """Return what makes rows of the gradient of a batch normalisation's input, of what
-    `_elementwise.normalize_backward` takes, but for its dx."""
-    cdef cnp.ndarray grad, x, mean, scale, offset, grad_mean, slope
-    cdef fc_norm t
-    memset(&t, 0, sizeof(t))
-    grad, x, mean, scale, offset, t.relu, grad_mean, slope = normalized
-    t.columns = cnp.PyArray_SIZE(mean)
-    t.g = cnp.PyArray_BYTES(grad)
-    t.x = cnp.PyArray_BYTES(x)
-    t.mean = cnp.PyArray_BYTES(mean)
-    t.scale = cnp.PyArray_BYTES(scale)
-    t.offset = cnp.PyArray_BYTES(offset)
-    t.g_mean = cnp.PyArray_BYTES(grad_mean)
-    t.slope = cnp.PyArray_BYTES(slope)
-    return t
-
-
 def pays_normalized(Geometry g, cnp.ndarray x):
-    """Whether `backward_normalized` is faster than one after the other: the filters stay in L2 beside a block, and
-    there are parts of it for all threads."""
+    """Whether what lies beside a batch normalisation is faster made on the way: the filters stay in L2 beside a block,
+    and there are parts enough. Sums are then taken in another order, whatever the threads."""
     cdef Py_ssize_t nbytes = g.channels * g.filters * cnp.PyArray_ITEMSIZE(x), pixels = g.images * g.out_h * g.out_w
-    cdef int threads = threads_for_flops(kernels(x), 2 * g.flops())
     return (g.is_product() and nbytes <= l2_bytes // 4 and g.filters >= kernels(x).lanes
-            and threads <= min(PARTS, pixels // PART_PIXELS))
+            and pixels >= LEAST_PARTS * PART_PIXELS)
 
 
-def backward_normalized(Geometry g, tuple normalized, cnp.ndarray x, cnp.ndarray w, cnp.ndarray dx, cnp.ndarray dw):
-    """Write the gradients of the input and of 1x1 filters to dx and dw, of one of the output that is `normalized`: as
-    `rows_of_gradient` takes it."""
-    cdef Py_ssize_t size = cnp.PyArray_ITEMSIZE(x), nbytes
+def backward_normalized(Geometry g, tuple normalized, cnp.ndarray x, tuple made, cnp.ndarray w, cnp.ndarray dx,
+                        cnp.ndarray dw, cnp.ndarray total, cnp.ndarray dot):
+    """Write the gradients of the input and of 1x1 filters to dx and dw, from one of the output that is `normalized`: as
+    `rows_of_gradient` takes it. The input is x, or `made` as `rows_of_result` takes it, of x; then total and dot are
+    the sums of `_elementwise.normalize_sums`."""
+    cdef Py_ssize_t size = cnp.PyArray_ITEMSIZE(x), sum_bytes, nbytes
     cdef FilterGradient f = filter_gradient(g, x, dw)
     cdef Normalized n
     cdef char *filters
     n.t = rows_of_gradient(normalized)
     n.dx = cnp.PyArray_BYTES(dx)
     n.width = panel_width(f.table, g.channels, g.filters)
-    nbytes = ceil_div(g.channels, n.width) * n.width * g.filters * size
-    filters = acquire(nbytes)
+    nbytes = line(ceil_div(g.channels, n.width) * n.width * g.filters * size)
+    sum_bytes = PARTS * g.channels * size
+    filters = acquire(nbytes + 2 * sum_bytes)
     n.filters = filters
+    n.makes_input = made is not None
+    n.past = (n.makes_input and cnp.PyArray_NBYTES(dx) > past_bytes
+              and in_vectors(f.table, n.dx, g.channels * size))
+    if n.makes_input:
+        n.input = rows_of_result(made)
+        n.input.total = filters + nbytes
+        n.input.dot = n.input.total + sum_bytes
     pack_panels(f.table, cnp.PyArray_BYTES(w), g.filters * size, True, g.filters, g.channels, n.width, filters)
     f.normalized = &n
     try:
         accumulate_filters(&f, threads_for_flops(f.table, 2 * g.flops()))
+        if n.makes_input:
+            memset(cnp.PyArray_DATA(total), 0, g.channels * size)
+            memset(cnp.PyArray_DATA(dot), 0, g.channels * size)
+            f.table.column_sum(f.parts, g.channels, n.input.total, cnp.PyArray_DATA(total))
+            f.table.column_sum(f.parts, g.channels, n.input.dot, cnp.PyArray_DATA(dot))
     finally:
         release(filters)

@@ -25,5 +25,22 @@ def backward(
 ) -> None: ...
 def pays_normalized(g: Geometry, x: NDArray[Any]) -> bool: ...
 def backward_normalized(
-    g: Geometry, normalized: tuple[Any, ...], x: NDArray[Any], w: NDArray[Any], dx: NDArray[Any], dw: NDArray[Any]
+    g: Geometry,
+    normalized: tuple[Any, ...],
+    x: NDArray[Any],
+    made: tuple[Any, ...] | None,
+    w: NDArray[Any],
+    dx: NDArray[Any],
+    dw: NDArray[Any],
+    total: NDArray[Any] | None,
+    dot: NDArray[Any] | None,
+) -> None: ...
+def forward_measured(
+    g: Geometry,
+    x: NDArray[Any],
+    made: tuple[Any, ...] | None,
+    w: NDArray[Any],
+    y: NDArray[Any],
+    mean: NDArray[Any],
+    variance: NDArray[Any],
 ) -> None: ...

@@ -26,7 +26,10 @@ import numpy as np
 
 cimport numpy as cnp
 
-from ._conv cimport Geometry, rows_of_gradient, scaled_array
+from ._conv cimport Geometry, scaled_array
+from ._elementwise cimport (
+    add_sums, choose_centre, norm_leaf, rows_of_gradient, rows_of_result, write_moments,
+)
 from ._gemm cimport bring_near, multiply_tiles, pad_bias, panel_shape, panel_width
 from ._runtime cimport (
     FC_LINE, Shares, acquire, aligned, ceil_div, distance, fc_depthwise, fc_kernels, fc_map, fc_norm, fc_tile,
@@ -45,6 +48,8 @@ cdef enum:
     MOST_LANES = 16
     # Output rows of a band, at least.
     BAND_ROWS = 4
+    # Rows from which the centre of moments is found.
+    CENTRE_ROWS = 8
 
 
 cdef struct Axis:
@@ -334,63 +339,108 @@ cdef void rows_beside(const Depthwise *d, Py_ssize_t row, Py_ssize_t count, Py_s
     end[0] += image * d.rows.out
 
 
-cdef void rows_seen(const Depthwise *d, Py_ssize_t row, Py_ssize_t count, Py_ssize_t *lists, Py_ssize_t *first,
-                    Py_ssize_t *end) noexcept nogil:
-    """Find the rows of dy that so many of them, and the rows of the input's gradient beside them, are computed from."""
-    cdef Py_ssize_t image = row // d.rows.source, i, j, n, at, last
-    rows_beside(d, row, count, &at, &last)
-    first[0] = row
-    end[0] = row + count
-    for i in range(at, last):
-        n = look(&d.rows, i % d.rows.out, 0, lists, lists + d.rows.taps)
-        for j in range(n):
-            first[0] = min(first[0], image * d.rows.source + lists[d.rows.taps + j])
-            end[0] = max(end[0], image * d.rows.source + lists[d.rows.taps + j] + 1)
+cdef void rows_read(const Depthwise *d, Py_ssize_t row, Py_ssize_t end, Py_ssize_t *lists, Py_ssize_t *first,
+                    Py_ssize_t *last) noexcept nogil:
+    """Widen first to last - 1 to the rows of the source from which rows of an image are computed."""
+    cdef Py_ssize_t image = row // d.rows.out, i, j
+    cdef Py_ssize_t *sources = lists + d.rows.taps
+    for i in range(row, end):
+        for j in range(look(&d.rows, i % d.rows.out, 0, lists, sources)):
+            first[0] = min(first[0], image * d.rows.source + sources[j])
+            last[0] = max(last[0], image * d.rows.source + sources[j] + 1)
+
+
+cdef void rows_taken(const Depthwise *f, const Depthwise *d, Py_ssize_t row, Py_ssize_t count, Py_ssize_t *lists,
+                     Py_ssize_t *rows) noexcept nogil:
+    """Find the rows of dy, rows[0] to rows[1] - 1, and of x, rows[2] to rows[3] - 1, to be read with so many of dy."""
+    cdef Py_ssize_t first, last
+    rows_beside(d, row, count, &first, &last)
+    rows[0], rows[1] = row, row + count
+    rows_read(d, first, last, lists, rows, rows + 1)
+    rows[2], rows[3] = f.images * f.rows.source, 0
+    rows_read(f, row, row + count, lists, rows + 2, rows + 3)
 
 
 cdef struct Making:
-    # Rows of dy are made, of rows of t.g and t.x on their way through a batch normalisation, where they are needed: a
-    # thread keeps so many of them in L2.
+    # Rows are made of t.x, and t.g, on their way through a batch normalisation, by a leaf, where they are needed: a
+    # thread keeps so many of them in L2, each of so many pixels and bytes.
     fc_norm t
-    Py_ssize_t kept
+    norm_leaf *leaf
+    Py_ssize_t pixels, nbytes, kept
 
 
-cdef void make_rows(const Depthwise *f, const Making *m, Py_ssize_t row, Py_ssize_t end, char *kept) noexcept nogil:
-    cdef Py_ssize_t row_bytes = f.cols.out * f.y_pixel
+cdef Making making(const fc_kernels *table, fc_norm t, Py_ssize_t pixels, Py_ssize_t kept) noexcept nogil:
+    cdef Making m = Making(t, table.normalize, pixels, pixels * t.columns * table.itemsize, kept)
+    if t.g != NULL:
+        m.leaf = table.normalize_backward
+    return m
+
+
+cdef inline Py_ssize_t kept_bytes(const Making *m) noexcept nogil:
+    return line(m.kept * m.nbytes) if m != NULL else 0
+
+
+cdef Py_ssize_t make_rows(const Making *m, Py_ssize_t row, Py_ssize_t end, char *kept) noexcept nogil:
+    """Make rows up to some end, which is returned."""
     cdef fc_norm t = m.t
-    t.rows = f.cols.out
-    t.g += row * row_bytes
-    t.x += row * row_bytes
-    while row < end:
-        t.y = kept + row % m.kept * row_bytes
-        f.table.normalize_backward(&t)
-        t.g += row_bytes
-        t.x += row_bytes
-        row += 1
+    t.rows = m.pixels
+    t.x += row * m.nbytes
+    if t.g != NULL:
+        t.g += row * m.nbytes
+    for row in range(row, end):
+        t.y = kept + row % m.kept * m.nbytes
+        m.leaf(&t)
+        t.x += m.nbytes
+        if t.g != NULL:
+            t.g += m.nbytes
+    return end
 
 
-cdef void run_part(const Depthwise *f, const Depthwise *d, Py_ssize_t part, Py_ssize_t *lists, const Making *m,
+cdef struct Passing:
+    # What a pass over dy makes of it on the way, dy itself and x, unless they are there: NULL. And what is added up of
+    # the input's gradient for whoever has made x, part by part.
+    const Making *dy
+    const Making *x
+    fc_norm sums
+    # Rows of the input's gradient that are kept near until they are added up, and then copied past the caches; 0: none.
+    Py_ssize_t dx_kept
+
+
+cdef void run_part(const Depthwise *f, const Depthwise *d, Py_ssize_t part, Py_ssize_t *lists, const Passing *p,
                    char *kept) noexcept nogil:
     """Add up a part of the filters' gradient; d, unless it is NULL, computes that of the input in the part's rows.
 
-    m, where there is d and it is not NULL, makes dy.
+    p, where there is d and it is not NULL, tells what is made on the way.
     """
     cdef Py_ssize_t rows = f.images * f.rows.out, row = rows * part // f.parts, end = rows * (part + 1) // f.parts, i
-    cdef Py_ssize_t count, first, last, made = 0
+    cdef Py_ssize_t count, first, last, made_dy = 0, made_x = 0
+    cdef Py_ssize_t taken[4]
     cdef char *sums = f.sums + part * f.blocks * f.block_bytes
+    cdef char *kept_x = kept
+    cdef char *own
     cdef Depthwise own_f = f[0], own_d
+    cdef fc_norm t
     if d != NULL:
         own_d = d[0]
-    if m != NULL:
-        own_f.y, own_f.y_kept = kept, m.kept
-        own_d.x, own_d.kept = kept, m.kept
+    if p != NULL:
+        own_f.y, own_f.y_kept = kept, p.dy.kept
+        own_d.x, own_d.kept = kept, p.dy.kept
+        kept_x = kept + kept_bytes(p.dy)
+        own = kept_x + kept_bytes(p.x)
+        if p.dx_kept:
+            own_d.y, own_d.y_kept = own + line(2 * f.x_pixel), p.dx_kept
+        if p.x != NULL:
+            own_f.x, own_f.kept = kept_x, p.x.kept
+            memset(p.sums.total + part * f.x_pixel, 0, f.x_pixel)
+            memset(p.sums.dot + part * f.x_pixel, 0, f.x_pixel)
     memset(sums, 0, f.blocks * f.block_bytes)
     while row < end:
         count = 2 if f.pairs and row + 1 < end and (row + 1) % f.rows.out > 0 else 1
-        if m != NULL:
-            rows_seen(d, row, count, lists, &first, &last)
-            make_rows(f, m, max(first, made), last, kept)
-            made = last
+        if p != NULL:
+            rows_taken(f, d, row, count, lists, taken)
+            made_dy = make_rows(p.dy, max(taken[0], made_dy), taken[1], kept)
+            if p.x != NULL and taken[2] < taken[3]:
+                made_x = make_rows(p.x, max(taken[2], made_x), taken[3], kept_x)
         if count == 2:
             run_pair(&own_f, row, lists, sums)
         else:
@@ -399,6 +449,42 @@ cdef void run_part(const Depthwise *f, const Depthwise *d, Py_ssize_t part, Py_s
         if d != NULL:
             rows_beside(d, row, count, &first, &last)
             run_rows(&own_d, first, last, lists)
+            for i in range(first, last if p != NULL and p.x != NULL else first):
+                t = p.sums
+                t.rows = d.cols.out
+                t.x += i * p.x.nbytes
+                t.g = own_d.y + i % own_d.y_kept * p.x.nbytes
+                t.y = d.y + i * p.x.nbytes
+                t.past = p.dx_kept > 0
+                t.total += part * f.x_pixel
+                t.dot += part * f.x_pixel
+                add_sums(f.table, f.table.normalize_sums, t, own)
+        row += count
+
+
+cdef void run_measured(const Depthwise *d, Py_ssize_t part, Py_ssize_t parts, Py_ssize_t *lists, const Making *x,
+                       const fc_norm *moments, char *kept) noexcept nogil:
+    """Compute a part of the rows of the result, and add up their moments; x, unless it is NULL, makes the source."""
+    cdef Py_ssize_t rows = d.images * d.rows.out, row = rows * part // parts, end = rows * (part + 1) // parts
+    cdef Py_ssize_t count, first, last, made = 0, nbytes = d.cols.out * d.y_pixel
+    cdef fc_norm t
+    cdef Depthwise own = d[0]
+    if x != NULL:
+        own.x, own.kept = kept, x.kept
+    while row < end:
+        count = 2 if d.pairs and row + 1 < end and (row + 1) % d.rows.out > 0 else 1
+        if x != NULL:
+            first, last = d.images * d.rows.source, 0
+            rows_read(d, row, row + count, lists, &first, &last)
+            if first < last:
+                made = make_rows(x, max(first, made), last, kept)
+        run_rows(&own, row, row + count, lists)
+        t = moments[0]
+        t.rows = count * d.cols.out
+        t.x = d.y + row * nbytes
+        t.total += part * d.y_pixel
+        t.dot += part * d.y_pixel
+        add_sums(d.table, d.table.normalize_moments, t, kept + kept_bytes(x))
         row += count
 
 
@@ -497,29 +583,34 @@ cdef int run(Depthwise *d, const char *w, bint prepared, int threads) except -1:
     return 0
 
 
-cdef int run_filters(Depthwise *f, Depthwise *d, char *dw, int threads, const Making *m=NULL) except -1:
-    """Compute the gradient of the filters by f and, unless d is NULL, of the input by d, which has no groups, from a dy
-    that is there or, unless m is NULL, made on the way."""
+cdef int run_filters(Depthwise *f, Depthwise *d, char *dw, int threads, const Passing *p=NULL) except -1:
+    """Compute the gradient of the filters by f and, unless d is NULL, of the input by d, which has no groups; p, unless
+    it is NULL, tells what is made on the way."""
     cdef Py_ssize_t i, list_bytes = rows_bytes(f), lines = columns_bytes(f), all_blocks = f.blocks * f.block_bytes
     cdef Py_ssize_t more_lines = columns_bytes(d) if d != NULL else 0
     cdef Py_ssize_t packed_bytes = all_blocks if f.depth else 0
-    cdef Py_ssize_t kept_bytes = 0 if m == NULL else line(m.kept * f.cols.out * f.y_pixel)
-    cdef char *scratch = acquire(lines + more_lines + threads * (list_bytes + kept_bytes) + packed_bytes
-                                 + f.parts * all_blocks)
-    cdef char *kept = scratch + lines + more_lines
-    cdef char *lists = kept + threads * kept_bytes
-    cdef char *packed = lists + threads * list_bytes
+    cdef Py_ssize_t own_bytes = 0
+    cdef char *scratch
+    cdef char *kept
+    cdef char *lists
+    cdef char *packed
+    if p != NULL:
+        own_bytes = kept_bytes(p.dy) + kept_bytes(p.x) + line(2 * f.x_pixel) + line(p.dx_kept * d.cols.out * d.y_pixel)
+    scratch = acquire(lines + more_lines + threads * (list_bytes + own_bytes) + packed_bytes + f.parts * all_blocks)
+    kept = scratch + lines + more_lines
+    lists = kept + threads * own_bytes
+    packed = lists + threads * list_bytes
     f.sums = packed + packed_bytes
     if d != NULL:
-        d.past = goes_past(d)
+        d.past = goes_past(d) and (p == NULL or p.x == NULL)  # what is added up is read again
     with nogil:
         cut_columns(f, False, scratch)
         if d != NULL:
             cut_columns(d, True, scratch + lines)
         with parallel(num_threads=threads):
             for i in prange(f.parts, schedule="static"):
-                run_part(f, d, i, <Py_ssize_t *> (lists + threadid() * list_bytes), m,
-                         kept + threadid() * kept_bytes)
+                run_part(f, d, i, <Py_ssize_t *> (lists + threadid() * list_bytes), p,
+                         kept + threadid() * own_bytes)
             if d != NULL and d.past:
                 d.table.past_done()
         if not f.depth:
@@ -779,33 +870,137 @@ def backward(Geometry g, cnp.ndarray dy, cnp.ndarray x, cnp.ndarray w, cnp.ndarr
         run_filters(&f, &d, cnp.PyArray_BYTES(dw), threads)
 
 
-cdef Py_ssize_t rows_kept(const Depthwise *d) except -1:
-    """Return how many rows of dy are needed at a time."""
-    cdef Py_ssize_t row, first, end, most = 0
+# ---- between batch normalisations, in training ----
+
+cdef int rows_kept(const Depthwise *f, const Depthwise *d, Py_ssize_t *dy, Py_ssize_t *x, Py_ssize_t *dx) except -1:
+    """Find how many rows of dy and of x are needed at a time, and of the input's gradient computed."""
+    cdef Py_ssize_t row, first, last
+    cdef Py_ssize_t taken[4]
     cdef Py_ssize_t *lists = <Py_ssize_t *> acquire(rows_bytes(d))
-    for row in range(d.rows.source):
-        rows_seen(d, row, min(2, d.rows.source - row), lists, &first, &end)
-        most = max(most, end - first)
+    dy[0] = x[0] = dx[0] = 1
+    for row in range(f.rows.out):
+        rows_taken(f, d, row, min(2, f.rows.out - row), lists, taken)
+        dy[0] = max(dy[0], taken[1] - taken[0])
+        x[0] = max(x[0], taken[3] - taken[2])
+        rows_beside(d, row, min(2, f.rows.out - row), &first, &last)
+        dx[0] = max(dx[0], last - first)
     release(<char *> lists)
-    return most
+    return 0
 
 
 def pays_normalized(Geometry g, cnp.ndarray x):
-    """Whether `backward_normalized` is faster than one after the other: arrays come from memory, rows that are needed
-    at a time stay in L2, and there are parts for all threads."""
+    """Whether what lies beside a batch normalisation is faster made on the way: arrays come from memory, and rows that
+    are needed at a time stay in L2. Sums are then taken in another order, whatever the threads."""
     cdef Depthwise f = for_filters(g, x, x), d = for_input(g, x, x)
-    cdef int threads = threads_for(2 * g.flops())
-    return (not f.depth and threads <= f.parts and g.filters >= f.table.lanes and result_bytes(&d) > past_bytes
-            and rows_kept(&d) * f.cols.out * f.y_pixel <= l2_bytes // 2)
+    cdef Py_ssize_t dy_rows, x_rows, dx_rows
+    if f.depth or g.filters < f.table.lanes or result_bytes(&d) <= past_bytes:
+        return False
+    rows_kept(&f, &d, &dy_rows, &x_rows, &dx_rows)
+    return dy_rows * f.cols.out * f.y_pixel + (x_rows + dx_rows) * f.cols.source * f.x_pixel <= l2_bytes * 5 // 8
 
 
-def backward_normalized(Geometry g, tuple normalized, cnp.ndarray x, cnp.ndarray w, cnp.ndarray dx, cnp.ndarray dw):
-    """Write what `backward` does, of a dy that is `normalized`: as `rows_of_gradient` takes it."""
+def backward_normalized(Geometry g, tuple normalized, cnp.ndarray x, tuple made, cnp.ndarray w, cnp.ndarray dx,
+                        cnp.ndarray dw, cnp.ndarray total, cnp.ndarray dot):
+    """Write what `backward` does, from a dy that is `normalized`: as `rows_of_gradient` takes it. The input is x, or
+    `made` as `rows_of_result` takes it, of x; then total and dot are the sums of `_elementwise.normalize_sums`."""
     cdef Depthwise f = for_filters(g, x, x), d = for_input(g, x, dx)
-    cdef Making m
-    m.t = rows_of_gradient(normalized)
-    m.kept = rows_kept(&d)
+    cdef Py_ssize_t dy_rows, x_rows, dx_rows, nbytes = f.parts * f.x_pixel
+    cdef Making dy, source
+    cdef Passing p
+    cdef char *sums = acquire(2 * nbytes)
+    rows_kept(&f, &d, &dy_rows, &x_rows, &dx_rows)
+    dy = making(f.table, rows_of_gradient(normalized), f.cols.out, dy_rows)
+    p.dy = &dy
+    p.x = NULL
+    p.dx_kept = 0
     d.w = cnp.PyArray_BYTES(w)
     if d.prefetch:
         d.prefetch = 2  # what is read is near
-    run_filters(&f, &d, cnp.PyArray_BYTES(dw), threads_for(2 * g.flops()), &m)
+    if made is not None:
+        p.sums = rows_of_result(made)
+        source = making(f.table, p.sums, f.cols.source, x_rows)
+        p.x = &source
+        p.sums.total = sums
+        p.sums.dot = sums + nbytes
+        f.prefetch = False
+        if goes_past(&d):
+            p.dx_kept = dx_rows
+            d.prefetch = 0
+    try:
+        run_filters(&f, &d, cnp.PyArray_BYTES(dw), threads_for(2 * g.flops()), &p)
+        if made is not None:
+            memset(cnp.PyArray_DATA(total), 0, f.x_pixel)
+            memset(cnp.PyArray_DATA(dot), 0, f.x_pixel)
+            f.table.column_sum(f.parts, g.channels, p.sums.total, cnp.PyArray_DATA(total))
+            f.table.column_sum(f.parts, g.channels, p.sums.dot, cnp.PyArray_DATA(dot))
+    finally:
+        release(sums)
+
+
+cdef void find_centre(const Depthwise *d, Py_ssize_t *lists, const Making *x, char *centre, char *kept) noexcept nogil:
+    """Write the means of a few rows of the result, from all over the images."""
+    cdef Py_ssize_t rows = min(d.images * d.rows.out, CENTRE_ROWS), i, row, first, last
+    cdef Py_ssize_t nbytes = d.cols.out * d.y_pixel
+    cdef char *y = kept + kept_bytes(x)
+    cdef Depthwise own = d[0]
+    own.y_kept = 1
+    own.past = False
+    if x != NULL:
+        own.x, own.kept = kept, x.kept
+    for i in range(rows):
+        own.y = y + i * nbytes
+        row = i * d.images // rows * d.rows.out + (2 * i + 1) * d.rows.out // (2 * rows)
+        if x != NULL:
+            first, last = d.images * d.rows.source, 0
+            rows_read(d, row, row + 1, lists, &first, &last)
+            if first < last:
+                make_rows(x, first, last, kept)
+        run_row(&own, 0, row, lists, NULL)
+    choose_centre(d.table, rows * d.cols.out, d.filters, y, centre)
+
+
+def forward_measured(Geometry g, cnp.ndarray x, tuple made, cnp.ndarray w, cnp.ndarray y, cnp.ndarray mean,
+                     cnp.ndarray variance):
+    """Write the result to y and its moments to mean and variance. The input is x, or `made` as `rows_of_result` takes
+    it, of x."""
+    cdef Depthwise f = for_filters(g, y, x), d = depthwise(g, x), back = for_input(g, y, x)
+    cdef int threads = threads_for(g.flops())
+    cdef Py_ssize_t dy_rows, x_rows, dx_rows, i, list_bytes = rows_bytes(&d), own_bytes, nbytes = f.parts * d.y_pixel
+    cdef Making making_x
+    cdef Making *source = NULL
+    cdef fc_norm moments
+    cdef char *scratch
+    cdef char *own
+    rows_kept(&f, &back, &dy_rows, &x_rows, &dx_rows)
+    d.x = cnp.PyArray_BYTES(x)
+    d.y = cnp.PyArray_BYTES(y)
+    d.w = cnp.PyArray_BYTES(w)
+    if made is not None:
+        making_x = making(d.table, rows_of_result(made), d.cols.source, x_rows)
+        source = &making_x
+        d.prefetch = 2 if d.prefetch else 0
+    # Sums, or what the centre is found from.
+    own_bytes = list_bytes + kept_bytes(source) + line(max(2, CENTRE_ROWS * d.cols.out) * d.y_pixel)
+    scratch = acquire(columns_bytes(&d) + 2 * nbytes + line(d.y_pixel) + threads * own_bytes)
+    memset(&moments, 0, sizeof(moments))
+    moments.columns = g.filters
+    moments.mean = cnp.PyArray_BYTES(mean)
+    moments.total = scratch + columns_bytes(&d)
+    moments.dot = moments.total + nbytes
+    own = moments.dot + nbytes + line(d.y_pixel)
+    with nogil:
+        cut_columns(&d, True, scratch)
+        find_centre(&d, <Py_ssize_t *> own, source, cnp.PyArray_BYTES(mean), own + list_bytes)
+        memset(moments.total, 0, 2 * nbytes)
+        with parallel(num_threads=threads):
+            for i in prange(f.parts, schedule="static"):
+                run_measured(&d, i, f.parts, <Py_ssize_t *> (own + threadid() * own_bytes), source, &moments,
+                             own + threadid() * own_bytes + list_bytes)
+        own = moments.dot + nbytes
+        memset(own, 0, d.y_pixel)
+        memset(cnp.PyArray_DATA(variance), 0, d.y_pixel)
+        d.table.column_sum(f.parts, g.filters, moments.total, own)
+        d.table.column_sum(f.parts, g.filters, moments.dot, cnp.PyArray_BYTES(variance))
+        write_moments(d.table, d.images * d.rows.out * d.cols.out, g.filters, own, cnp.PyArray_BYTES(mean),
+                      cnp.PyArray_BYTES(variance))
+    release(scratch)

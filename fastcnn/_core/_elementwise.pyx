@@ -70,8 +70,6 @@ cdef enum:
     RUN = 8192  # elements of a run: 32 KB of float32, so that a run's operands stay in L2
     # What the sums of all runs may take.
     SUM_BYTES = 1 << 22
-    # Rows from which the centre of moments is found.
-    SAMPLES = 64
     # Rows of less than so many vectors are taken side by side where they make no whole ones.
     NARROW = 4
     # What an element costs, in multiply-adds' time: memory traffic for the light ones, an exponential else.
@@ -227,7 +225,29 @@ def bias_add(cnp.ndarray x, cnp.ndarray bias, bint relu, cnp.ndarray y):
 
 # ---- normalisation: y = act((x - mean) * scale + offset), mean, scale and offset per column ----
 
-ctypedef void norm_leaf(const fc_norm *) noexcept nogil
+cdef fc_norm rows_of_result(tuple normalized) except *:
+    """Return what makes rows of a result, of what `normalize` takes: x, mean, scale, offset and relu."""
+    cdef cnp.ndarray x, mean, scale, offset
+    cdef fc_norm t
+    memset(&t, 0, sizeof(t))
+    x, mean, scale, offset, t.relu = normalized
+    t.columns = cnp.PyArray_SIZE(mean)
+    t.x = cnp.PyArray_BYTES(x)
+    t.mean = cnp.PyArray_BYTES(mean)
+    t.scale = cnp.PyArray_BYTES(scale)
+    t.offset = cnp.PyArray_BYTES(offset)
+    return t
+
+
+cdef fc_norm rows_of_gradient(tuple normalized) except *:
+    """Return what makes rows of a gradient, of what `normalize_backward` takes, but for its dx."""
+    cdef cnp.ndarray grad, grad_mean, slope
+    cdef fc_norm t = rows_of_result(normalized[1:6])
+    grad, grad_mean, slope = normalized[0], normalized[6], normalized[7]
+    t.g = cnp.PyArray_BYTES(grad)
+    t.g_mean = cnp.PyArray_BYTES(grad_mean)
+    t.slope = cnp.PyArray_BYTES(slope)
+    return t
 
 
 cdef struct Norm:
@@ -377,6 +397,17 @@ cdef inline double join_moments(Py_ssize_t rows, double sum, double squares, dou
     return 0 if variance < 0 else variance
 
 
+cdef void write_moments(const fc_kernels *table, Py_ssize_t rows, Py_ssize_t columns, const char *sum, char *mean,
+                        char *variance) noexcept nogil:
+    """Turn a centre into the mean, and sums of squares about it into the variance."""
+    cdef Py_ssize_t i
+    cdef double m
+    for i in range(columns):
+        m = read(table, mean, i)
+        write(table, variance, i, join_moments(rows, read(table, sum, i), read(table, variance, i), &m))
+        write(table, mean, i, m)
+
+
 def moments(cnp.ndarray x, cnp.ndarray mean, cnp.ndarray variance):
     """Write mean and variance over all but the last axis; there is at least one row.
 
@@ -385,18 +416,14 @@ def moments(cnp.ndarray x, cnp.ndarray mean, cnp.ndarray variance):
     """
     cdef const fc_kernels *table = kernels(x)
     cdef Norm n = norm_of(x, mean, 2, True)
-    cdef Py_ssize_t rows = n.r.rows * n.copies + n.rest, i
-    cdef double m
+    cdef Py_ssize_t rows = n.r.rows * n.copies + n.rest
     cdef char *pm = cnp.PyArray_BYTES(mean)
     cdef char *pv = cnp.PyArray_BYTES(variance)
     cdef char *sum = n.scratch + line(n.r.line)
     choose_centre(table, rows, n.columns, n.t.x, pm)
     n.t.mean = side_by_side(&n, 0, mean)
     sum_runs(&n, table.normalize_moments, table, sum, pv)
-    for i in range(n.columns):
-        m = read(table, pm, i)
-        write(table, pv, i, join_moments(rows, read(table, sum, i), read(table, pv, i), &m))
-        write(table, pm, i, m)
+    write_moments(table, rows, n.columns, sum, pm, pv)
     release(n.scratch)
 
 

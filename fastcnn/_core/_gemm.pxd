@@ -35,12 +35,44 @@ cdef struct Product:
     Py_ssize_t ahead_bytes
 
 
+cdef struct Ahead:
+    # Memory that will be read next, to be brought near meanwhile: so many stretches of it, the last one first, and how
+    # much for each step of a tile's reduction.
+    const char *start[3]
+    Py_ssize_t nbytes[3]
+    Py_ssize_t stretches
+    double share
+
+
 cdef int product(const Product *p) except -1
 cdef bint pays_packed(const Product *p) noexcept nogil
 cdef void panel_shape(const fc_kernels *table, Py_ssize_t columns, Py_ssize_t *width, int *kind) noexcept nogil
 cdef Py_ssize_t panel_width(const fc_kernels *table, Py_ssize_t columns, Py_ssize_t depth) noexcept nogil
 cdef char *pack_panels(const fc_kernels *table, const char *b, Py_ssize_t b_row, bint b_transposed, Py_ssize_t depth,
                        Py_ssize_t columns, Py_ssize_t most, char *to) noexcept nogil
+cdef void multiply_panels(const fc_kernels *table, const char *a, Py_ssize_t rows, const char *packed,
+                          Py_ssize_t depth, Py_ssize_t columns, Py_ssize_t most, char *c, Ahead *next) noexcept nogil
+cdef void bring_share(const fc_kernels *table, int kind, fc_tile *t, Py_ssize_t rows, Ahead *next) noexcept nogil
+
+
+cdef inline void add_stretch(Ahead *next, const char *start, Py_ssize_t nbytes) noexcept nogil:
+    next.start[next.stretches] = start
+    next.nbytes[next.stretches] = nbytes
+    next.stretches += 1
+
+
+cdef inline Py_ssize_t panel_steps(const fc_kernels *table, Py_ssize_t rows, Py_ssize_t depth, Py_ssize_t columns,
+                                   Py_ssize_t most) noexcept nogil:
+    """Return the steps of all tiles of multiply_panels."""
+    return ceil_div(columns, most) * ceil_div(rows, table.max_rows[most // table.lanes - 1]) * depth
+
+
+cdef inline void share_out(Ahead *next, Py_ssize_t steps) noexcept nogil:
+    """Have so many steps bring all that is next near."""
+    cdef Py_ssize_t total = 0, i
+    for i in range(next.stretches):
+        total += next.nbytes[i]
+    next.share = <double> total / max(1, steps)
 
 
 cdef inline void bring_near(const fc_kernels *table, int kind, fc_tile *t, Py_ssize_t rows, Py_ssize_t times,

@@ -101,6 +101,50 @@ cdef char *pack_panels(const fc_kernels *table, const char *b, Py_ssize_t b_row,
     return to
 
 
+cdef void bring_share(const fc_kernels *table, int kind, fc_tile *t, Py_ssize_t rows, Ahead *next) noexcept nogil:
+    """Have tiles of so many rows ask for their share of what is next."""
+    cdef Py_ssize_t last = next.stretches - 1, part, steps
+    t.ahead = t.ahead_end = NULL
+    if last < 0:
+        return
+    steps = ceil_div(rows, table.max_rows[kind]) * t.n_runs * t.run_length
+    part = min(line(<Py_ssize_t> (next.share * steps)), next.nbytes[last])
+    bring_near(table, kind, t, rows, 1, next.start[last], part)
+    next.start[last] += part
+    next.nbytes[last] -= part
+    if not next.nbytes[last]:
+        next.stretches -= 1
+
+
+cdef void multiply_panels(const fc_kernels *table, const char *a, Py_ssize_t rows, const char *packed,
+                          Py_ssize_t depth, Py_ssize_t columns, Py_ssize_t most, char *c, Ahead *next) noexcept nogil:
+    """Write the product of so many dense rows and a B that pack_panels has packed, by one thread, to dense rows."""
+    cdef Py_ssize_t size = table.itemsize, no_offset = 0, width, n = 0
+    cdef int kind
+    cdef fc_tile t
+    t.runs = &no_offset
+    t.n_runs = 1
+    t.run_length = depth
+    t.a_row = depth * size
+    t.a_step = size
+    t.b = packed
+    t.bias = NULL
+    t.c_row = columns * size
+    t.residual = 0
+    t.accumulate = t.past = False
+    t.relu = 0
+    while n < columns:
+        t.columns = min(most, columns - n)
+        panel_shape(table, t.columns, &width, &kind)
+        t.b_step = width * size
+        t.a = a
+        t.c = c + n * size
+        bring_share(table, kind, &t, rows, next)
+        multiply_tiles(table, kind, &t, rows)
+        t.b += depth * t.b_step
+        n += width
+
+
 cdef struct Blocks:
     Py_ssize_t width, depth, down, across, columns, group
     const char *bias

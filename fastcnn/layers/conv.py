@@ -8,6 +8,7 @@ from typing import Any
 
 from .. import initializers, nn, ops, shapes
 from ..arguments import flag, integer
+from ..nn import between
 from ..nn.activations import checked_activation
 from ..registry import register
 from .base import Activated, Array, Gradients, Shape
@@ -99,12 +100,20 @@ class _Convolution(_Windowed):
         options = self.strides, self.padding, self.dilation_rate, groups
         return [_lowered(self.kernel_hwio(), self._bias(), input_shape, *options), *self.lowered_activation()]
 
-    def apply_backward(self, grad: Array, x: Array, input_grad: bool) -> tuple[Array | None, Gradients]:
-        """Return the gradients of the images, kernel and bias."""
-        dx, dkernel, dbias = nn.conv2d_backward(
+    def apply_backward(self, grad: Any, x: Any, input_grad: bool) -> tuple[Any, Gradients]:
+        """Return the gradients of the images, kernel and bias; the arrays may be unwritten."""
+        dx, dkernel, dbias = between.gradients(
             grad, x, self.kernel_hwio(), *self._options(x), input_grad=input_grad, bias_grad=self.use_bias
         )
         return dx, self._named(dkernel, dbias)
+
+    def measured(self, x: Any) -> tuple[Any, Any]:
+        """Return the result, which has no bias and no activation, for the batch normalisation after it.
+
+        For training: the images may be unwritten, and the result is measured on the way where that pays.
+        """
+        x, y = between.measured(x, self.kernel_hwio(), *self._options(x))
+        return y, (x, None, False)
 
     def pooled(self, x: Array) -> tuple[Array, Any]:
         """Return the maxima of 2 x 2 pixels of the result, which ends in a relu; backward then takes their gradient.

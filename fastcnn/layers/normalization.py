@@ -9,7 +9,16 @@ import numpy as np
 from .. import initializers, nn, ops
 from ..arguments import flag, integer, number
 from ..nn.activations import FUSED, checked_activation
-from ..nn.normalization import NormalizedGradient, checked_epsilon, normalized_gradient, written_gradient
+from ..nn.between import MeasuredResult
+from ..nn.normalization import (
+    NormalizedGradient,
+    NormalizedResult,
+    SummedGradient,
+    checked_epsilon,
+    unwritten_gradient,
+    unwritten_result,
+    written_gradient,
+)
 from ..registry import register
 from ..shapes import elements
 from .base import Array, Gradients, Layer, Shape
@@ -153,26 +162,40 @@ class BatchNormalization(_Normalization):
         return self.activated(x, training, self.activation)
 
     def activated(
-        self, x: Array, training: bool, activation: str | None, residual: Array | None = None
+        self, x: Array | MeasuredResult, training: bool, activation: str | None, residual: Array | None = None
     ) -> tuple[Array, Any]:
         """Return the same with an activation of the caller's choice, which backward will know of.
 
         Where a residual is added before the activation, backward takes the gradient of the sum.
         """
-        training = training and self.trainable and x.size > 0
-        mean, variance = nn.moments(x) if training else (self.moving_mean, self.moving_variance)
+        x, mean, variance, training = self._statistics(x, training)
         y = nn.batch_normalization(x, mean, variance, self._beta(x), self._gamma(x), self.epsilon, activation, residual)
         if residual is not None:
             activation = None
         from_result = activation not in (None, *FUSED, *nn.BACK_FROM_ARGUMENT)
         return y, (x, mean, variance, training, y if from_result else None, activation)
 
-    def backward(self, grad: Array, cache: Any) -> tuple[Array, Gradients]:
+    def unwritten(self, x: Array | MeasuredResult, activation: str | None) -> tuple[NormalizedResult, Any]:
+        """Return the same in training, of no activation or a relu, before it is written."""
+        x, mean, variance, training = self._statistics(x, True)
+        y = unwritten_result(x, mean, variance, self._beta(x), self._gamma(x), self.epsilon, activation)
+        return y, (x, mean, variance, training, None, activation)
+
+    def _statistics(self, x: Array | MeasuredResult, training: bool) -> tuple[Array, Array, Array, bool]:
+        """Return the images, the mean and variance to normalise them by, and whether these are the images' own."""
+        array = x.array if isinstance(x, MeasuredResult) else x
+        if not (training and self.trainable and array.size):
+            return array, self.moving_mean, self.moving_variance, False
+        if isinstance(x, MeasuredResult):
+            return x.array, x.mean, x.variance, True
+        return x, *nn.moments(x), True
+
+    def backward(self, grad: Array | SummedGradient, cache: Any) -> tuple[Array, Gradients]:
         """Return the gradients of the input, gamma and beta."""
-        dx, gradients = self.unwritten(grad, cache)
+        dx, gradients = self.unwritten_backward(grad, cache)
         return written_gradient(dx), gradients
 
-    def unwritten(self, grad: Array, cache: Any) -> tuple[NormalizedGradient, Gradients]:
+    def unwritten_backward(self, grad: Array | SummedGradient, cache: Any) -> tuple[NormalizedGradient, Gradients]:
         """Return the same, the input's gradient before it is written."""
         x, mean, variance, training, y, activation = cache
         fused = activation if activation in FUSED else None
@@ -180,8 +203,9 @@ class BatchNormalization(_Normalization):
             # Less to do, and to keep, than to have forward write argument and result.
             y = nn.batch_normalization(x, mean, variance, self._beta(x), self._gamma(x), self.epsilon)
         if y is not None:
+            assert not isinstance(grad, SummedGradient)  # whose activation is fused
             grad = nn.activate_backward(grad, y, activation)
-        dx, dgamma, dbeta = normalized_gradient(
+        dx, dgamma, dbeta = unwritten_gradient(
             grad, x, mean, variance, self._gamma(x), self.epsilon, training, self._beta(x), fused
         )
         return dx, self._gradients(dgamma, dbeta)

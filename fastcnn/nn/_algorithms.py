@@ -10,8 +10,8 @@ What an algorithm makes of a shape, its blocks and whose threads compute them, i
 - ``cut_filters``, ``_core/_conv.pyx``: parts, groups and strips of the filters' gradient, direct
 - ``cut``, ``_core/_winograd.pyx``: blocks of tiles and groups of filters; ``backward_filters``: its parts
 - ``cut_filters``, ``_core/_depthwise.pyx``: the filters that share a vector
-- ``pays_normalized``, ``_core/_conv.pyx`` and ``_core/_depthwise.pyx``: whether gradients are made on their way
-  through a batch normalisation
+- ``pays_normalized``, ``_core/_conv.pyx``: whether 1x1 filters make and measure what lies beside batch normalisations
+- ``pays_normalized``, ``_core/_depthwise.pyx``: whether depthwise ones do
 - ``cut_expansion``, ``_core/_depthwise.pyx``: bands and channels of a result made on the way to a depthwise one
 - ``pixels_beside``, ``nn/_narrow.py``: how many pixels of few filters are computed side by side
 """

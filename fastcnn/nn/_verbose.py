@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from .._core import _runtime
-from . import conv, normalization, pool
+from . import between, conv, normalization, pool
 
 HEADER = "fastcnn,operation,shapes,algorithm,isa,threads,ms,rate"
 
@@ -37,6 +37,7 @@ _RESULTS = {
     "conv2d_backward_input": "input",
     "conv2d_backward_filters": "filters",
     "depthwise_backward": "filters",
+    "measured_conv2d": "forward",
     "normalized_backward": "filters",
 }
 
@@ -55,10 +56,12 @@ def install(package: ModuleType) -> None:
     modules = [package, *(value for value in vars(package).values() if isinstance(value, ModuleType))]
     public = (getattr(package, name) for name in package.__all__ if name not in _COMPOSITE)
     hidden = (
+        between.measured_conv2d,
+        between.normalized_backward,
         conv.depthwise_backward,
-        conv.normalized_backward,
-        normalization.normalized_gradient,
+        normalization.unwritten_gradient,
         normalization.written_gradient,
+        normalization.written_result,
         pool.relu_max_pool_backward,
     )
     for operation in (*public, *hidden):
@@ -77,7 +80,7 @@ def install(package: ModuleType) -> None:
 def _timed(operation: Callable[..., Any]) -> Callable[..., Any]:
     signature = inspect.signature(operation)
     kinds = {name: str(parameter.annotation) for name, parameter in signature.parameters.items()}
-    operands = [name for name, kind in kinds.items() if "Array" in kind or "NormalizedGradient" in kind]
+    operands = [name for name, kind in kinds.items() if "Array" in kind or "Normalized" in kind]
 
     @wraps(operation)
     def timed(*args: Any, **kwargs: Any) -> Any:
@@ -163,7 +166,9 @@ def _nbytes(value: Any) -> int:
     if isinstance(value, (list, tuple)):
         return sum(map(_nbytes, value))
     if isinstance(value, normalization.NormalizedGradient):
-        return value.grad.nbytes + value.x.nbytes
+        return value.grad.nbytes + value.result.x.nbytes
+    if isinstance(value, normalization.NormalizedResult):
+        return value.x.nbytes
     return value.nbytes if isinstance(value, np.ndarray) else 0
 
 
@@ -194,7 +199,9 @@ def _algorithm(name: str, arguments: Mapping[str, Any], result: Any) -> str:
         return "-"
     (geometry, _), _ = _convolution(arguments)
     array = result[0] if isinstance(result, tuple) else result
-    return conv.algorithm_for(geometry, arguments["algorithm"], _RESULTS[name], array)
+    if isinstance(array, (between.MeasuredResult, normalization.SummedGradient)):
+        array = arguments["filters"]
+    return conv.algorithm_for(geometry, arguments.get("algorithm", "auto"), _RESULTS[name], array)
 
 
 def _convolution(arguments: Mapping[str, Any]) -> tuple[tuple[Any, tuple[int, ...]], tuple[int, ...]]:
@@ -204,4 +211,4 @@ def _convolution(arguments: Mapping[str, Any]) -> tuple[tuple[Any, tuple[int, ..
         for operand in ("input", "filters")
     )
     options = (arguments[option] for option in ("strides", "padding", "dilations", "groups"))
-    return conv._geometry(image, filters, *options), filters
+    return conv.geometry_of(image, filters, *options), filters

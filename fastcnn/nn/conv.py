@@ -17,7 +17,7 @@ from . import _narrow
 from ._algorithms import algorithm_of
 from ._arrays import FloatArray, floats, frozen, like, no_memory, real_array
 from .activations import FUSED, apply_in_place, bound_activation, checked_activation, is_elementwise, pass_after
-from .normalization import NormalizedGradient, bias_add_backward, written_gradient
+from .normalization import bias_add_backward
 from .pool import max_pool_with_argmax, max_pool_with_argmax_backward, relu_max_pool_backward
 
 ALGORITHMS = ("auto", "direct", "winograd", "winograd-2x2", "winograd-4x4", "winograd-6x6")
@@ -49,7 +49,7 @@ def _plan(
     return geometry, output  # type: ignore[return-value]  # the batch is known here
 
 
-def _geometry(
+def geometry_of(
     input_shape: tuple[int, ...],
     filters_shape: tuple[int, ...],
     strides: Any,
@@ -57,6 +57,13 @@ def _geometry(
     dilations: Any,
     groups: Any,
 ) -> tuple[_conv.Geometry, tuple[int, ...]]:
+    """Return the checked sizes of a convolution, and the shape of its result.
+
+    Raises
+    ------
+    TypeError, ValueError
+        Naming the argument that does not fit.
+    """
     return _plan(
         input_shape,
         filters_shape,
@@ -227,7 +234,7 @@ def _conv2d(
     input, filters, bias, residual = floats(
         ("input", "filters", "bias", "residual"), input, filters, bias, residual, optional=2
     )
-    geometry, shape = _geometry(input.shape, filters.shape, *options)
+    geometry, shape = geometry_of(input.shape, filters.shape, *options)
     if bias is not None:
         like(bias, shape[3:], "bias")
     if residual is not None:
@@ -342,7 +349,7 @@ class PreparedConv2D:
         filters, bias = floats(("filters", "bias"), filters, bias, optional=1)
         self.input_shape = shapes.known_shape(input_shape, "input_shape")
         self.filters_shape = filters.shape
-        self._geometry, self.output_shape = _geometry(
+        self._geometry, self.output_shape = geometry_of(
             self.input_shape, self.filters_shape, strides, padding, dilations, groups
         )
         self.flops = 2 * math.prod(self.output_shape) * math.prod(self.filters_shape[:3])
@@ -602,7 +609,7 @@ def conv2d_backward_input(
     choice(algorithm, "algorithm", ALGORITHMS)
     grad, filters = floats(("grad", "filters"), grad, filters)
     input_shape = shapes.known_shape(input_shape, "input_shape")
-    geometry, shape = _geometry(input_shape, filters.shape, strides, padding, dilations, groups)
+    geometry, shape = geometry_of(input_shape, filters.shape, strides, padding, dilations, groups)
     like(grad, shape)
     try:
         dinput = np.empty(input_shape, grad.dtype)
@@ -660,7 +667,7 @@ def conv2d_backward_filters(
     choice(algorithm, "algorithm", ALGORITHMS)
     grad, input = floats(("grad", "input"), grad, input)
     filters_shape = shapes.known_shape(filters_shape, "filters_shape")
-    geometry, shape = _geometry(input.shape, filters_shape, strides, padding, dilations, groups)
+    geometry, shape = geometry_of(input.shape, filters_shape, strides, padding, dilations, groups)
     like(grad, shape)
     try:
         dfilters = (np.empty if grad.size else np.zeros)(filters_shape, grad.dtype)
@@ -673,7 +680,7 @@ def conv2d_backward_filters(
 
 
 def conv2d_backward(
-    grad: ArrayLike | NormalizedGradient,
+    grad: ArrayLike,
     input: ArrayLike,
     filters: ArrayLike,
     strides: Any = 1,
@@ -726,13 +733,8 @@ def conv2d_backward(
     >>> dinput.shape, dfilters.shape, dbias.tolist()
     ((1, 4, 4, 1), (3, 3, 1, 1), [4.0])
     """
-    options = strides, padding, dilations, groups, algorithm
-    if isinstance(grad, NormalizedGradient):
-        same, input, filters = floats(("grad", "input", "filters"), grad.x, input, filters)
-        if same is grad.x and input_grad and not bias_grad and _takes_normalized(grad, input, filters, *options):
-            return *normalized_backward(grad, input, filters, *options), None
-        grad = written_gradient(grad)
     grad, input, filters = floats(("grad", "input", "filters"), grad, input, filters)
+    options = strides, padding, dilations, groups, algorithm
     dinput: FloatArray | None = None
     is_depthwise = type(groups) is int and groups > 1 and input.shape[3:] == filters.shape[3:] == (groups,)
     if is_depthwise and input_grad and grad.size:
@@ -803,7 +805,7 @@ def conv2d_max_pool_with_argmax_backward(
         raise ValueError(f"activation must be relu, relu6 or None, got {activation!r}")
     names = ("grad", "output", "input", "filters")
     grad, output, input, filters = floats(names, grad, output, input, filters)
-    _, shape = _geometry(input.shape, filters.shape, strides, padding, dilations, groups)
+    _, shape = geometry_of(input.shape, filters.shape, strides, padding, dilations, groups)
     like(grad, _halved(shape))
     like(output, grad.shape, "output")
     dbias: FloatArray | None
@@ -815,48 +817,6 @@ def conv2d_max_pool_with_argmax_backward(
     options = strides, padding, dilations, groups, algorithm
     dinput, dfilters, _ = conv2d_backward(of_result, input, filters, *options, input_grad=input_grad, bias_grad=False)
     return dinput, dfilters, dbias if bias_grad else None
-
-
-def _one_pass(geometry: _conv.Geometry) -> Any:
-    """Return what may compute both gradients of a convolution from one pass over that of its result."""
-    return _conv if geometry.groups == 1 else _depthwise
-
-
-def _takes_normalized(
-    grad: NormalizedGradient,
-    input: FloatArray,
-    filters: FloatArray,
-    strides: Any,
-    padding: Any,
-    dilations: Any,
-    groups: int,
-    algorithm: str,
-) -> bool:
-    """Whether the gradients of a convolution come from one that is still to be written in less time."""
-    geometry, shape = _geometry(input.shape, filters.shape, strides, padding, dilations, groups)
-    like(grad.x, shape)
-    pays: bool = _one_pass(geometry).pays_normalized(geometry, input)
-    return pays and algorithm == "auto" and input.size > 0
-
-
-def normalized_backward(
-    grad: NormalizedGradient,
-    input: FloatArray,
-    filters: FloatArray,
-    strides: Any,
-    padding: Any,
-    dilations: Any,
-    groups: int,
-    algorithm: str,
-) -> tuple[FloatArray, FloatArray]:
-    """Return the gradients of a convolution's input and filters, and make that of its result on the way.
-
-    Arguments are as of :func:`conv2d_backward`, where it has found that this pays.
-    """
-    geometry, _ = _geometry(input.shape, filters.shape, strides, padding, dilations, groups)
-    dinput, dfilters = np.empty_like(input), np.empty_like(filters)
-    _one_pass(geometry).backward_normalized(geometry, grad.operands(), input, filters, dinput, dfilters)
-    return dinput, dfilters
 
 
 def depthwise_backward(
@@ -874,7 +834,7 @@ def depthwise_backward(
     Arguments are as of :func:`conv2d_backward`; grad is not empty.
     """
     choice(algorithm, "algorithm", ALGORITHMS)
-    geometry, shape = _geometry(input.shape, filters.shape, strides, padding, dilations, groups)
+    geometry, shape = geometry_of(input.shape, filters.shape, strides, padding, dilations, groups)
     like(grad, shape)
     algorithm_for(geometry, algorithm, "filters", grad)  # an error where that is another one
     try:
@@ -992,7 +952,7 @@ def conv2d_transpose_algorithm(
 ) -> str:
     """Return the algorithm that "auto" is for images of this shape, other arguments as of :func:`conv2d_transpose`."""
     shape = _transposed(input_shape, filters.shape, strides, padding, output_padding, dilations)
-    geometry, _ = _geometry(shape, filters.shape, strides, padding, dilations, 1)
+    geometry, _ = geometry_of(shape, filters.shape, strides, padding, dilations, 1)
     return algorithm_for(geometry, "auto", "input", filters)
 
 
@@ -1016,7 +976,7 @@ def bound_conv2d_transpose(
     out
         (N, H', W', K), likewise; its size tells the padding of the output.
     """
-    geometry, _ = _geometry(out.shape, filters.shape, strides, padding, dilations, 1)
+    geometry, _ = geometry_of(out.shape, filters.shape, strides, padding, dilations, 1)
     engine = _ENGINES[algorithm_for(geometry, algorithm, "input", input)]
     steps: list[Callable[[], Any]] = []
     if input.size:

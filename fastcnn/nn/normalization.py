@@ -309,52 +309,105 @@ def batch_normalization_backward(
     >>> dx.tolist(), dscale.tolist(), doffset.tolist()
     ([[0.0], [0.0]], [2.0], [4.0])
     """
-    given = grad, x, mean, variance, scale, variance_epsilon, training, offset, activation
-    dx, dscale, doffset = normalized_gradient(*given)
+    dx, dscale, doffset = unwritten_gradient(
+        grad, x, mean, variance, scale, variance_epsilon, training, offset, activation
+    )
     return written_gradient(dx), dscale, doffset
 
 
 @dataclass(frozen=True, eq=False)
-class NormalizedGradient:
-    """The gradient of batch normalisation's input before it is written: whoever takes it makes it where it is needed.
+class NormalizedResult:
+    """The result of batch normalisation before it is written: whoever takes it makes it where it is needed.
 
-    dx = scale * (g - grad_mean - (x - mean) * slope), where g is grad before the activation.
+    y = activation((x - mean) * scale + offset)
     """
 
-    grad: FloatArray
     x: FloatArray
     mean: FloatArray
     scale: FloatArray
     offset: FloatArray
-    activation: int
-    grad_mean: FloatArray
-    slope: FloatArray
+    activation: str | None
 
     @property
     def shape(self) -> tuple[int, ...]:
         """That of the array."""
         return self.x.shape
 
+    def operands(self) -> tuple[FloatArray, FloatArray, FloatArray, FloatArray, int]:
+        """Return all that it is made of."""
+        return self.x, self.mean, self.scale, self.offset, FUSED.get(self.activation, 0)
+
+
+@dataclass(frozen=True, eq=False)
+class NormalizedGradient:
+    """The gradient of batch normalisation's input before it is written, likewise.
+
+    dx = scale * (g - grad_mean - (x - mean) * slope), where g is grad before the activation.
+    """
+
+    grad: FloatArray
+    result: NormalizedResult
+    grad_mean: FloatArray
+    slope: FloatArray
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """That of the array."""
+        return self.result.shape
+
     def __len__(self) -> int:
-        return len(self.x)
+        return len(self.grad)
 
     def operands(
         self,
     ) -> tuple[FloatArray, FloatArray, FloatArray, FloatArray, FloatArray, int, FloatArray, FloatArray]:
         """Return all that it is made of."""
-        affine = self.mean, self.scale, self.offset, self.activation
-        return self.grad, self.x, *affine, self.grad_mean, self.slope
+        return self.grad, *self.result.operands(), self.grad_mean, self.slope
 
 
-def written_gradient(grad: NormalizedGradient) -> FloatArray:
-    """Return the gradient of batch normalisation's input as an array."""
-    dx = np.empty_like(grad.x)
-    _kernels.normalize_backward(*grad.operands(), dx)
-    return dx
+@dataclass(frozen=True, eq=False)
+class SummedGradient:
+    """The gradient of batch normalisation's result, with what has been added up of it on the way.
+
+    total = sum g and dot = sum g (x - mean), where g is grad before the activation.
+    """
+
+    grad: FloatArray
+    total: FloatArray
+    dot: FloatArray
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """That of the array."""
+        return self.grad.shape
+
+    def __len__(self) -> int:
+        return len(self.grad)
 
 
-def normalized_gradient(
-    grad: ArrayLike,
+def unwritten_result(
+    x: FloatArray,
+    mean: FloatArray,
+    variance: FloatArray,
+    offset: FloatArray,
+    scale: FloatArray,
+    variance_epsilon: float,
+    activation: str | None,
+) -> NormalizedResult:
+    """Return the result of :func:`batch_normalization`, of the same arguments, unwritten; the activation is a relu."""
+    return NormalizedResult(x, mean, scale * inverse_deviation(variance, variance_epsilon), offset, activation)
+
+
+def written_result(result: NormalizedResult) -> FloatArray:
+    """Return the result of batch normalisation as an array."""
+    x, mean, scale, offset, relu = result.operands()
+    y = np.empty_like(x)
+    _kernels.normalize(x, mean, scale, offset, None, relu, y)
+    return y
+
+
+def unwritten_gradient(
+    grad: ArrayLike | SummedGradient,
     x: ArrayLike,
     mean: ArrayLike,
     variance: ArrayLike,
@@ -364,11 +417,17 @@ def normalized_gradient(
     offset: ArrayLike | None = None,
     activation: str | None = None,
 ) -> tuple[NormalizedGradient, FloatArray, FloatArray]:
-    """Return what :func:`batch_normalization_backward` does, of the same arguments, the input's gradient unwritten."""
+    """Return what :func:`batch_normalization_backward` does, of the same arguments, the input's gradient unwritten.
+
+    That of the result may be one of which the sums are known.
+    """
     names = ("grad", "x", "mean", "variance", "scale", "offset")
     fused = 0 if activation is None else FUSED[choice(activation, "activation", tuple(FUSED))]  # type: ignore[arg-type]
     if fused and offset is None:
         raise ValueError(f"offset must be given where activation is {activation!r}, got None")
+    summed = grad if isinstance(grad, SummedGradient) else None
+    if summed is not None:
+        grad = summed.grad
     grad, x, mean, variance, scale, offset = floats(names, grad, x, mean, variance, scale, offset, optional=1)
     like(grad, x.shape)
     channels = _channels(x, "x")
@@ -377,15 +436,25 @@ def normalized_gradient(
         like(value, channels, name)
     inverse = inverse_deviation(variance, variance_epsilon)
     slopes = scale * inverse
-    doffset, dot = np.empty(channels, x.dtype), np.empty(channels, x.dtype)
-    _kernels.normalize_sums(grad, x, mean, slopes, offset, fused, doffset, dot)
+    if summed is not None:
+        doffset, dot = summed.total, summed.dot
+    else:
+        doffset, dot = np.empty(channels, x.dtype), np.empty(channels, x.dtype)
+        _kernels.normalize_sums(grad, x, mean, slopes, offset, fused, doffset, dot)
     if flag(training, "training") and x.size:
         count = x.dtype.type(x.size // x.shape[-1])
         grad_mean, slope = doffset / count, dot * inverse * inverse / count
     else:
         grad_mean = slope = np.zeros_like(mean)
-    dx = NormalizedGradient(grad, x, mean, slopes, offset, fused, grad_mean, slope)
-    return dx, dot * inverse, doffset
+    result = NormalizedResult(x, mean, slopes, offset, activation)
+    return NormalizedGradient(grad, result, grad_mean, slope), dot * inverse, doffset
+
+
+def written_gradient(grad: NormalizedGradient) -> FloatArray:
+    """Return the gradient of batch normalisation's input as an array."""
+    dx = np.empty_like(grad.grad)
+    _kernels.normalize_backward(*grad.operands(), dx)
+    return dx
 
 
 def layer_normalization(x: ArrayLike, offset: ArrayLike, scale: ArrayLike, variance_epsilon: float) -> FloatArray:

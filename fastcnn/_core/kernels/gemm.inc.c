@@ -61,7 +61,7 @@ FC_INLINE void tile_end(const fc_tile *t, char *c, vec *acc, const int rows, con
         }                                                                                          \
         FC_UNROLL for (int i = 0; i < (ROWS + 2) / 3; i++) a[i] += a_step;                         \
         b += b_step;                                                                               \
-        if (ROWS > 2 && VECS > 1) { /* else it is loads that take the time */                        \
+        if (ROWS > 2) { /* else it is loads that take the time */                                    \
             __builtin_prefetch(ahead, 0, 2);                                                       \
             ahead += ahead_step;                                                                   \
         }                                                                                          \

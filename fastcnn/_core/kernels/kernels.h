@@ -183,7 +183,9 @@ typedef struct {
     const char *x, *residual, *g, *mean, *scale, *offset, *g_mean, *slope;
     char *y, *total, *dot;
     int relu; /* 0: no activation, 1: relu, 2: relu cut off at 6 */
-    int past; /* whether y is written past the caches; its rows then begin at multiples of a vector's size */
+    /* Whether y is written past the caches; its rows then begin at multiples of a vector's size.  Sums, which else write
+     * no y, copy what they are over to it: x of the moments, g as it comes in. */
+    int past;
     ptrdiff_t x_gap; /* normalize: bytes between rows of x, which then are not dense */
 } fc_norm;
 

@@ -1,0 +1,34 @@
+from libc.string cimport memset
+
+cimport numpy as cnp
+
+from ._runtime cimport fc_kernels, fc_norm
+
+ctypedef void norm_leaf(const fc_norm *) noexcept nogil
+
+cdef fc_norm rows_of_result(tuple normalized) except *
+cdef fc_norm rows_of_gradient(tuple normalized) except *
+cdef void choose_centre(const fc_kernels *table, Py_ssize_t rows, Py_ssize_t columns, const char *x,
+                        char *centre) noexcept nogil
+cdef void write_moments(const fc_kernels *table, Py_ssize_t rows, Py_ssize_t columns, const char *sum, char *mean,
+                        char *variance) noexcept nogil
+
+cdef enum:
+    # Rows from which the centre of moments is found.
+    SAMPLES = 64
+
+
+cdef inline void add_sums(const fc_kernels *table, norm_leaf *leaf, fc_norm t, char *own) noexcept nogil:
+    """Add the sums over a few rows to t's, which are those over many: so that little is lost to what they have become.
+
+    own has room for two lines.
+    """
+    cdef Py_ssize_t nbytes = t.columns * table.itemsize
+    cdef char *total = t.total
+    cdef char *dot = t.dot
+    t.total = own
+    t.dot = own + nbytes
+    memset(own, 0, 2 * nbytes)
+    leaf(&t)
+    table.column_sum(1, t.columns, t.total, total)
+    table.column_sum(1, t.columns, t.dot, dot)
