@@ -1305,7 +1305,7 @@ def pays_normalized(Geometry g, cnp.ndarray x):
     """Whether what lies beside a batch normalisation is faster made on the way: the filters stay in L2 beside a block,
     and there are parts enough. Sums are then taken in another order, whatever the threads."""
     cdef Py_ssize_t nbytes = g.channels * g.filters * cnp.PyArray_ITEMSIZE(x), pixels = g.images * g.out_h * g.out_w
-    return (g.is_product() and nbytes <= l2_bytes // 4 and g.filters >= kernels(x).lanes
+    return (g.is_product() and nbytes <= l2_bytes * 3 // 8 and g.filters >= kernels(x).lanes
             and pixels >= LEAST_PARTS * PART_PIXELS)
 
 

@@ -69,6 +69,9 @@ cdef extern from "kernels.h" nogil:
         Py_ssize_t depth, filter_step
         const Py_ssize_t *lanes
         Py_ssize_t y_row
+        const char *next_x
+        const char *next_y
+        Py_ssize_t next_row
 
     ctypedef struct fc_winograd:
         const char *x

@@ -151,9 +151,10 @@ FC_INLINE void depthwise_grid_run(const fc_depthwise *t, ptrdiff_t i, const int 
                                   const int stride, const int grouped, mask lanes) {
     ptrdiff_t c = 0;
     /* The row of taps that none has seen yet (two with a stride of 2) of the next pixels, and their results. */
-    const char *x = t->x + t->taps[t->n_taps - 1] + (i + count) * t->x_step;
+    const char *x = (t->next_x ? t->next_x : t->x + t->taps[t->n_taps - 1]) + (i + count) * t->x_step;
     const char *y = (const char *)t->y + (i + count) * t->y_step;
-    const ptrdiff_t row = t->n_taps > width ? t->taps[t->n_taps - 1] - t->taps[t->n_taps - 1 - width] : 0;
+    ptrdiff_t row = t->n_taps > width ? t->taps[t->n_taps - 1] - t->taps[t->n_taps - 1 - width] : 0;
+    if (t->next_x) row = -t->next_row;
     if (grouped) {
         depthwise_grid(t, 0, t->channels, i, count, width, stride, grouped, lanes);
         return;
@@ -241,7 +242,8 @@ FC_INLINE void depthwise_two(const fc_depthwise *t, ptrdiff_t c, ptrdiff_t left,
         }
         /* Of the pixels that are next, row by row: those below that none has seen yet, and their results. */
         if (r < 2 && t->prefetch == 1) {
-            const char *ahead = first + (count + 1) * step + rows[r + 2];
+            const char *ahead = (t->next_x ? (const char *)AT(t->next_x, i * step) + r * t->next_row : first + rows[r + 2])
+                                + (count + 1) * step;
             FC_UNROLL for (int j = 0; j < count; j++) __builtin_prefetch(ahead + j * step);
         } else if (r >= 2 && t->prefetch) {
             const char *ahead = y + count * y_step + (r - 2) * y_row;
@@ -317,8 +319,9 @@ FC_INLINE void depthwise_taps(const fc_depthwise *t, ptrdiff_t c, ptrdiff_t left
     }
     /* What the next output row sees and none before it, and its gradients. */
     const ptrdiff_t done = c * t->pixels * (ptrdiff_t)sizeof(FC_T);
-    const char *next_x = t->x + t->taps[t->n_taps - 1] + t->pixels * t->x_step + stride * stride * done;
-    const char *next_y = t->y + t->pixels * t->y_step + done;
+    const char *next_x = t->next_x ? t->next_x : t->x + t->taps[t->n_taps - 1] + t->pixels * t->x_step;
+    const char *next_y = (t->next_y ? t->next_y : t->y + t->pixels * t->y_step) + done;
+    next_x += stride * stride * done;
     for (; stride && i + 4 <= end; i += 4) {
         if (t->prefetch && k == 0) {
             FC_UNROLL for (int j = 0; j < 4 * stride * stride; j++, next_x += FC_VECTOR_BYTES) __builtin_prefetch(next_x);
@@ -419,7 +422,8 @@ FC_INLINE void depthwise_filters_two(const fc_depthwise *t, ptrdiff_t c, ptrdiff
     FC_UNROLL for (int k = 0; k < 9; k++) sum[k] = load_left(AT(t->dw, t->filter_taps[k]), left);
     /* What the next two rows see and none before them, and their gradients. */
     const ptrdiff_t done = 2 * c * t->pixels * (ptrdiff_t)sizeof(FC_T);
-    const char *next_x = t->x + t->taps[3] + t->pixels * t->x_step + done, *next_y = t->y + 2 * t->y_row + done;
+    const char *next_x = (t->next_x ? t->next_x : t->x + t->taps[3] + t->pixels * t->x_step) + done;
+    const char *next_y = (t->next_y ? t->next_y : t->y + 2 * t->y_row) + done;
     for (; i + count <= t->pixels; i += count) {
         if (t->prefetch) {
             FC_UNROLL for (int j = 0; j < 2 * count; j++, next_x += FC_VECTOR_BYTES) __builtin_prefetch(next_x);

@@ -114,6 +114,10 @@ typedef struct {
      * taps, pixels that are neighbours, of the four rows at x + taps, of which those below zero are outside; 4 pixels or
      * more.  filter_taps are in the order of what the upper row sees. */
     ptrdiff_t y_row;
+    /* What prefetch asks for in place of x, and of y that is read, where these are made of it: of two rows, the second is
+     * next_row bytes on.  NULL: of x and y themselves. */
+    const char *next_x, *next_y;
+    ptrdiff_t next_row;
 } fc_depthwise;
 
 /* One tile of Winograd's F(m x m, 3x3): (m + 2) x (m + 2) points, from one to the next `point` bytes, each a run of
