@@ -199,10 +199,7 @@ cdef void multiply_rows(const Product *p, const Blocks *s, const Slab *slab, con
             # The next task's first one too, which this thread is likely to take.
             bring_near(p.table, kind, &t, upper, 1, b, min(slab.length * t.b_step, p.b + p.n * p.k * size - b))
         elif left > 0:
-            if kind > 0:
-                bring_near(p.table, kind, &t, rows, 1, next_rows, min(part, left))
-            else:  # tiles of one vector ask for nothing
-                fc_prefetch(next_rows, min(part, left))
+            bring_near(p.table, kind, &t, rows, 1, next_rows, min(part, left))
             next_rows += part
             left -= part
         t.bias = s.bias + n * size if s.bias != NULL else NULL
@@ -305,9 +302,9 @@ cdef int multiply_blocks(const Product *p, int threads) except -1:
     panel_shape(p.table, s.width, &i, &kind)
     s.group = p.table.max_rows[kind] if p.a_step == size else 9 * lanes
     cut_blocks(p, &s, threads)
-    # Some tiles' rows, as tiles one below the other begin faster, unless all that is next would be asked for at once.
     s.is_far = p.m * p.a_row > l2_bytes // 2
-    if p.a_step == size and not (s.is_far and kind == 0):
+    # Some tiles' rows, as tiles one below the other begin faster.
+    if p.a_step == size:
         s.group *= GROUP_TILES
     # Panels that are packed already are taken one after the other, each by all rows of a block, if these and two panels
     # stay in L2 meanwhile: so B, which may come from memory, is read in one slow stream.

@@ -47,7 +47,7 @@ FC_INLINE void tile_end(const fc_tile *t, char *c, vec *acc, const int rows, con
  * so that 14 rows need five pointers, not 14.  The loops over m and j must unroll fully, or the accumulators
  * go to memory.  Tiles wider than a panel read B where it is, each row too far from the last for the hardware's
  * prefetchers.  Lines are asked for one by one, as a burst of requests would leave none for loads. */
-#define TILE_STEP(ROWS, VECS)                                                                      \
+#define TILE_STEP(ROWS, VECS, ASKS)                                                                \
     {                                                                                              \
         vec bk[VECS];                                                                              \
         FC_UNROLL for (int j = 0; j < VECS; j++) {                                                 \
@@ -61,13 +61,23 @@ FC_INLINE void tile_end(const fc_tile *t, char *c, vec *acc, const int rows, con
         }                                                                                          \
         FC_UNROLL for (int i = 0; i < (ROWS + 2) / 3; i++) a[i] += a_step;                         \
         b += b_step;                                                                               \
-        if (ROWS > 2) { /* else it is loads that take the time */                                    \
+        if (ROWS > 2 && ASKS) {                                                                    \
             __builtin_prefetch(ahead, 0, 2);                                                       \
             ahead += ahead_step;                                                                   \
         }                                                                                          \
     }
 
 /* Two steps a round: with 14 x 2 vectors of AVX-512, 95 % of the peak instead of 88 % with one. */
+#define TILE_STEPS(ROWS, VECS, ASKS)                                                               \
+    {                                                                                              \
+        ptrdiff_t k = t->run_length;                                                               \
+        for (; k > 1; k -= 2) {                                                                    \
+            TILE_STEP(ROWS, VECS, ASKS)                                                            \
+            TILE_STEP(ROWS, VECS, ASKS)                                                            \
+        }                                                                                          \
+        if (k > 0) TILE_STEP(ROWS, VECS, ASKS)                                                     \
+    }
+
 #define TILE(ROWS, VECS)                                                                               \
     static void FC_NAME(tile_##ROWS##x##VECS)(const fc_tile *t, ptrdiff_t tiles) {                     \
         const ptrdiff_t row = t->a_row, a_step = t->a_step, b_step = t->b_step;                        \
@@ -85,12 +95,8 @@ FC_INLINE void tile_end(const fc_tile *t, char *c, vec *acc, const int rows, con
                 const char *a[(ROWS + 2) / 3];                                                         \
                 FC_UNROLL for (int i = 0; i < (ROWS + 2) / 3; i++)                                     \
                     a[i] = rows + t->runs[r] + 3 * i * row;                                            \
-                ptrdiff_t k = t->run_length;                                                           \
-                for (; k > 1; k -= 2) {                                                                \
-                    TILE_STEP(ROWS, VECS)                                                              \
-                    TILE_STEP(ROWS, VECS)                                                              \
-                }                                                                                      \
-                if (k > 0) TILE_STEP(ROWS, VECS)                                                       \
+                if (VECS > 1 || goes_ahead) TILE_STEPS(ROWS, VECS, 1)                                  \
+                else TILE_STEPS(ROWS, VECS, 0) /* it is loads that take the time of these */           \
             }                                                                                          \
             if (whole) tile_end(t, c, acc, ROWS, VECS, 1);                                             \
             else tile_end(t, c, acc, ROWS, VECS, 0);                                                   \
