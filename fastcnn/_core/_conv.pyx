@@ -1109,7 +1109,7 @@ cdef void accumulate_part(const FilterGradient *f, Py_ssize_t task, char *scratc
     cdef Py_ssize_t first = units * group // f.groups, last = units * (group + 1) // f.groups
     cdef bint makes_input = f.normalized != NULL and f.normalized.makes_input
     cdef char *made
-    cdef char *dx
+    cdef char *dx = NULL
     cdef Block b
     b.dw, b.dw_row, b.dw_panel = f.dw, f.dw_row, f.width * f.table.itemsize
     if f.parts > 1:

@@ -388,20 +388,29 @@ cdef inline Py_ssize_t kept_bytes(const Making *m) noexcept nogil:
     return line(m.kept * m.nbytes) if m != NULL else 0
 
 
-cdef Py_ssize_t make_rows(const Making *m, Py_ssize_t row, Py_ssize_t end, char *kept) noexcept nogil:
-    """Make rows up to some end, which is returned."""
+cdef struct Kept:
+    # Rows first to end - 1 are there, row r at r % kept of the making.
+    Py_ssize_t first, end
+    char *rows
+
+
+cdef void keep_rows(const Making *m, Py_ssize_t first, Py_ssize_t end, Kept *k) noexcept nogil:
+    """Make those of some rows that are not there yet."""
     cdef fc_norm t = m.t
+    cdef Py_ssize_t row
+    if first >= end:
+        return
+    if not k.first <= first <= k.end:
+        k.first = k.end = first
     t.rows = m.pixels
-    t.x += row * m.nbytes
-    if t.g != NULL:
-        t.g += row * m.nbytes
-    for row in range(row, end):
-        t.y = kept + row % m.kept * m.nbytes
+    for row in range(k.end, end):
+        t.x = m.t.x + row * m.nbytes
+        if m.t.g != NULL:
+            t.g = m.t.g + row * m.nbytes
+        t.y = k.rows + row % m.kept * m.nbytes
         m.leaf(&t)
-        t.x += m.nbytes
-        if t.g != NULL:
-            t.g += m.nbytes
-    return end
+    k.end = max(k.end, end)
+    k.first = max(k.first, k.end - m.kept)
 
 
 cdef struct Passing:
@@ -421,10 +430,10 @@ cdef void run_part(const Depthwise *f, const Depthwise *d, Py_ssize_t part, Py_s
     p, where there is d and it is not NULL, tells what is made on the way.
     """
     cdef Py_ssize_t rows = f.images * f.rows.out, row = rows * part // f.parts, end = rows * (part + 1) // f.parts, i
-    cdef Py_ssize_t count, first, last, made_dy = 0, made_x = 0
+    cdef Py_ssize_t count, first, last
     cdef Py_ssize_t taken[4]
+    cdef Kept dy = Kept(0, 0, kept), x = Kept(0, 0, kept)
     cdef char *sums = f.sums + part * f.blocks * f.block_bytes
-    cdef char *kept_x = kept
     cdef char *own
     cdef Depthwise own_f = f[0], own_d
     cdef fc_norm t
@@ -433,12 +442,12 @@ cdef void run_part(const Depthwise *f, const Depthwise *d, Py_ssize_t part, Py_s
     if p != NULL:
         own_f.y, own_f.y_kept = kept, p.dy.kept
         own_d.x, own_d.kept = kept, p.dy.kept
-        kept_x = kept + kept_bytes(p.dy)
-        own = kept_x + kept_bytes(p.x)
+        x.rows = kept + kept_bytes(p.dy)
+        own = x.rows + kept_bytes(p.x)
         if p.dx_kept:
             own_d.y, own_d.y_kept = own + line(2 * f.x_pixel), p.dx_kept
         if p.x != NULL:
-            own_f.x, own_f.kept = kept_x, p.x.kept
+            own_f.x, own_f.kept = x.rows, p.x.kept
             memset(p.sums.total + part * f.x_pixel, 0, f.x_pixel)
             memset(p.sums.dot + part * f.x_pixel, 0, f.x_pixel)
     memset(sums, 0, f.blocks * f.block_bytes)
@@ -446,13 +455,13 @@ cdef void run_part(const Depthwise *f, const Depthwise *d, Py_ssize_t part, Py_s
         count = 2 if f.pairs and row + 1 < end and (row + 1) % f.rows.out > 0 else 1
         if p != NULL:
             rows_taken(f, d, row, count, lists, taken)
-            made_dy = make_rows(p.dy, max(taken[0], made_dy), taken[1], kept)
-            if p.x != NULL and taken[2] < taken[3]:
-                made_x = make_rows(p.x, max(taken[2], made_x), taken[3], kept_x)
-                own_f.next_x = p.x.t.x + made_x * p.x.nbytes
+            keep_rows(p.dy, taken[0], taken[1], &dy)
+            if p.x != NULL:
+                keep_rows(p.x, taken[2], taken[3], &x)
+                own_f.next_x = p.x.t.x + x.end * p.x.nbytes
             # Of the two that dy is made of one is asked for by each.
-            own_f.next_y = p.dy.t.x + made_dy * p.dy.nbytes
-            own_d.next_x = p.dy.t.g + made_dy * p.dy.nbytes
+            own_f.next_y = p.dy.t.x + dy.end * p.dy.nbytes
+            own_d.next_x = p.dy.t.g + dy.end * p.dy.nbytes
             own_d.next_row = p.dy.nbytes
         if count == 2:
             run_pair(&own_f, row, lists, sums)
@@ -479,7 +488,8 @@ cdef void run_measured(const Depthwise *d, Py_ssize_t part, Py_ssize_t parts, Py
                        const fc_norm *moments, char *kept) noexcept nogil:
     """Compute a part of the rows of the result, and add up their moments; x, unless it is NULL, makes the source."""
     cdef Py_ssize_t rows = d.images * d.rows.out, row = rows * part // parts, end = rows * (part + 1) // parts
-    cdef Py_ssize_t count, first, last, made = 0, nbytes = d.cols.out * d.y_pixel
+    cdef Py_ssize_t count, first, last, nbytes = d.cols.out * d.y_pixel
+    cdef Kept source = Kept(0, 0, kept)
     cdef fc_norm t
     cdef Depthwise own = d[0]
     if x != NULL:
@@ -489,9 +499,8 @@ cdef void run_measured(const Depthwise *d, Py_ssize_t part, Py_ssize_t parts, Py
         if x != NULL:
             first, last = d.images * d.rows.source, 0
             rows_read(d, row, row + count, lists, &first, &last)
-            if first < last:
-                made = make_rows(x, max(first, made), last, kept)
-            own.next_x = x.t.x + made * x.nbytes
+            keep_rows(x, first, last, &source)
+            own.next_x = x.t.x + source.end * x.nbytes
             own.next_row = x.nbytes
         run_rows(&own, row, row + count, lists)
         t = moments[0]
@@ -959,6 +968,7 @@ cdef void find_centre(const Depthwise *d, Py_ssize_t *lists, const Making *x, ch
     cdef Py_ssize_t rows = min(d.images * d.rows.out, CENTRE_ROWS), i, row, first, last
     cdef Py_ssize_t nbytes = d.cols.out * d.y_pixel
     cdef char *y = kept + kept_bytes(x)
+    cdef Kept source = Kept(0, 0, kept)
     cdef Depthwise own = d[0]
     own.y_kept = 1
     own.past = False
@@ -970,8 +980,7 @@ cdef void find_centre(const Depthwise *d, Py_ssize_t *lists, const Making *x, ch
         if x != NULL:
             first, last = d.images * d.rows.source, 0
             rows_read(d, row, row + 1, lists, &first, &last)
-            if first < last:
-                make_rows(x, first, last, kept)
+            keep_rows(x, first, last, &source)
         run_row(&own, 0, row, lists, NULL)
     choose_centre(d.table, rows * d.cols.out, d.filters, y, centre)
 
