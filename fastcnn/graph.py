@@ -252,23 +252,24 @@ class Graph:
             call = self.calls[index]
             layer, x = call.layer, call.argument(values)
             given: Any
+            is_array = True
             if index in done:
-                given = values[call.target - 1], done.pop(index)
+                given, is_array = (values[call.target - 1], done.pop(index)), False
             elif index == pooled:
                 given = layer.activated(x, self.calls[index - 1].layer.activation)  # type: ignore[attr-defined]
             elif tape.training and self._is_measured(index, last):
-                given = layer.measured(x)  # type: ignore[attr-defined]  # it is a convolution
+                given, is_array = layer.measured(x), False  # type: ignore[attr-defined]  # it is a convolution
             elif (after := self._after_normalization(index, last, values)) is not None:
                 relu, residual = after
-                if tape.training and residual is None and self._feeds_measured(index + 1, last):
-                    given = layer.unwritten(x, relu)  # type: ignore[attr-defined]  # it normalises
+                if residual is None and self._leaves_result(index, index + 1, last, tape):
+                    given, is_array = layer.unwritten(x, relu), False  # type: ignore[attr-defined]  # it normalises
                 else:
                     given = layer.activated(x, tape.training, relu, residual)  # type: ignore[attr-defined]
                 done[index + 1] = Done()
                 if relu is not None and residual is not None:
                     done[index + 2] = Done((relu, given[0]))
-            elif tape.training and self._is_normalization(index) and self._feeds_measured(index, last):
-                given = layer.unwritten(x, layer.activation)  # type: ignore[attr-defined]
+            elif self._leaves_result(index, index, last, tape):
+                given, is_array = layer.unwritten(x, layer.activation), False  # type: ignore[attr-defined]
             elif tape.training and (pool := self._pool_after(index, last)) is not None:
                 (op,) = pool.lowered(())
                 if type(layer) is Conv2D and isinstance(op, ops.Pool) and op.halves:
@@ -280,11 +281,10 @@ class Graph:
             elif call.target in tape.logits:
                 given = layer.logits(x)  # type: ignore[attr-defined]  # last_activation has seen to it
             elif tape.training and layer.uses_seed:
-                returned = layer.forward(x, True, seed=(tape.seed + index) % 2**64)  # type: ignore[call-arg]
-                given = returned_pair(layer, returned, "forward")
+                given = layer.forward(x, True, seed=(tape.seed + index) % 2**64)  # type: ignore[call-arg]
             else:
-                given = returned_pair(layer, layer.forward(x, tape.training), "forward")
-            values[call.target], cache = given
+                given = layer.forward(x, tape.training)
+            values[call.target], cache = returned_pair(layer, given, "forward") if is_array else given
             if keeps:
                 tape.entries[index] = cache
             for value in self._freed[index]:
@@ -338,11 +338,6 @@ class Graph:
         layer = self.calls[index].layer
         return type(layer) in (Conv2D, DepthwiseConv2D) and not layer.use_bias and layer.activation is None  # type: ignore[attr-defined]
 
-    def _is_normalization(self, index: int) -> bool:
-        """Whether a call is a batch normalisation that ends in a relu or in nothing."""
-        layer = self.calls[index].layer
-        return type(layer) is BatchNormalization and (layer.activation is None or layer.activation in FUSED)
-
     def _is_measured(self, index: int, last: int) -> bool:
         """Whether a call is such a convolution, and in training a normalisation alone takes its result, next."""
         follower = self._follower(index, last)
@@ -353,18 +348,26 @@ class Graph:
             and self._is_bare(index)
         )
 
-    def _feeds_measured(self, index: int, last: int) -> bool:
-        """Whether such a convolution alone takes a call's result, next: it need not be written."""
-        return self._follower(index, last) is not None and self._is_measured(index + 1, last)
+    def _leaves_result(self, index: int, end: int, last: int, tape: Tape) -> bool:
+        """Whether a normalisation need not be written: in training such a convolution alone takes what it gives, next.
 
-    def _leaves_unwritten(self, index: int) -> bool:
-        """Whether a normalisation can leave its input's gradient unwritten to the call before, which alone needs it."""
-        before = self.calls[index].sources[0] - self.inputs
+        ``end`` is the index of the relu that it does on the way, or its own.
+        """
+        layer = self.calls[index].layer
+        return (
+            tape.training
+            and type(layer) is BatchNormalization
+            and (layer.activation is None or layer.activation in FUSED)
+            and self._follower(end, last) is not None
+            and self._is_measured(end + 1, last)
+        )
+
+    def _leaves_gradient(self, index: int) -> bool:
+        """Whether a normalisation need not write its input's gradient, for such a convolution just before."""
         return (
             type(self.calls[index].layer) is BatchNormalization
-            and before >= 0
-            and self._followers.get(before) == index
-            and self._is_bare(before)
+            and self._followers.get(index - 1) == index
+            and self._is_bare(index - 1)
         )
 
     def _cut(self) -> list[tuple[int, int]]:
@@ -430,7 +433,7 @@ class Graph:
             grad = pending.pop_sum(call.target)
             if not wanted.isdisjoint(call.sources):
                 parts: Sequence[Any]
-                if self._leaves_unwritten(index):
+                if self._leaves_gradient(index):
                     dx, gradients = layer.unwritten_backward(grad, cache)  # type: ignore[attr-defined]  # it normalises
                     parts = [dx]
                 elif self._is_bare(index):

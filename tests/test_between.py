@@ -10,7 +10,16 @@ import fastcnn
 from fastcnn import nn
 from fastcnn._core import _runtime
 from fastcnn.graph import Graph
-from fastcnn.layers import Activation, Add, BatchNormalization, Conv2D, DepthwiseConv2D, GlobalAveragePooling2D, ReLU6
+from fastcnn.layers import (
+    Activation,
+    Add,
+    BatchNormalization,
+    Conv2D,
+    DepthwiseConv2D,
+    GlobalAveragePooling2D,
+    Layer,
+    ReLU6,
+)
 from fastcnn.nn import between
 from fastcnn.nn.normalization import (
     NormalizedGradient,
@@ -21,8 +30,6 @@ from fastcnn.nn.normalization import (
     written_gradient,
     written_result,
 )
-
-pytestmark = pytest.mark.usefixtures("isa")
 
 
 def unwritten(shape, dtype, activation="relu6"):
@@ -74,7 +81,7 @@ def sizes(dtype):
 
 
 @pytest.mark.parametrize(("activation", "training"), [("relu6", True), ("relu", True), (None, True), ("relu", False)])
-@pytest.mark.usefixtures("threads")
+@pytest.mark.usefixtures("isa", "threads")
 def test_products(dtype, activation, training):
     for i, k in enumerate(sizes(dtype)):
         for c in (sizes(dtype)[-1 - i], 5):
@@ -98,7 +105,7 @@ WINDOWS = [
 
 
 @pytest.mark.parametrize(("ksize", "strides", "padding", "dilations"), WINDOWS, ids=str)
-@pytest.mark.usefixtures("threads")
+@pytest.mark.usefixtures("isa", "threads")
 def test_depthwise(dtype, ksize, strides, padding, dilations):
     rows, cols = ksize if isinstance(ksize, tuple) else (ksize, ksize)
     for c in sizes(dtype)[1:]:
@@ -109,6 +116,7 @@ def test_depthwise(dtype, ksize, strides, padding, dilations):
             check_backward(gradient(nn.conv2d(made.x, w, *options).shape, dtype), made, w, *options)
 
 
+@pytest.mark.usefixtures("isa")
 @pytest.mark.parametrize("strides", [1, 2])
 def test_images_past_the_caches(strides):
     images = -(-bytes_past_the_caches() // (64 * 64 * 64 * 4))
@@ -123,6 +131,7 @@ def test_images_past_the_caches(strides):
         check_backward(gradient((images, 64, 64, 24), np.float32), made, w, 1, 0, 1, 1)
 
 
+@pytest.mark.usefixtures("isa")
 @pytest.mark.parametrize("groups", [1, 32])
 def test_a_large_mean_costs_no_digits(groups):
     x = normals(6, 40, 40, 32, dtype=np.float32)
@@ -135,6 +144,7 @@ def test_a_large_mean_costs_no_digits(groups):
     np.testing.assert_allclose(y.variance, exact.var(0), rtol=1e-4)
 
 
+@pytest.mark.usefixtures("isa")
 def test_threads_do_not_change_a_bit(dtype):
     for w, options in (
         (normals(1, 1, 40, 33, dtype=dtype), (1, 0, 1, 1)),
@@ -189,37 +199,75 @@ def test_which_convolutions_take_what_is_unwritten():
         )
 
 
-def network(shared=False, use_bias=False, activation=None, relus=False, frozen=False):
-    options = {"use_bias": use_bias, "activation": activation}
+def network(shared=False, frozen=None, relus=False, norm=BatchNormalization, dtypes=(None, None), **options):
+    options = {"use_bias": False, **options}
+    conv_type, norm_type = ({} if dtype is None else {"dtype": dtype} for dtype in dtypes)
 
     def normalized(y):
-        y = BatchNormalization(activation=None if relus else "relu6")(y)
+        y = norm(activation=None if relus else "relu6", **norm_type)(y)
         return ReLU6()(y) if relus else y
 
     x = fastcnn.Input((40, 40, 24))
-    y = Conv2D(64, 1, **options)(x)
-    y = normalized(Conv2D(64, 1, **options)(y))
+    y = Conv2D(64, 1, **options, **conv_type)(x)
+    y = normalized(Conv2D(64, 1, **options, **conv_type)(y))
     y = Add()([y, y]) if shared else y
-    y = normalized(DepthwiseConv2D(3, padding="same", **options)(y))
+    y = normalized(DepthwiseConv2D(3, padding="same", **options, **conv_type)(y))
     y = Conv2D(24, 1, **options)(y)
     y = Activation("relu")(Add()([x, BatchNormalization()(y)]))
     y = BatchNormalization()(Conv2D(32, 3, **options)(y))
     model = fastcnn.Model(x, GlobalAveragePooling2D()(y), seed=0)
-    if frozen:
-        model.layers[3].trainable = False
+    for layer in [layer for layer in model.layers if isinstance(layer, BatchNormalization)][frozen or slice(0)]:
+        layer.trainable = False
+    return model
+
+
+class Stopped(BatchNormalization):
+    def backward(self, grad, cache):
+        return super().backward(np.clip(grad, -1e-4, 1e-4), cache)
+
+
+class Given(Layer):
+    """What a layer of one's own may return: views, other types."""
+
+    def __init__(self, change, **kwargs):
+        super().__init__(**kwargs)
+        self.change = change
+
+    def compute_output_shape(self, input_shape):
+        return input_shape
+
+    def forward(self, x, training=False):
+        return self.change(x), None
+
+    def backward(self, grad, cache):
+        return grad.astype(np.float32), {}
+
+
+def of_own(change):
+    model = fastcnn.Sequential(
+        [
+            fastcnn.Input((40, 40, 24)),
+            Conv2D(32, 1, use_bias=False),
+            Given(change),
+            BatchNormalization(activation="relu"),
+            Conv2D(32, 1, use_bias=False),
+            BatchNormalization(),
+            Given(change),
+            Conv2D(32, 1, use_bias=False),
+            BatchNormalization(activation="relu"),
+            Given(change),
+            DepthwiseConv2D(3, use_bias=False),
+            BatchNormalization(),
+            GlobalAveragePooling2D(),
+        ],
+        seed=0,
+    )
     model.compile(fastcnn.optimizers.SGD(0.1), "mean_squared_error")
     return model
 
 
-@pytest.mark.parametrize(
-    "options",
-    [{}, {"relus": True}, {"shared": True}, {"use_bias": True}, {"activation": "relu"}, {"frozen": True}],
-    ids=str,
-)
-@pytest.mark.parametrize("checkpoints", [False, True])
-def test_training_is_the_same(options, checkpoints, monkeypatch):
-    """As where every array is written, but for the rounding of sums."""
-    x, y = normals(23, 40, 40, 24, dtype=np.float32), normals(23, 24 + 8, dtype=np.float32)
+def trained_both_ways(build, monkeypatch, batch=23, checkpoints=False):
+    """Losses and weights after three steps, and what was written in them: as they are, and with every array written."""
     written = []
     for name in ("written_result", "written_gradient"):
         function = getattr(nn.normalization, name)
@@ -227,25 +275,75 @@ def test_training_is_the_same(options, checkpoints, monkeypatch):
             if hasattr(module, name):
                 counted = lambda a, name=name, function=function: written.append(name) or function(a)  # noqa: E731
                 monkeypatch.setattr(module, name, counted)
-    found, counts = [], []
+    found = []
     for own in (False, True):
         with monkeypatch.context() as patch:
             if own:
                 patch.setattr(Graph, "_is_bare", lambda *_: False)
-            model = network(**options)
+            model = build()
             model.compile(fastcnn.optimizers.SGD(0.1), "mean_squared_error", checkpoint_activations=checkpoints)
+            x, y = normals(batch, 40, 40, 24, dtype=np.float32), normals(batch, 32, dtype=np.float32)
             del written[:]
-            losses = [model.train_on_batch(x, y) for _ in range(3)]
-            counts.append(len(written))
-            found.append((losses, model.get_weights()))
-    (losses, weights), (other_losses, other_weights) = found
+            if len({weight.dtype for weight in model.get_weights()}) == 1:
+                losses = [model.train_on_batch(x, y) for _ in range(3)]
+                found.append((losses, model.get_weights(), len(written)))
+            else:  # no optimiser takes these
+                loss, gradients = model.loss_and_gradients(x, y)
+                found.append((loss, list(gradients.values()), len(written)))
+    (losses, weights, _), (other_losses, other_weights, _) = found
     np.testing.assert_allclose(losses, other_losses, rtol=1e-5)
     for a, b in zip(weights, other_weights, strict=True):
         np.testing.assert_allclose(a, b, rtol=2e-3, atol=2e-4)
-    if not (options or checkpoints):
-        # Of three steps: the gradient before 3x3 filters, and what is beside depthwise ones where they don't take it.
-        depthwise = np.empty((23, 40, 40, 64), np.float32), np.empty((3, 3, 1, 64), np.float32), 1, "same", 1, 64
-        assert counts == [3 if between._pays(*depthwise) else 9, 12]
+    return [count for *_, count in found]
+
+
+@pytest.mark.parametrize(
+    ("options", "written"),
+    [
+        ({}, 3),  # in three steps: the gradient before the 3x3 filters
+        ({"relus": True}, 3),
+        ({"shared": True}, 3),
+        ({"frozen": slice(0, 1)}, 3),
+        ({"frozen": slice(1, 2)}, 3),
+        ({"use_bias": True}, 12),
+        ({"activation": "relu"}, 12),
+        ({"norm": Stopped}, 9),
+        ({"dtypes": ("float64", None)}, 2),
+        ({"dtypes": (None, "float64")}, 3),
+        ({"dtypes": ("float64", "float64")}, 2),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("checkpoints", [False, True])
+def test_training_is_the_same(options, written, checkpoints, monkeypatch):
+    """As where every array is written, but for the rounding of sums."""
+    few, many = trained_both_ways(lambda: network(**options), monkeypatch, checkpoints=checkpoints)
+    assert few <= many
+    depthwise = np.empty((23, 40, 40, 64), np.float32), np.empty((3, 3, 1, 64), np.float32), 1, "same", 1, 64
+    if not checkpoints and between._pays(*depthwise):
+        assert few == written
+
+
+CHANGES = {
+    "a view": lambda x: x[:, ::-1],
+    "of strides": lambda x: np.repeat(x, 2, axis=2)[:, :, ::2],
+    "broadcast": lambda x: np.broadcast_to(x[:, :1], x.shape),
+    "float64": lambda x: x.astype(np.float64),
+    "float16": lambda x: x.astype(np.float16),
+    "integers": lambda x: np.round(4 * x).astype(np.int64),
+    "Fortran order": lambda x: np.asfortranarray(x),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_what_layers_of_ones_own_return(change, monkeypatch):
+    trained_both_ways(lambda: of_own(CHANGES[change]), monkeypatch, batch=9)
+
+
+@pytest.mark.parametrize("batch", [0, 1])
+@pytest.mark.filterwarnings("ignore:invalid value")
+def test_small_batches(batch, monkeypatch):
+    trained_both_ways(network, monkeypatch, batch=batch)
 
 
 def test_what_stays_unwritten_is_seen_from_outside():

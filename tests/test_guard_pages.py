@@ -290,6 +290,9 @@ def cases(dtype: np.dtype, vl: int):
         yield measured_conv2d, (x, before, f, 1, "VALID", 1, 1), {}
         yield backward_between, (g, values(*g.shape), *channels, x, before, f, 1, "VALID", 1, 1), {}
         yield backward_behind, (g, values(*g.shape), *channels, x, f, 1, "VALID", 1, 1), {}
+        options = stride, "SAME", 1, 1
+        g = values(*nn.conv2d(x, values(3, 3, c, k), *options).shape)
+        yield filters_behind, (g, values(*g.shape), *channels, x, (3, 3, c, k), *options), {}
         if k > 1:
             x, f = values(n, h, w, k), values(3, pick.choice((3, 2)), 1, k)
             before = [values(k), values(k) ** 2, values(k), values(k)]
@@ -322,6 +325,11 @@ def backward_between(g, z, mean, variance, scale, offset, x, before, filters, *o
     made = normalization.unwritten_result(x, *before, 1e-3, "relu")
     summed, dfilters = nn.between.normalized_backward(dz, made, filters, *options)
     return dscale, doffset, summed.grad, summed.total, summed.dot, dfilters
+
+
+def filters_behind(g, z, mean, variance, scale, offset, x, filters_shape, *options):
+    dz, *_ = normalization.unwritten_gradient(g, z, mean, variance, scale, 1e-3, True, offset, "relu")
+    return nn.between.normalized_backward_filters(dz, x, filters_shape, *options)
 
 
 def backward_behind(g, z, mean, variance, scale, offset, x, filters, *options):

@@ -108,7 +108,7 @@ def test_what_waits_is_bounded():
             np.empty(size * LARGE, np.uint8)
             used, waiting = _memory.held()
             assert used == 0 and waiting <= 2 * (size * LARGE + 4096)
-        many = [np.empty(LARGE + 4096 * i, np.uint8) for i in range(3000)]
+        many = [np.empty(LARGE + 4096 * (i % 10), np.uint8) for i in range(3000)]
         apart = many[::2]  # more of them wait than there is room for
         del many
         assert _memory.held()[0] >= 1500 * LARGE
@@ -134,6 +134,23 @@ def test_what_waits_side_by_side_is_one_and_is_cut():
         assert sum(_memory.held()) == sum(held)
     assert (kept == 4).all() and (four == 1).all() and all((array == 2).all() for array in small)
     del arrays, kept, four, small
+
+
+def test_many_blocks_wait_beside_a_large_one():
+    with runtime.ReusingMemory():
+        large = np.empty(64 << 20, np.uint8)  # more than half of what will wait
+        many = [np.full(LARGE // 2, i % 256, np.uint8) for i in range(3000)]
+        del large
+        kept = many[::2]  # between those that will wait, more than there is room for
+        del many
+        used, waiting = _memory.held()
+        assert used >= 1500 * LARGE // 2 and waiting >= 500 * LARGE // 2
+        again = [np.full(LARGE, i % 256, np.uint8) for i in range(300)]
+    for i, array in enumerate(kept):
+        assert (array == 2 * i % 256).all()
+    for i, array in enumerate(again):
+        assert (array == i % 256).all()
+    del kept, again, array
 
 
 def test_a_block_that_fits_nothing_takes_the_place_of_those_that_wait():

@@ -81,3 +81,6 @@ def backward_normalized(
     total: NDArray[Any] | None,
     dot: NDArray[Any] | None,
 ) -> None: ...
+def backward_filters_normalized(
+    g: Geometry, normalized: tuple[Any, ...], x: NDArray[Any], dw: NDArray[Any]
+) -> None: ...

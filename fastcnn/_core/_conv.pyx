@@ -826,8 +826,8 @@ cdef enum:
 
 
 cdef struct Normalized:
-    # The output gradient is made, of rows of t.g and t.x, on its way through a batch normalisation; and that of the
-    # input beside it, with the transposed filters in panels so wide.
+    # The output gradient is made, of rows of t.g and t.x, on its way through a batch normalisation; and, unless dx is
+    # NULL, that of the input of 1x1 filters beside it, with the transposed filters in panels so wide.
     fc_norm t
     const char *filters
     Py_ssize_t width
@@ -965,7 +965,8 @@ cdef void plan_next(const FilterGradient *f, Block *b, Py_ssize_t rows) noexcept
     if n != NULL:
         add_stretch(&b.next, n.t.x + first * f.dy_row, nbytes)
         add_stretch(&b.next, n.t.g + first * f.dy_row, nbytes)
-        steps += panel_steps(f.table, pixels, f.columns, f.length, n.width)
+        if n.dx != NULL:
+            steps += panel_steps(f.table, pixels, f.columns, f.length, n.width)
     elif f.prefetch and f.x_width:
         add_stretch(&b.next, f.dy + first * f.dy_row, nbytes)
     share_out(&b.next, steps)
@@ -982,7 +983,8 @@ cdef void make_gradients(const FilterGradient *f, Block *b, char *made, char *dx
     t.y = made
     f.table.normalize_backward(&t)
     b.dy = made
-    multiply_panels(f.table, made, pixels, n.filters, f.columns, f.length, n.width, dx, &b.next)
+    if n.dx != NULL:
+        multiply_panels(f.table, made, pixels, n.filters, f.columns, f.length, n.width, dx, &b.next)
 
 
 cdef void make_input(const FilterGradient *f, Block *b, char *made) noexcept nogil:
@@ -1136,7 +1138,8 @@ cdef void accumulate_part(const FilterGradient *f, Py_ssize_t task, char *scratc
         plan_next(f, &b, f.block_rows)
         b.dy = f.dy + row * f.source.out_w * f.dy_row
         if f.normalized != NULL:
-            dx = f.normalized.dx + row * f.source.out_w * f.source.pixel
+            if f.normalized.dx != NULL:
+                dx = f.normalized.dx + row * f.source.out_w * f.source.pixel
             if f.normalized.past:
                 dx = made + f.made_bytes  # where the input is made next
             make_gradients(f, &b, made, dx)
@@ -1323,15 +1326,15 @@ def backward_normalized(Geometry g, tuple normalized, cnp.ndarray x, tuple made,
     n.width = panel_width(f.table, g.channels, g.filters)
     nbytes = line(ceil_div(g.channels, n.width) * n.width * g.filters * size)
     sum_bytes = PARTS * g.channels * size
-    filters = acquire(nbytes + 2 * sum_bytes)
-    n.filters = filters
     n.makes_input = made is not None
-    n.past = (n.makes_input and cnp.PyArray_NBYTES(dx) > past_bytes
-              and in_vectors(f.table, n.dx, g.channels * size))
     if n.makes_input:
         n.input = rows_of_result(made)
-        n.input.total = filters + nbytes
-        n.input.dot = n.input.total + sum_bytes
+    filters = acquire(nbytes + 2 * sum_bytes)
+    n.filters = filters
+    n.past = (n.makes_input and cnp.PyArray_NBYTES(dx) > past_bytes
+              and in_vectors(f.table, n.dx, g.channels * size))
+    n.input.total = filters + nbytes
+    n.input.dot = n.input.total + sum_bytes
     pack_panels(f.table, cnp.PyArray_BYTES(w), g.filters * size, True, g.filters, g.channels, n.width, filters)
     f.normalized = &n
     try:
@@ -1343,3 +1346,13 @@ def backward_normalized(Geometry g, tuple normalized, cnp.ndarray x, tuple made,
             f.table.column_sum(f.parts, g.channels, n.input.dot, cnp.PyArray_DATA(dot))
     finally:
         release(filters)
+
+
+def backward_filters_normalized(Geometry g, tuple normalized, cnp.ndarray x, cnp.ndarray dw):
+    """Write the gradient of the filters to dw, likewise, of filters of any size."""
+    cdef FilterGradient f = filter_gradient(g, x, dw)
+    cdef Normalized n
+    memset(&n, 0, sizeof(n))
+    n.t = rows_of_gradient(normalized)
+    f.normalized = &n
+    accumulate_filters(&f, threads_for_flops(f.table, g.flops()))

@@ -414,8 +414,8 @@ cdef void keep_rows(const Making *m, Py_ssize_t first, Py_ssize_t end, Kept *k) 
 
 
 cdef struct Passing:
-    # What a pass over dy makes of it on the way, dy itself and x, unless they are there: NULL. And what is added up of
-    # the input's gradient for whoever has made x, part by part.
+    # What a pass makes on the way: dy, and x, unless that is there: NULL. And what is added up of the input's gradient
+    # for whoever has made x, part by part.
     const Making *dy
     const Making *x
     fc_norm sums
@@ -937,7 +937,7 @@ def backward_normalized(Geometry g, tuple normalized, cnp.ndarray x, tuple made,
     cdef Py_ssize_t dy_rows, x_rows, dx_rows, nbytes = f.parts * f.x_pixel
     cdef Making dy, source
     cdef Passing p
-    cdef char *sums = acquire(2 * nbytes)
+    cdef char *sums
     rows_kept(&f, &d, &dy_rows, &x_rows, &dx_rows)
     dy = making(f.table, rows_of_gradient(normalized), f.cols.out, dy_rows)
     p.dy = &dy
@@ -946,6 +946,8 @@ def backward_normalized(Geometry g, tuple normalized, cnp.ndarray x, tuple made,
     d.w = cnp.PyArray_BYTES(w)
     if made is not None:
         p.sums = rows_of_result(made)
+    sums = acquire(2 * nbytes)
+    if made is not None:
         source = making(f.table, p.sums, f.cols.source, x_rows)
         p.x = &source
         p.sums.total = sums

@@ -236,6 +236,15 @@ cdef void shrink(size_t room) noexcept nogil:
         munmap(end_of(last) if last.size else <char *> last, size)
 
 
+cdef void drop(Py_ssize_t count) noexcept nogil:
+    """Give blocks that wait back to the system, the last in memory first, until no more than so many are left."""
+    global waiting_bytes
+    while n_waiting > count:
+        waiting_bytes -= waiting[n_waiting - 1].size
+        munmap(waiting[n_waiting - 1], waiting[n_waiting - 1].size)
+        remove(n_waiting - 1)
+
+
 cdef Block *new_block(size_t size, bint stays) noexcept nogil:
     """Return new pages; whoever calls this holds the lock."""
     cdef Block *block = <Block *> fc_pages(size, stays)
@@ -301,7 +310,7 @@ cdef void *take_zeros(void *waits, size_t count, size_t size) noexcept nogil:
 
 cdef void give(void *waits, void *p, size_t size) noexcept nogil:
     # NumPy says a size, but not that which it asked for where an array is empty.
-    global n_waiting, waiting_bytes, used_bytes
+    global used_bytes
     cdef Block *block
     if p == NULL:
         return
@@ -315,7 +324,7 @@ cdef void give(void *waits, void *p, size_t size) noexcept nogil:
     fc_memory_lock()
     used_bytes -= block.size
     if n_waiting == SLOTS:
-        shrink(waiting_bytes // 2)
+        drop(SLOTS // 2)
     wait(block)
     fc_memory_unlock()
 

@@ -39,6 +39,7 @@ _RESULTS = {
     "depthwise_backward": "filters",
     "measured_conv2d": "forward",
     "normalized_backward": "filters",
+    "normalized_backward_filters": "filters",
 }
 
 _state = threading.local()
@@ -58,6 +59,7 @@ def install(package: ModuleType) -> None:
     hidden = (
         between.measured_conv2d,
         between.normalized_backward,
+        between.normalized_backward_filters,
         conv.depthwise_backward,
         normalization.unwritten_gradient,
         normalization.written_gradient,
@@ -144,7 +146,10 @@ def line(name: str, arguments: Mapping[str, Any], operands: Sequence[str], resul
     flops = _flops(name, arguments, result)
     if flops is None:
         results = result if isinstance(result, tuple) else (result,)
-        rate = f"{sum(map(_nbytes, [*arrays.values(), *results])) / seconds / 1e9:.2f} GB/s"
+        moved = [*arrays.values(), *(value for value in results if not isinstance(value, normalization.UNWRITTEN))]
+        if isinstance(arrays.get("grad"), normalization.SummedGradient):
+            moved = [value for value in moved if np.ndim(value) == 1]  # its images are not looked at again
+        rate = f"{sum(map(_nbytes, moved)) / seconds / 1e9:.2f} GB/s"
     else:
         rate = f"{flops / seconds / 1e9:.2f} GFLOP/s"
     return _record(name, shapes, _algorithm(name, arguments, result), seconds, rate)

@@ -16,13 +16,14 @@ arrays. That depends on the sizes alone, and not on the threads, as the sums are
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
 
-from .._core import _conv, _depthwise, _pointwise
-from ._arrays import FloatArray, floats, like
-from .conv import conv2d, conv2d_backward, geometry_of
+from .._core import _conv, _depthwise, _pointwise, _runtime
+from ._arrays import FloatArray, floats, like, no_memory
+from .conv import algorithm_for, conv2d, conv2d_backward, geometry_of
 from .normalization import (
     NormalizedGradient,
     NormalizedResult,
@@ -47,12 +48,17 @@ class MeasuredResult:
         return self.array.shape
 
 
+@lru_cache(maxsize=4096)
+def _pays_for(geometry: _conv.Geometry, dtype: Any, lanes: int) -> bool:
+    engine: Any = _conv if geometry.groups == 1 else _depthwise
+    return bool(engine.pays_normalized(geometry, np.empty(0, dtype)))
+
+
 def _pays(input: FloatArray, filters: FloatArray, *options: Any) -> bool:
     """Whether such a convolution, and its gradients, make and measure on the way."""
     geometry, _ = geometry_of(input.shape, filters.shape, *options)
-    if input.size == 0 or input.dtype != filters.dtype:
-        return False
-    return bool((_conv if geometry.groups == 1 else _depthwise).pays_normalized(geometry, input))
+    dtype = input.dtype
+    return input.size > 0 and dtype == filters.dtype and _pays_for(geometry, dtype, _runtime.lanes(dtype))
 
 
 def measured(
@@ -67,6 +73,8 @@ def measured(
     options
         Strides, padding, dilations, groups.
     """
+    if not isinstance(input, NormalizedResult):
+        input, filters = floats(("input", "filters"), input, filters)
     if _pays(input.x if isinstance(input, NormalizedResult) else input, filters, *options):
         return input, measured_conv2d(input, filters, *options)
     if isinstance(input, NormalizedResult):
@@ -86,7 +94,10 @@ def measured_conv2d(
     """Return a convolution and the moments of its result, from one pass."""
     geometry, shape = geometry_of(input.shape, filters.shape, strides, padding, dilations, groups)
     x, made = (input.x, input.operands()) if isinstance(input, NormalizedResult) else (input, None)
-    result = MeasuredResult(np.empty(shape, x.dtype), np.empty(shape[3], x.dtype), np.empty(shape[3], x.dtype))
+    try:
+        result = MeasuredResult(np.empty(shape, x.dtype), np.empty(shape[3], x.dtype), np.empty(shape[3], x.dtype))
+    except MemoryError:
+        raise no_memory(shape, input=input.shape, filters=filters.shape, padding=padding) from None
     engine: Any = _pointwise if groups == 1 else _depthwise
     engine.forward_measured(geometry, x, made, filters, result.array, result.mean, result.variance)
     return result
@@ -101,15 +112,25 @@ def gradients(
     bias_grad: bool,
 ) -> tuple[FloatArray | SummedGradient | None, FloatArray, FloatArray | None]:
     """Return what :func:`fastcnn.nn.conv2d_backward` does, of arrays that may be unwritten."""
+    if isinstance(grad, NormalizedGradient) and not bias_grad:
+        plain = input.x if isinstance(input, NormalizedResult) else input
+        same, x, w = floats(("grad", "input", "filters"), grad.grad, plain, filters)
+        if same is grad.grad and input_grad and _pays(x, w, *options):
+            return *normalized_backward(grad, input if plain is not input else x, w, *options), None
+        if same is grad.grad and not input_grad and plain is input and _takes_filters_alone(x, w, *options):
+            return None, normalized_backward_filters(grad, x, w.shape, *options), None
     if isinstance(grad, NormalizedGradient):
-        x = input.x if isinstance(input, NormalizedResult) else input
-        same, x, filters = floats(("grad", "input", "filters"), grad.grad, x, filters)
-        if same is grad.grad and input_grad and not bias_grad and _pays(x, filters, *options):
-            return *normalized_backward(grad, input, filters, *options), None
         grad = written_gradient(grad)
     if isinstance(input, NormalizedResult):
         input = written_result(input)
     return conv2d_backward(grad, input, filters, *options, input_grad=input_grad, bias_grad=bias_grad)
+
+
+def _takes_filters_alone(input: FloatArray, filters: FloatArray, *options: Any) -> bool:
+    """Whether the gradient of the filters alone is computed directly, from what its gradient is made of."""
+    geometry, _ = geometry_of(input.shape, filters.shape, *options)
+    is_direct = geometry.groups == 1 and algorithm_for(geometry, "auto", "filters", input) == "direct"
+    return is_direct and input.size > 0
 
 
 def normalized_backward(
@@ -124,7 +145,10 @@ def normalized_backward(
     """Return the gradients of a convolution's input and filters, from what that of its result is made of."""
     geometry, shape = geometry_of(input.shape, filters.shape, strides, padding, dilations, groups)
     like(grad.grad, shape)
-    dinput, dfilters = np.empty(input.shape, filters.dtype), np.empty_like(filters)
+    try:
+        dinput, dfilters = np.empty(input.shape, filters.dtype), np.empty_like(filters)
+    except MemoryError:
+        raise no_memory(input.shape, input=input.shape) from None
     engine: Any = _conv if groups == 1 else _depthwise
     if isinstance(input, NormalizedResult):
         total, dot = np.empty(input.shape[3], filters.dtype), np.empty(input.shape[3], filters.dtype)
@@ -133,3 +157,20 @@ def normalized_backward(
         return SummedGradient(dinput, total, dot), dfilters
     engine.backward_normalized(geometry, grad.operands(), input, None, filters, dinput, dfilters, None, None)
     return dinput, dfilters
+
+
+def normalized_backward_filters(
+    grad: NormalizedGradient,
+    input: FloatArray,
+    filters_shape: tuple[int, ...],
+    strides: Any,
+    padding: Any,
+    dilations: Any,
+    groups: int,
+) -> FloatArray:
+    """Return the gradient of the filters alone, as a network's first convolution needs it."""
+    geometry, shape = geometry_of(input.shape, filters_shape, strides, padding, dilations, groups)
+    like(grad.grad, shape)
+    dfilters = np.empty(filters_shape, input.dtype)
+    _conv.backward_filters_normalized(geometry, grad.operands(), input, dfilters)
+    return dfilters

@@ -385,16 +385,25 @@ class SummedGradient:
         return len(self.grad)
 
 
+# What stands for an array that is not written.
+UNWRITTEN = NormalizedResult, NormalizedGradient
+
+
 def unwritten_result(
-    x: FloatArray,
-    mean: FloatArray,
-    variance: FloatArray,
-    offset: FloatArray,
-    scale: FloatArray,
+    x: ArrayLike,
+    mean: ArrayLike,
+    variance: ArrayLike,
+    offset: ArrayLike,
+    scale: ArrayLike,
     variance_epsilon: float,
     activation: str | None,
 ) -> NormalizedResult:
-    """Return the result of :func:`batch_normalization`, of the same arguments, unwritten; the activation is a relu."""
+    """Return the result of :func:`batch_normalization` unwritten, of the same arguments; any activation is a relu."""
+    names = ("x", "mean", "variance", "offset", "scale")
+    x, mean, variance, offset, scale = floats(names, x, mean, variance, offset, scale)
+    channels = _channels(x, "x")
+    for name, value in (("mean", mean), ("variance", variance), ("offset", offset), ("scale", scale)):
+        like(value, channels, name)
     return NormalizedResult(x, mean, scale * inverse_deviation(variance, variance_epsilon), offset, activation)
 
 
