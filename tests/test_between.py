@@ -116,6 +116,23 @@ def test_depthwise(dtype, ksize, strides, padding, dilations):
             check_backward(gradient(nn.conv2d(made.x, w, *options).shape, dtype), made, w, *options)
 
 
+@pytest.mark.parametrize(
+    ("ksize", "strides", "padding", "dilations"),
+    [(3, 2, 1, 1), (7, 2, 3, 1), (5, 1, "VALID", 1), (2, 1, "SAME", 3)],
+    ids=str,
+)
+@pytest.mark.usefixtures("isa", "threads")
+def test_filters_alone(dtype, ksize, strides, padding, dilations):
+    for c, k in ((3, 32), (1, 5), (4, 17), (9, 64)):
+        for images, height, width in ((1, 11, 12), (5, 40, 31), (37, 9, 10)):
+            x, shape = normals(images, height, width, c, dtype=dtype), (ksize, ksize, c, k)
+            options = strides, padding, dilations, 1
+            grad = gradient(nn.conv2d(x, np.zeros(shape, dtype), *options).shape, dtype)
+            found = between.normalized_backward_filters(grad, x, shape, *options)
+            wanted = nn.conv2d_backward_filters(written_gradient(grad), x, shape, *options, algorithm="direct")
+            assert_equal(found, wanted, dtype)
+
+
 @pytest.mark.usefixtures("isa")
 @pytest.mark.parametrize("strides", [1, 2])
 def test_images_past_the_caches(strides):
