@@ -5,7 +5,7 @@ can be made. What comes after that, element by element, is work for whoever take
 way. So a convolution
 
 - measures its result while it lies near, for the normalisation after it: :class:`MeasuredResult`,
-- makes what it takes of a :class:`NormalizedResult`, which is never written, in its gradients again,
+- makes what it takes of a :class:`NormalizedResult`, which is never written, and makes it again for its gradients,
 - makes the gradient that it takes of a :class:`NormalizedGradient`,
 - and adds up what the normalisation before it needs of the gradient that it gives: :class:`SummedGradient`.
 
@@ -115,10 +115,13 @@ def gradients(
     if isinstance(grad, NormalizedGradient) and not bias_grad:
         plain = input.x if isinstance(input, NormalizedResult) else input
         same, x, w = floats(("grad", "input", "filters"), grad.grad, plain, filters)
-        if same is grad.grad and input_grad and _pays(x, w, *options):
-            return *normalized_backward(grad, input if plain is not input else x, w, *options), None
-        if same is grad.grad and not input_grad and plain is input and _takes_filters_alone(x, w, *options):
-            return None, normalized_backward_filters(grad, x, w.shape, *options), None
+        if same is grad.grad and plain is input:
+            if input_grad and _pays(x, w, *options):
+                return *normalized_backward(grad, x, w, *options), None
+            if not input_grad and _takes_filters_alone(x, w, *options):
+                return None, normalized_backward_filters(grad, x, w.shape, *options), None
+        elif same is grad.grad and x is plain and input_grad and _pays(x, w, *options):
+            return *normalized_backward(grad, input, w, *options), None
     if isinstance(grad, NormalizedGradient):
         grad = written_gradient(grad)
     if isinstance(input, NormalizedResult):
