@@ -126,6 +126,7 @@ class Graph:
             and len(users.get(call.target, [])) == 1
             and call.target not in self.outputs
         }
+        self._normalizes = any(type(layer) is BatchNormalization for layer in self.layers)
         # Elements of each call's result for one sample, once the graph is built.
         self._sizes = [1] * len(self.calls)
 
@@ -247,6 +248,7 @@ class Graph:
     def _run(self, values: Any, first: int, last: int, tape: Tape, keeps: bool) -> None:
         """Add the results of some calls to the values by number; what backward needs goes to the tape if it is kept."""
         done: dict[int, Done] = {}  # by index: sums, relus and max poolings that the layer before has done on the way
+        between = tape.training and self._normalizes  # whether anything may stay unwritten
         pooled = None  # the index of a max pooling that goes back through the activation of the layer before it
         for index in range(first, last):
             call = self.calls[index]
@@ -257,18 +259,18 @@ class Graph:
                 given, is_array = (values[call.target - 1], done.pop(index)), False
             elif index == pooled:
                 given = layer.activated(x, self.calls[index - 1].layer.activation)  # type: ignore[attr-defined]
-            elif tape.training and self._is_measured(index, last):
+            elif between and self._is_measured(index, last):
                 given, is_array = layer.measured(x), False  # type: ignore[attr-defined]  # it is a convolution
             elif (after := self._after_normalization(index, last, values)) is not None:
                 relu, residual = after
-                if residual is None and self._leaves_result(index, index + 1, last, tape):
+                if between and residual is None and self._leaves_result(index, index + 1, last):
                     given, is_array = layer.unwritten(x, relu), False  # type: ignore[attr-defined]  # it normalises
                 else:
                     given = layer.activated(x, tape.training, relu, residual)  # type: ignore[attr-defined]
                 done[index + 1] = Done()
                 if relu is not None and residual is not None:
                     done[index + 2] = Done((relu, given[0]))
-            elif self._leaves_result(index, index, last, tape):
+            elif between and self._leaves_result(index, index, last):
                 given, is_array = layer.unwritten(x, layer.activation), False  # type: ignore[attr-defined]
             elif tape.training and (pool := self._pool_after(index, last)) is not None:
                 (op,) = pool.lowered(())
@@ -348,15 +350,14 @@ class Graph:
             and self._is_bare(index)
         )
 
-    def _leaves_result(self, index: int, end: int, last: int, tape: Tape) -> bool:
+    def _leaves_result(self, index: int, end: int, last: int) -> bool:
         """Whether a normalisation need not be written: in training such a convolution alone takes what it gives, next.
 
         ``end`` is the index of the relu that it does on the way, or its own.
         """
         layer = self.calls[index].layer
         return (
-            tape.training
-            and type(layer) is BatchNormalization
+            type(layer) is BatchNormalization
             and (layer.activation is None or layer.activation in FUSED)
             and self._follower(end, last) is not None
             and self._is_measured(end + 1, last)
@@ -433,10 +434,10 @@ class Graph:
             grad = pending.pop_sum(call.target)
             if not wanted.isdisjoint(call.sources):
                 parts: Sequence[Any]
-                if self._leaves_gradient(index):
+                if self._normalizes and self._leaves_gradient(index):
                     dx, gradients = layer.unwritten_backward(grad, cache)  # type: ignore[attr-defined]  # it normalises
                     parts = [dx]
-                elif self._is_bare(index):
+                elif self._normalizes and self._is_bare(index):
                     dx, gradients = layer.backward(grad, cache)
                     parts = [dx]
                 else:
