@@ -216,6 +216,19 @@ def test_which_convolutions_take_what_is_unwritten():
         )
 
 
+def test_which_first_convolutions_make_theirs():
+    images, large = normals(2, 64, 64, 3, dtype=np.float32), normals(1, 64, 64, 512, dtype=np.float32)
+    for x, shape, strides, pays in (
+        (images, (3, 3, 3, 32), 1, True),
+        (images, (7, 7, 3, 64), 2, True),
+        (images[:1], (7, 7, 3, 64), 2, False),  # few pixels
+        (large, (1, 1, 512, 1024), 1, False),  # large filters, which few threads would have parts of
+        (images[:0], (3, 3, 3, 32), 1, False),
+    ):
+        filters = normals(*shape, dtype=np.float32)
+        assert between._takes_filters_alone(x, filters, strides, "same", 1, 1) == pays
+
+
 def network(shared=False, frozen=None, relus=False, norm=BatchNormalization, dtypes=(None, None), last=None, **options):
     options = {"use_bias": False, **options}
     conv_type, norm_type = ({} if dtype is None else {"dtype": dtype} for dtype in dtypes)

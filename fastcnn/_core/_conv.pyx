@@ -1312,6 +1312,14 @@ def pays_normalized(Geometry g, cnp.ndarray x):
             and pixels >= LEAST_PARTS * PART_PIXELS)
 
 
+def pays_filters_normalized(Geometry g, cnp.ndarray x):
+    """Whether `backward_filters_normalized` is faster than one after the other: there are parts enough, as for those of
+    `backward_normalized`, and large filters have few."""
+    cdef Py_ssize_t nbytes = g.rows * g.cols * g.channels * g.filters * cnp.PyArray_ITEMSIZE(x)
+    return (g.groups == 1 and nbytes <= PART_BYTES // LEAST_PARTS
+            and g.images * g.out_h * g.out_w >= LEAST_PARTS * PART_PIXELS)
+
+
 def backward_normalized(Geometry g, tuple normalized, cnp.ndarray x, tuple made, cnp.ndarray w, cnp.ndarray dx,
                         cnp.ndarray dw, cnp.ndarray total, cnp.ndarray dot):
     """Write the gradients of the input and of 1x1 filters to dx and dw, from one of the output that is `normalized`: as

@@ -10,7 +10,8 @@ way. So a convolution
 - and adds up what the normalisation before it needs of the gradient that it gives: :class:`SummedGradient`.
 
 1x1 convolutions of few channels and depthwise ones of large images do so, as ``pays_normalized`` says; others are given
-arrays. That depends on the sizes alone, and not on the threads, as the sums are in another order.
+arrays. That depends on the sizes alone, and not on the threads, as the sums are in another order. A network's first
+convolution, of which only the gradient of the filters is wanted, makes the one that it takes too.
 """
 
 from __future__ import annotations
@@ -132,8 +133,8 @@ def gradients(
 def _takes_filters_alone(input: FloatArray, filters: FloatArray, *options: Any) -> bool:
     """Whether the gradient of the filters alone is computed directly, from what its gradient is made of."""
     geometry, _ = geometry_of(input.shape, filters.shape, *options)
-    is_direct = geometry.groups == 1 and algorithm_for(geometry, "auto", "filters", input) == "direct"
-    return is_direct and input.size > 0
+    is_direct = algorithm_for(geometry, "auto", "filters", input) == "direct"
+    return is_direct and input.size > 0 and _conv.pays_filters_normalized(geometry, input)
 
 
 def normalized_backward(
