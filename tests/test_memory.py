@@ -118,20 +118,23 @@ def test_what_waits_is_bounded():
 
 def test_what_waits_side_by_side_is_one_and_is_cut():
     size = 1 << 20
+    step = size + mmap.PAGESIZE  # what an array takes
     with runtime.ReusingMemory():
-        arrays = [np.empty(size, np.uint8) for _ in range(8)]
-        places = [address(array) for array in arrays]
-        assert [b - a for a, b in itertools.pairwise(places)] == [size + mmap.PAGESIZE] * 7
+        whole = np.empty(8 * step - 64, np.uint8)
+        start = address(whole)
+        del whole
+        arrays = sorted((np.empty(size, np.uint8) for _ in range(8)), key=address)
+        assert [address(array) for array in arrays] == [start + i * step for i in range(8)]
+        assert _memory.held() == (8 * step, 0)
         kept = arrays[4]
         kept[:] = 4
         for i in (2, 0, 1, 3, 6, 5, 7):  # before one that waits, behind it, between two
             arrays[i] = None
-        held = _memory.held()
         four = np.full(4 * size, 1, np.uint8)
-        assert address(four) == places[0]
+        assert address(four) == start
         small = [np.full(size // 4, 2, np.uint8) for _ in range(8)]
-        assert all(places[5] <= address(array) < places[7] + size for array in small)
-        assert sum(_memory.held()) == sum(held)
+        assert all(start + 5 * step <= address(array) < start + 8 * step for array in small)
+        assert sum(_memory.held()) == 8 * step
     assert (kept == 4).all() and (four == 1).all() and all((array == 2).all() for array in small)
     del arrays, kept, four, small
 
