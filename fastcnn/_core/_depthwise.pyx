@@ -434,7 +434,7 @@ cdef void run_part(const Depthwise *f, const Depthwise *d, Py_ssize_t part, Py_s
     cdef Py_ssize_t taken[4]
     cdef Kept dy = Kept(0, 0, kept), x = Kept(0, 0, kept)
     cdef char *sums = f.sums + part * f.blocks * f.block_bytes
-    cdef char *own
+    cdef char *own = NULL
     cdef Depthwise own_f = f[0], own_d
     cdef fc_norm t
     if d != NULL:

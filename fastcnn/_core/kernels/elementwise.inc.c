@@ -428,9 +428,8 @@ FC_INLINE void norm_backward(const fc_norm *t, ptrdiff_t i, ptrdiff_t c, ptrdiff
     }
 }
 
-/* Rows side by side, with what there is of each column read once for them; with gaps between them one by one, and where
- * PAST_SIDE is 0 those that are written past the caches too. */
-#define NORM(NAME, PART, PAST_SIDE)                                                                          \
+/* ROWS side by side, with what there is of each column read once for them; with gaps between them one by one. */
+#define NORM(NAME, PART, ROWS, RELU)                                                                       \
     FC_INLINE void FC_NAME(NAME##_row)(const fc_norm *t, ptrdiff_t i, const int rows, const int relu,      \
                                        const int past) {                                                   \
         ptrdiff_t c = 0;                                                                                   \
@@ -442,14 +441,14 @@ FC_INLINE void norm_backward(const fc_norm *t, ptrdiff_t i, ptrdiff_t c, ptrdiff
         fc_norm copy = *given;                                                                             \
         const fc_norm *t = &copy;                                                                          \
         ptrdiff_t r = 0;                                                                                   \
-        if ((!past || PAST_SIDE) && !t->x_gap)                                                             \
-            for (; r + NORM_ROWS <= t->rows; r += NORM_ROWS)                                               \
-                FC_NAME(NAME##_row)(t, r * t->columns, NORM_ROWS, relu, past);                             \
+        if (ROWS > 1 && !t->x_gap)                                                                         \
+            for (; r + ROWS <= t->rows; r += ROWS)                                                         \
+                FC_NAME(NAME##_row)(t, r * t->columns, ROWS, relu, past);                                  \
         for (; r < t->rows; r++, copy.x += t->x_gap) FC_NAME(NAME##_row)(t, r * t->columns, 1, relu, past); \
         if (past) stores_past_done();                                                                      \
     }                                                                                                      \
     static void FC_NAME(NAME)(const fc_norm *t) {                                                          \
-        switch (t->relu + (t->past ? 3 : 0)) {                                                             \
+        switch ((RELU ? t->relu : 0) + (t->past ? 3 : 0)) {                                                \
         case 0: FC_NAME(NAME##_rows)(t, 0, 0); break;                                                      \
         case 1: FC_NAME(NAME##_rows)(t, 1, 0); break;                                                      \
         case 2: FC_NAME(NAME##_rows)(t, 2, 0); break;                                                      \
@@ -459,10 +458,10 @@ FC_INLINE void norm_backward(const fc_norm *t, ptrdiff_t i, ptrdiff_t c, ptrdiff
         }                                                                                                  \
     }
 
-NORM(normalize_moments, norm_moments, 1)
-NORM(normalize, norm_forward, 0)
-NORM(normalize_sums, norm_sums, 1)
-NORM(normalize_backward, norm_backward, 0)
+NORM(normalize_moments, norm_moments, NORM_ROWS, 0)
+NORM(normalize, norm_forward, 1, 1)
+NORM(normalize_sums, norm_sums, NORM_ROWS, 1)
+NORM(normalize_backward, norm_backward, 1, 1)
 #undef AT
 #undef LOAD
 
