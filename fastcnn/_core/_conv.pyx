@@ -24,7 +24,7 @@ from libc.string cimport memcpy, memset
 
 cimport numpy as cnp
 
-from ._elementwise cimport add_sums, rows_of_gradient, rows_of_result
+from ._elementwise cimport add_sums, rows_of_gradient, rows_of_result, sum_lines
 from ._gemm cimport (
     Ahead, Product, add_stretch, bring_near, bring_share, fc_prefetch, multiply_panels, multiply_tiles, pack_panels,
     pad_bias, panel_shape, panel_steps, panel_width, pays_packed, product, share_out,
@@ -1006,9 +1006,7 @@ cdef void sum_input(const FilterGradient *f, const Block *b, Py_ssize_t part, co
     t.g = dx
     t.y = f.normalized.dx + first * f.source.pixel
     t.past = f.normalized.past
-    t.total += part * f.source.pixel
-    t.dot += part * f.source.pixel
-    add_sums(f.table, f.table.normalize_sums, t, own)
+    add_sums(f.table, f.table.normalize_sums, t, part, own)
 
 
 cdef int begin_tile(const FilterGradient *f, const Block *block, Py_ssize_t panel, fc_tile *t) noexcept nogil:
@@ -1123,9 +1121,6 @@ cdef void accumulate_part(const FilterGradient *f, Py_ssize_t task, char *scratc
     made = b.packed + f.pack_bytes
     part_rows(f, part, &begin, &end)
     row = begin
-    if makes_input:
-        memset(f.normalized.input.total + part * f.source.pixel, 0, f.source.pixel)
-        memset(f.normalized.input.dot + part * f.source.pixel, 0, f.source.pixel)
     while row < end:
         b.first = row
         # A block is whole images, or rows of one.
@@ -1343,15 +1338,14 @@ def backward_normalized(Geometry g, tuple normalized, cnp.ndarray x, tuple made,
               and in_vectors(f.table, n.dx, g.channels * size))
     n.input.total = filters + nbytes
     n.input.dot = n.input.total + sum_bytes
+    memset(n.input.total, 0, 2 * sum_bytes)
     pack_panels(f.table, cnp.PyArray_BYTES(w), g.filters * size, True, g.filters, g.channels, n.width, filters)
     f.normalized = &n
     try:
         accumulate_filters(&f, threads_for_flops(f.table, 2 * g.flops()))
         if n.makes_input:
-            memset(cnp.PyArray_DATA(total), 0, g.channels * size)
-            memset(cnp.PyArray_DATA(dot), 0, g.channels * size)
-            f.table.column_sum(f.parts, g.channels, n.input.total, cnp.PyArray_DATA(total))
-            f.table.column_sum(f.parts, g.channels, n.input.dot, cnp.PyArray_DATA(dot))
+            sum_lines(f.table, f.parts, g.channels, n.input.total, cnp.PyArray_BYTES(total))
+            sum_lines(f.table, f.parts, g.channels, n.input.dot, cnp.PyArray_BYTES(dot))
     finally:
         release(filters)
 

@@ -28,7 +28,7 @@ cimport numpy as cnp
 
 from ._conv cimport Geometry, scaled_array
 from ._elementwise cimport (
-    add_sums, choose_centre, norm_leaf, rows_of_gradient, rows_of_result, write_moments,
+    add_sums, choose_centre, norm_leaf, rows_of_gradient, rows_of_result, sum_lines, write_moments,
 )
 from ._gemm cimport bring_near, multiply_tiles, pad_bias, panel_shape, panel_width
 from ._runtime cimport (
@@ -358,17 +358,6 @@ cdef void rows_read(const Depthwise *d, Py_ssize_t row, Py_ssize_t end, Py_ssize
             last[0] = max(last[0], image * d.rows.source + sources[j] + 1)
 
 
-cdef void rows_taken(const Depthwise *f, const Depthwise *d, Py_ssize_t row, Py_ssize_t count, Py_ssize_t *lists,
-                     Py_ssize_t *rows) noexcept nogil:
-    """Find the rows of dy, rows[0] to rows[1] - 1, and of x, rows[2] to rows[3] - 1, to be read with so many of dy."""
-    cdef Py_ssize_t first, last
-    rows_beside(d, row, count, &first, &last)
-    rows[0], rows[1] = row, row + count
-    rows_read(d, first, last, lists, rows, rows + 1)
-    rows[2], rows[3] = f.images * f.rows.source, 0
-    rows_read(f, row, row + count, lists, rows + 2, rows + 3)
-
-
 cdef struct Making:
     # Rows are made of t.x, and t.g, on their way through a batch normalisation, by a leaf, where they are needed: a
     # thread keeps so many of them in L2, each of so many pixels and bytes.
@@ -413,6 +402,14 @@ cdef void keep_rows(const Making *m, Py_ssize_t first, Py_ssize_t end, Kept *k) 
     k.first = max(k.first, k.end - m.kept)
 
 
+cdef void keep_read(const Depthwise *d, Py_ssize_t row, Py_ssize_t end, Py_ssize_t *lists, const Making *m,
+                    Kept *k) noexcept nogil:
+    """Make those rows of d's source, from which rows of an image are computed, that are not there yet."""
+    cdef Py_ssize_t first = d.images * d.rows.source, last = 0
+    rows_read(d, row, end, lists, &first, &last)
+    keep_rows(m, first, last, k)
+
+
 cdef struct Passing:
     # What a pass makes on the way: dy, and x, unless that is there: NULL. And what is added up of the input's gradient
     # for whoever has made x, part by part.
@@ -423,6 +420,25 @@ cdef struct Passing:
     Py_ssize_t dx_kept
 
 
+cdef void sum_rows(const Depthwise *d, const Depthwise *own, const Passing *p, Py_ssize_t part, Py_ssize_t first,
+                   Py_ssize_t last, char *sums) noexcept nogil:
+    """Add up rows of the input's gradient, which a thread has of its own, or else at their place."""
+    cdef Py_ssize_t row
+    cdef fc_norm t = p.sums
+    t.rows = d.cols.out
+    t.past = p.dx_kept > 0
+    for row in range(first, last):
+        t.x = p.sums.x + row * p.x.nbytes
+        t.g = own.y + row % own.y_kept * p.x.nbytes
+        t.y = d.y + row * p.x.nbytes
+        add_sums(d.table, d.table.normalize_sums, t, part, sums)
+
+
+cdef inline Py_ssize_t rows_at_once(const Depthwise *d, Py_ssize_t row, Py_ssize_t end) noexcept nogil:
+    """Whether two rows of an image come next, or one."""
+    return 2 if d.pairs and row + 1 < end and (row + 1) % d.rows.out > 0 else 1
+
+
 cdef void run_part(const Depthwise *f, const Depthwise *d, Py_ssize_t part, Py_ssize_t *lists, const Passing *p,
                    char *kept) noexcept nogil:
     """Add up a part of the filters' gradient; d, unless it is NULL, computes that of the input in the part's rows.
@@ -430,13 +446,11 @@ cdef void run_part(const Depthwise *f, const Depthwise *d, Py_ssize_t part, Py_s
     p, where there is d and it is not NULL, tells what is made on the way.
     """
     cdef Py_ssize_t rows = f.images * f.rows.out, row = rows * part // f.parts, end = rows * (part + 1) // f.parts, i
-    cdef Py_ssize_t count, first, last
-    cdef Py_ssize_t taken[4]
+    cdef Py_ssize_t count, first = 0, last = 0, dy_first, dy_last
     cdef Kept dy = Kept(0, 0, kept), x = Kept(0, 0, kept)
     cdef char *sums = f.sums + part * f.blocks * f.block_bytes
     cdef char *own = NULL
     cdef Depthwise own_f = f[0], own_d
-    cdef fc_norm t
     if d != NULL:
         own_d = d[0]
     if p != NULL:
@@ -448,16 +462,17 @@ cdef void run_part(const Depthwise *f, const Depthwise *d, Py_ssize_t part, Py_s
             own_d.y, own_d.y_kept = own + line(2 * f.x_pixel), p.dx_kept
         if p.x != NULL:
             own_f.x, own_f.kept = x.rows, p.x.kept
-            memset(p.sums.total + part * f.x_pixel, 0, f.x_pixel)
-            memset(p.sums.dot + part * f.x_pixel, 0, f.x_pixel)
     memset(sums, 0, f.blocks * f.block_bytes)
     while row < end:
-        count = 2 if f.pairs and row + 1 < end and (row + 1) % f.rows.out > 0 else 1
+        count = rows_at_once(f, row, end)
+        if d != NULL:
+            rows_beside(d, row, count, &first, &last)
         if p != NULL:
-            rows_taken(f, d, row, count, lists, taken)
-            keep_rows(p.dy, taken[0], taken[1], &dy)
+            dy_first, dy_last = row, row + count
+            rows_read(d, first, last, lists, &dy_first, &dy_last)
+            keep_rows(p.dy, dy_first, dy_last, &dy)
             if p.x != NULL:
-                keep_rows(p.x, taken[2], taken[3], &x)
+                keep_read(f, row, row + count, lists, p.x, &x)
                 own_f.next_x = p.x.t.x + x.end * p.x.nbytes
             # Of the two that dy is made of one is asked for by each.
             own_f.next_y = p.dy.t.x + dy.end * p.dy.nbytes
@@ -469,46 +484,32 @@ cdef void run_part(const Depthwise *f, const Depthwise *d, Py_ssize_t part, Py_s
             for i in range(f.blocks):
                 run_row(&own_f, i, row, lists, sums + i * f.block_bytes)
         if d != NULL:
-            rows_beside(d, row, count, &first, &last)
             run_rows(&own_d, first, last, lists)
-            for i in range(first, last if p != NULL and p.x != NULL else first):
-                t = p.sums
-                t.rows = d.cols.out
-                t.x += i * p.x.nbytes
-                t.g = own_d.y + i % own_d.y_kept * p.x.nbytes
-                t.y = d.y + i * p.x.nbytes
-                t.past = p.dx_kept > 0
-                t.total += part * f.x_pixel
-                t.dot += part * f.x_pixel
-                add_sums(f.table, f.table.normalize_sums, t, own)
+        if p != NULL and p.x != NULL:
+            sum_rows(d, &own_d, p, part, first, last, own)
         row += count
 
 
-cdef void run_measured(const Depthwise *d, Py_ssize_t part, Py_ssize_t parts, Py_ssize_t *lists, const Making *x,
-                       const fc_norm *moments, char *kept) noexcept nogil:
+cdef void run_measured(const Depthwise *d, Py_ssize_t part, Py_ssize_t *lists, const Making *x, const fc_norm *moments,
+                       char *kept) noexcept nogil:
     """Compute a part of the rows of the result, and add up their moments; x, unless it is NULL, makes the source."""
-    cdef Py_ssize_t rows = d.images * d.rows.out, row = rows * part // parts, end = rows * (part + 1) // parts
-    cdef Py_ssize_t count, first, last, nbytes = d.cols.out * d.y_pixel
+    cdef Py_ssize_t rows = d.images * d.rows.out, row = rows * part // d.parts, end = rows * (part + 1) // d.parts
+    cdef Py_ssize_t count, nbytes = d.cols.out * d.y_pixel
     cdef Kept source = Kept(0, 0, kept)
-    cdef fc_norm t
+    cdef fc_norm t = moments[0]
     cdef Depthwise own = d[0]
     if x != NULL:
         own.x, own.kept = kept, x.kept
     while row < end:
-        count = 2 if d.pairs and row + 1 < end and (row + 1) % d.rows.out > 0 else 1
+        count = rows_at_once(d, row, end)
         if x != NULL:
-            first, last = d.images * d.rows.source, 0
-            rows_read(d, row, row + count, lists, &first, &last)
-            keep_rows(x, first, last, &source)
+            keep_read(d, row, row + count, lists, x, &source)
             own.next_x = x.t.x + source.end * x.nbytes
             own.next_row = x.nbytes
         run_rows(&own, row, row + count, lists)
-        t = moments[0]
         t.rows = count * d.cols.out
         t.x = d.y + row * nbytes
-        t.total += part * d.y_pixel
-        t.dot += part * d.y_pixel
-        add_sums(d.table, d.table.normalize_moments, t, kept + kept_bytes(x))
+        add_sums(d.table, d.table.normalize_moments, t, part, kept + kept_bytes(x))
         row += count
 
 
@@ -645,8 +646,7 @@ cdef int run_filters(Depthwise *f, Depthwise *d, char *dw, int threads, const Pa
                 d.table.past_done()
         if not f.depth:
             packed = dw
-        memset(packed, 0, all_blocks)
-        f.table.column_sum(f.parts, all_blocks // f.table.itemsize, f.sums, packed)
+        sum_lines(f.table, f.parts, all_blocks // f.table.itemsize, f.sums, packed)
         for i in range(f.blocks if f.depth else 0):
             unpack_block(f, packed, i, dw)
     release(scratch)
@@ -857,15 +857,21 @@ cdef Depthwise for_input(Geometry g, cnp.ndarray dy, cnp.ndarray dx) noexcept:
     return d
 
 
+cdef Py_ssize_t parts_of(Geometry g) noexcept:
+    """Return in how many parts sums over the output's rows are taken: as many as most numbers of threads share out
+    evenly."""
+    cdef Py_ssize_t parts = 1
+    while parts < PARTS and parts * PART_ROWS < g.images * g.out_h:
+        parts *= 2
+    return parts
+
+
 cdef Depthwise for_filters(Geometry g, cnp.ndarray dy, cnp.ndarray x) noexcept:
     """Return what computes the gradient of the filters."""
     cdef Depthwise f = depthwise(g, x)
     f.x = cnp.PyArray_BYTES(x)
     f.y = cnp.PyArray_BYTES(dy)
-    # As many as most numbers of threads share out evenly.
-    f.parts = 1
-    while f.parts < PARTS and f.parts * PART_ROWS < g.images * g.out_h:
-        f.parts *= 2
+    f.parts = parts_of(g)
     return f
 
 
@@ -902,17 +908,29 @@ def backward(Geometry g, cnp.ndarray dy, cnp.ndarray x, cnp.ndarray w, cnp.ndarr
 
 # ---- between batch normalisations, in training ----
 
-cdef int rows_kept(const Depthwise *f, const Depthwise *d, Py_ssize_t *dy, Py_ssize_t *x, Py_ssize_t *dx) except -1:
-    """Find how many rows of dy and of x are needed at a time, and of the input's gradient computed."""
-    cdef Py_ssize_t row, first, last
-    cdef Py_ssize_t taken[4]
+cdef Py_ssize_t most_read(const Depthwise *d) except -1:
+    """Return how many rows of the source, from first to last, two rows of an image are computed from at most."""
+    cdef Py_ssize_t row, first, last, most = 1
     cdef Py_ssize_t *lists = <Py_ssize_t *> acquire(rows_bytes(d))
-    dy[0] = x[0] = dx[0] = 1
-    for row in range(f.rows.out):
-        rows_taken(f, d, row, min(2, f.rows.out - row), lists, taken)
-        dy[0] = max(dy[0], taken[1] - taken[0])
-        x[0] = max(x[0], taken[3] - taken[2])
-        rows_beside(d, row, min(2, f.rows.out - row), &first, &last)
+    for row in range(d.rows.out):
+        first, last = d.rows.source, 0
+        rows_read(d, row, min(row + 2, d.rows.out), lists, &first, &last)
+        most = max(most, last - first)
+    release(<char *> lists)
+    return most
+
+
+cdef int rows_kept(const Depthwise *d, Py_ssize_t *dy, Py_ssize_t *dx) except -1:
+    """Find how many rows of dy are needed at a time, and how many of the input's gradient are computed."""
+    cdef Py_ssize_t row, count, first, last, dy_first, dy_last
+    cdef Py_ssize_t *lists = <Py_ssize_t *> acquire(rows_bytes(d))
+    dy[0] = dx[0] = 1
+    for row in range(d.rows.source):
+        count = min(2, d.rows.source - row)
+        rows_beside(d, row, count, &first, &last)
+        dy_first, dy_last = row, row + count
+        rows_read(d, first, last, lists, &dy_first, &dy_last)
+        dy[0] = max(dy[0], dy_last - dy_first)
         dx[0] = max(dx[0], last - first)
     release(<char *> lists)
     return 0
@@ -922,11 +940,12 @@ def pays_normalized(Geometry g, cnp.ndarray x):
     """Whether what lies beside a batch normalisation is faster made on the way: arrays are beyond L2, but rows that are
     needed at a time stay there. Sums are then taken in another order, whatever the threads."""
     cdef Depthwise f = for_filters(g, x, x), d = for_input(g, x, x)
-    cdef Py_ssize_t dy_rows, x_rows, dx_rows
+    cdef Py_ssize_t dy_rows, dx_rows
     if f.depth or g.filters < f.table.lanes or result_bytes(&d) <= LEAST_L2 * l2_bytes:
         return False
-    rows_kept(&f, &d, &dy_rows, &x_rows, &dx_rows)
-    return dy_rows * f.cols.out * f.y_pixel + (x_rows + dx_rows) * f.cols.source * f.x_pixel <= l2_bytes * 5 // 8
+    rows_kept(&d, &dy_rows, &dx_rows)
+    return (dy_rows * f.cols.out * f.y_pixel + (most_read(&f) + dx_rows) * f.cols.source * f.x_pixel
+            <= l2_bytes * 5 // 8)
 
 
 def backward_normalized(Geometry g, tuple normalized, cnp.ndarray x, tuple made, cnp.ndarray w, cnp.ndarray dx,
@@ -934,11 +953,11 @@ def backward_normalized(Geometry g, tuple normalized, cnp.ndarray x, tuple made,
     """Write what `backward` does, from a dy that is `normalized`: as `rows_of_gradient` takes it. The input is x, or
     `made` as `rows_of_result` takes it, of x; then total and dot are the sums of `_elementwise.normalize_sums`."""
     cdef Depthwise f = for_filters(g, x, x), d = for_input(g, x, dx)
-    cdef Py_ssize_t dy_rows, x_rows, dx_rows, nbytes = f.parts * f.x_pixel
+    cdef Py_ssize_t dy_rows, dx_rows, nbytes = f.parts * f.x_pixel
     cdef Making dy, source
     cdef Passing p
     cdef char *sums
-    rows_kept(&f, &d, &dy_rows, &x_rows, &dx_rows)
+    rows_kept(&d, &dy_rows, &dx_rows)
     dy = making(f.table, rows_of_gradient(normalized), f.cols.out, dy_rows)
     p.dy = &dy
     p.x = NULL
@@ -946,28 +965,26 @@ def backward_normalized(Geometry g, tuple normalized, cnp.ndarray x, tuple made,
     d.w = cnp.PyArray_BYTES(w)
     if made is not None:
         p.sums = rows_of_result(made)
-    sums = acquire(2 * nbytes)
-    if made is not None:
-        source = making(f.table, p.sums, f.cols.source, x_rows)
+        source = making(f.table, p.sums, f.cols.source, most_read(&f))
         p.x = &source
-        p.sums.total = sums
-        p.sums.dot = sums + nbytes
         if goes_past(&d):
             p.dx_kept = dx_rows
+    sums = acquire(2 * nbytes)
+    memset(sums, 0, 2 * nbytes)
+    p.sums.total = sums
+    p.sums.dot = sums + nbytes
     try:
         run_filters(&f, &d, cnp.PyArray_BYTES(dw), threads_for(2 * g.flops()), &p)
         if made is not None:
-            memset(cnp.PyArray_DATA(total), 0, f.x_pixel)
-            memset(cnp.PyArray_DATA(dot), 0, f.x_pixel)
-            f.table.column_sum(f.parts, g.channels, p.sums.total, cnp.PyArray_DATA(total))
-            f.table.column_sum(f.parts, g.channels, p.sums.dot, cnp.PyArray_DATA(dot))
+            sum_lines(f.table, f.parts, g.channels, p.sums.total, cnp.PyArray_BYTES(total))
+            sum_lines(f.table, f.parts, g.channels, p.sums.dot, cnp.PyArray_BYTES(dot))
     finally:
         release(sums)
 
 
 cdef void find_centre(const Depthwise *d, Py_ssize_t *lists, const Making *x, char *centre, char *kept) noexcept nogil:
     """Write the means of a few rows of the result, from all over the images."""
-    cdef Py_ssize_t rows = min(d.images * d.rows.out, CENTRE_ROWS), i, row, first, last
+    cdef Py_ssize_t rows = min(d.images * d.rows.out, CENTRE_ROWS), i, row
     cdef Py_ssize_t nbytes = d.cols.out * d.y_pixel
     cdef char *y = kept + kept_bytes(x)
     cdef Kept source = Kept(0, 0, kept)
@@ -980,9 +997,7 @@ cdef void find_centre(const Depthwise *d, Py_ssize_t *lists, const Making *x, ch
         own.y = y + i * nbytes
         row = i * d.images // rows * d.rows.out + (2 * i + 1) * d.rows.out // (2 * rows)
         if x != NULL:
-            first, last = d.images * d.rows.source, 0
-            rows_read(d, row, row + 1, lists, &first, &last)
-            keep_rows(x, first, last, &source)
+            keep_read(d, row, row + 1, lists, x, &source)
         run_row(&own, 0, row, lists, NULL)
     choose_centre(d.table, rows * d.cols.out, d.filters, y, centre)
 
@@ -991,22 +1006,22 @@ def forward_measured(Geometry g, cnp.ndarray x, tuple made, cnp.ndarray w, cnp.n
                      cnp.ndarray variance):
     """Write the result to y and its moments to mean and variance. The input is x, or `made` as `rows_of_result` takes
     it, of x."""
-    cdef Depthwise f = for_filters(g, y, x), d = depthwise(g, x), back = for_input(g, y, x)
+    cdef Depthwise d = depthwise(g, x)
     cdef int threads = threads_for(g.flops())
-    cdef Py_ssize_t dy_rows, x_rows, dx_rows, i, list_bytes = rows_bytes(&d), own_bytes, nbytes = f.parts * d.y_pixel
-    cdef Py_ssize_t part
+    cdef Py_ssize_t i, part, list_bytes = rows_bytes(&d), own_bytes, nbytes
     cdef Shares shares
     cdef Making making_x
     cdef Making *source = NULL
     cdef fc_norm moments
     cdef char *scratch
     cdef char *own
-    rows_kept(&f, &back, &dy_rows, &x_rows, &dx_rows)
+    d.parts = parts_of(g)
+    nbytes = d.parts * d.y_pixel
     d.x = cnp.PyArray_BYTES(x)
     d.y = cnp.PyArray_BYTES(y)
     d.w = cnp.PyArray_BYTES(w)
     if made is not None:
-        making_x = making(d.table, rows_of_result(made), d.cols.source, x_rows)
+        making_x = making(d.table, rows_of_result(made), d.cols.source, most_read(&d))
         source = &making_x
         if d.prefetch and d.source_step > 1:
             d.prefetch = 2  # rows are made faster than they are seen
@@ -1019,7 +1034,7 @@ def forward_measured(Geometry g, cnp.ndarray x, tuple made, cnp.ndarray w, cnp.n
     moments.total = scratch + columns_bytes(&d)
     moments.dot = moments.total + nbytes
     own = moments.dot + nbytes + line(d.y_pixel)
-    share(&shares, f.parts, threads)
+    share(&shares, d.parts, threads)
     with nogil:
         cut_columns(&d, True, scratch)
         find_centre(&d, <Py_ssize_t *> own, source, cnp.PyArray_BYTES(mean), own + list_bytes)
@@ -1028,14 +1043,12 @@ def forward_measured(Geometry g, cnp.ndarray x, tuple made, cnp.ndarray w, cnp.n
             for i in prange(threads, schedule="static", chunksize=1):
                 part = take(&shares, i)
                 while part >= 0:
-                    run_measured(&d, part, f.parts, <Py_ssize_t *> (own + i * own_bytes), source, &moments,
+                    run_measured(&d, part, <Py_ssize_t *> (own + i * own_bytes), source, &moments,
                                  own + i * own_bytes + list_bytes)
                     part = take(&shares, i)
         own = moments.dot + nbytes
-        memset(own, 0, d.y_pixel)
-        memset(cnp.PyArray_DATA(variance), 0, d.y_pixel)
-        d.table.column_sum(f.parts, g.filters, moments.total, own)
-        d.table.column_sum(f.parts, g.filters, moments.dot, cnp.PyArray_BYTES(variance))
+        sum_lines(d.table, d.parts, g.filters, moments.total, own)
+        sum_lines(d.table, d.parts, g.filters, moments.dot, cnp.PyArray_BYTES(variance))
         write_moments(d.table, d.images * d.rows.out * d.cols.out, g.filters, own, cnp.PyArray_BYTES(mean),
                       cnp.PyArray_BYTES(variance))
     release(scratch)

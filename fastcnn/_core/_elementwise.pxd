@@ -18,14 +18,22 @@ cdef enum:
     SAMPLES = 64
 
 
-cdef inline void add_sums(const fc_kernels *table, norm_leaf *leaf, fc_norm t, char *own) noexcept nogil:
-    """Add the sums over a few rows to t's, which are those over many: so that little is lost to what they have become.
+cdef inline void sum_lines(const fc_kernels *table, Py_ssize_t lines, Py_ssize_t columns, const char *x,
+                           char *out) noexcept nogil:
+    """Write the sums of so many lines, one after the other in their order."""
+    memset(out, 0, columns * table.itemsize)
+    table.column_sum(lines, columns, x, out)
+
+
+cdef inline void add_sums(const fc_kernels *table, norm_leaf *leaf, fc_norm t, Py_ssize_t part,
+                          char *own) noexcept nogil:
+    """Add the sums over a few rows to a part's lines of t's: those over many, to which little is lost by and by.
 
     own has room for two lines.
     """
     cdef Py_ssize_t nbytes = t.columns * table.itemsize
-    cdef char *total = t.total
-    cdef char *dot = t.dot
+    cdef char *total = t.total + part * nbytes
+    cdef char *dot = t.dot + part * nbytes
     t.total = own
     t.dot = own + nbytes
     memset(own, 0, 2 * nbytes)

@@ -202,11 +202,9 @@ def column_sum(cnp.ndarray x, cnp.ndarray out):
     cdef char *po = cnp.PyArray_BYTES(out)
     cdef char *sums = acquire(r.runs * r.line + 1)
     with nogil:
-        memset(sums, 0, r.runs * r.line)
-        memset(po, 0, r.line)
         for i in prange(r.runs, num_threads=threads_of(&r), schedule="static"):
-            table.column_sum(rows_in(&r, i), r.columns, px + i * step, sums + i * r.line)
-        table.column_sum(r.runs, r.columns, sums, po)
+            sum_lines(table, rows_in(&r, i), r.columns, px + i * step, sums + i * r.line)
+        sum_lines(table, r.runs, r.columns, sums, po)
     release(sums)
 
 
@@ -348,18 +346,16 @@ cdef void map_runs(const Norm *n, norm_leaf *leaf) noexcept:
 
 cdef void sum_runs(const Norm *n, norm_leaf *leaf, const fc_kernels *table, char *total, char *dot) noexcept:
     """Write the sums over all rows of the array."""
-    cdef Py_ssize_t size = table.itemsize, lines = n.r.runs * n.copies + (n.rest > 0), i
+    cdef Py_ssize_t lines = n.r.runs * n.copies + (n.rest > 0), i
     cdef fc_norm t
     with nogil:
         for i in prange(runs_of(n), num_threads=threads_of(&n.r), schedule="static"):
             t = run_of(n, i)
-            memset(t.total, 0, t.columns * size)
-            memset(t.dot, 0, t.columns * size)
+            memset(t.total, 0, t.columns * table.itemsize)
+            memset(t.dot, 0, t.columns * table.itemsize)
             leaf(&t)
-        memset(total, 0, n.columns * size)
-        memset(dot, 0, n.columns * size)
-        table.column_sum(lines, n.columns, n.t.total, total)
-        table.column_sum(lines, n.columns, n.t.dot, dot)
+        sum_lines(table, lines, n.columns, n.t.total, total)
+        sum_lines(table, lines, n.columns, n.t.dot, dot)
 
 
 cdef inline double read(const fc_kernels *table, const char *x, Py_ssize_t i) noexcept nogil:
@@ -513,11 +509,10 @@ def layer_normalize_backward(cnp.ndarray dy, cnp.ndarray x, cnp.ndarray scale, d
     cdef char *sums = acquire(r.runs * r.line + 1)
     with nogil:
         memset(sums, 0, r.runs * r.line)
-        memset(pds, 0, r.line)
         for i in prange(r.runs, num_threads=threads_of(&r), schedule="static"):
             table.layer_normalize_backward(rows_in(&r, i), r.columns, pg + i * step, px + i * step, ps, epsilon,
                                            pdx + i * step, sums + i * r.line)
-        table.column_sum(r.runs, r.columns, sums, pds)
+        sum_lines(table, r.runs, r.columns, sums, pds)
     release(sums)
 
 

@@ -13,7 +13,7 @@ from libc.string cimport memcpy, memset
 cimport numpy as cnp
 
 from ._conv cimport Geometry
-from ._elementwise cimport SAMPLES, add_sums, choose_centre, rows_of_result, write_moments
+from ._elementwise cimport SAMPLES, add_sums, choose_centre, rows_of_result, sum_lines, write_moments
 from ._gemm cimport Ahead, add_stretch, multiply_panels, pack_panels, panel_steps, panel_width, share_out
 from ._runtime cimport (
     Shares, acquire, ceil_div, fc_kernels, fc_norm, in_vectors, kernels, l2_bytes, line, past_bytes, release, share,
@@ -84,9 +84,7 @@ cdef void run_part(const Pointwise *p, Py_ssize_t part, char *scratch) noexcept 
         multiply(p, x, pixels, y, scratch, &next)
         t.rows = pixels
         t.x = y
-        t.total += part * y_pixel
-        t.dot += part * y_pixel
-        add_sums(p.table, p.table.normalize_moments, t, sums)
+        add_sums(p.table, p.table.normalize_moments, t, part, sums)
         first += pixels
 
 
@@ -152,9 +150,7 @@ def forward_measured(Geometry g, cnp.ndarray x, tuple made, cnp.ndarray w, cnp.n
                 while task >= 0:
                     run_part(&p, task, own + i * own_bytes)
                     task = take(&shares, i)
-        memset(sum, 0, y_pixel)
-        memset(pv, 0, y_pixel)
-        p.table.column_sum(PARTS, g.filters, p.moments.total, sum)
-        p.table.column_sum(PARTS, g.filters, p.moments.dot, pv)
+        sum_lines(p.table, PARTS, g.filters, p.moments.total, sum)
+        sum_lines(p.table, PARTS, g.filters, p.moments.dot, pv)
         write_moments(p.table, p.pixels, g.filters, sum, pm, pv)
     release(scratch)

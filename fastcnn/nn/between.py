@@ -114,15 +114,14 @@ def gradients(
 ) -> tuple[FloatArray | SummedGradient | None, FloatArray, FloatArray | None]:
     """Return what :func:`fastcnn.nn.conv2d_backward` does, of arrays that may be unwritten."""
     if isinstance(grad, NormalizedGradient) and not bias_grad:
-        plain = input.x if isinstance(input, NormalizedResult) else input
-        same, x, w = floats(("grad", "input", "filters"), grad.grad, plain, filters)
-        if same is grad.grad and plain is input:
-            if input_grad and _pays(x, w, *options):
-                return *normalized_backward(grad, x, w, *options), None
-            if not input_grad and _takes_filters_alone(x, w, *options):
-                return None, normalized_backward_filters(grad, x, w.shape, *options), None
-        elif same is grad.grad and x is plain and input_grad and _pays(x, w, *options):
-            return *normalized_backward(grad, input, w, *options), None
+        made = input if isinstance(input, NormalizedResult) else None
+        given = input if made is None else made.x
+        same, x, w = floats(("grad", "input", "filters"), grad.grad, given, filters)
+        fits = same is grad.grad and (made is None or x is given)  # what is made has the type of what it is made of
+        if fits and input_grad and _pays(x, w, *options):
+            return *normalized_backward(grad, x if made is None else made, w, *options), None
+        if fits and made is None and not input_grad and _takes_filters_alone(x, w, *options):
+            return None, normalized_backward_filters(grad, x, w.shape, *options), None
     if isinstance(grad, NormalizedGradient):
         grad = written_gradient(grad)
     if isinstance(input, NormalizedResult):

@@ -22,6 +22,14 @@ def _channels(x: FloatArray, name: str) -> tuple[int]:
     return (x.shape[-1],)
 
 
+def _checked_channels(x: FloatArray, **values: FloatArray) -> tuple[int]:
+    """Return (C,), if there is a value for each channel of x in each of these."""
+    channels = _channels(x, "x")
+    for name, value in values.items():
+        like(value, channels, name)
+    return channels
+
+
 def bias_add(x: ArrayLike, bias: ArrayLike, activation: str | None = None) -> FloatArray:
     """Add a bias per channel: y = activation(x + bias).
 
@@ -169,9 +177,7 @@ def batch_normalization(
     activation = checked_activation(activation)
     names = ("x", "mean", "variance", "offset", "scale", "residual")
     x, mean, variance, offset, scale, residual = floats(names, x, mean, variance, offset, scale, residual, optional=1)
-    channels = _channels(x, "x")
-    for name, value in (("mean", mean), ("variance", variance), ("offset", offset), ("scale", scale)):
-        like(value, channels, name)
+    _checked_channels(x, mean=mean, variance=variance, offset=offset, scale=scale)
     if residual is not None:
         like(residual, x.shape, "residual")
     y = np.empty_like(x)
@@ -401,9 +407,7 @@ def unwritten_result(
     """Return the result of :func:`batch_normalization` unwritten, of the same arguments; any activation is a relu."""
     names = ("x", "mean", "variance", "offset", "scale")
     x, mean, variance, offset, scale = floats(names, x, mean, variance, offset, scale)
-    channels = _channels(x, "x")
-    for name, value in (("mean", mean), ("variance", variance), ("offset", offset), ("scale", scale)):
-        like(value, channels, name)
+    _checked_channels(x, mean=mean, variance=variance, offset=offset, scale=scale)
     return NormalizedResult(x, mean, scale * inverse_deviation(variance, variance_epsilon), offset, activation)
 
 
@@ -439,10 +443,8 @@ def unwritten_gradient(
         grad = summed.grad
     grad, x, mean, variance, scale, offset = floats(names, grad, x, mean, variance, scale, offset, optional=1)
     like(grad, x.shape)
-    channels = _channels(x, "x")
     offset = mean if offset is None else offset
-    for name, value in (("mean", mean), ("variance", variance), ("scale", scale), ("offset", offset)):
-        like(value, channels, name)
+    channels = _checked_channels(x, mean=mean, variance=variance, scale=scale, offset=offset)
     inverse = inverse_deviation(variance, variance_epsilon)
     slopes = scale * inverse
     if summed is not None:
@@ -501,9 +503,7 @@ def layer_normalization(x: ArrayLike, offset: ArrayLike, scale: ArrayLike, varia
     [[-1.0, 12.0]]
     """
     x, offset, scale = floats(("x", "offset", "scale"), x, offset, scale)
-    channels = _channels(x, "x")
-    for name, value in (("offset", offset), ("scale", scale)):
-        like(value, channels, name)
+    _checked_channels(x, offset=offset, scale=scale)
     y = np.empty_like(x)
     bound_layer_normalization(x, scale, offset, checked_epsilon(variance_epsilon, "variance_epsilon"), y)()
     return y

@@ -339,9 +339,9 @@ static void FC_NAME(bias_add)(ptrdiff_t rows, ptrdiff_t columns, const void *x_,
 
 /* ---- normalisation: along the rows, so that memory is gone through in one sweep ----
  *
- * Statistics are read again for each row or four of them, from L1; with columns down the rows, where they would stay in
- * registers, 50,176 rows of 144 columns took 1.8 times as long.  The caches are asked for what comes NORM_AHEAD bytes
- * later. */
+ * Statistics are read again for each row, from L1; with columns down the rows, where they would stay in registers,
+ * 50,176 rows of 144 columns took 1.8 times as long.  Where sums are taken four rows go side by side.  The caches are
+ * asked for what comes NORM_AHEAD bytes later. */
 
 #define NORM_ROWS 4
 #define NORM_AHEAD 4096
@@ -373,13 +373,11 @@ FC_INLINE vec norm_gradient(vec g, vec centred, vec scale, vec offset, const int
 /* Each of these takes one vector of columns, from c on, of `rows` rows, the first of which begins at element i. */
 FC_INLINE void norm_forward(const fc_norm *t, ptrdiff_t i, ptrdiff_t c, ptrdiff_t left, const int rows, const int relu,
                             const int past) {
-    const vec mean = LOAD(mean, c), scale = LOAD(scale, c), offset = LOAD(offset, c);
-    FC_UNROLL for (int j = 0; j < rows; j++, i += t->columns) {
-        norm_ahead(AT(x, i + c));
-        vec y = (LOAD(x, i + c) - mean) * scale + offset;
-        if (t->residual) y += LOAD(residual, i + c);
-        norm_store(AT(y, i + c), clamp(y, relu), left, past);
-    }
+    (void)rows;
+    norm_ahead(AT(x, i + c));
+    vec y = (LOAD(x, i + c) - LOAD(mean, c)) * LOAD(scale, c) + LOAD(offset, c);
+    if (t->residual) y += LOAD(residual, i + c);
+    norm_store(AT(y, i + c), clamp(y, relu), left, past);
 }
 
 FC_INLINE void norm_add(const fc_norm *t, ptrdiff_t i, ptrdiff_t c, ptrdiff_t left, const int rows, const int relu,
@@ -418,17 +416,15 @@ FC_INLINE void norm_sums(const fc_norm *t, ptrdiff_t i, ptrdiff_t c, ptrdiff_t l
 
 FC_INLINE void norm_backward(const fc_norm *t, ptrdiff_t i, ptrdiff_t c, ptrdiff_t left, const int rows, const int relu,
                              const int past) {
-    const vec mean = LOAD(mean, c), scale = LOAD(scale, c), offset = LOAD(offset, c);
-    const vec g_mean = LOAD(g_mean, c), slope = LOAD(slope, c);
-    FC_UNROLL for (int j = 0; j < rows; j++, i += t->columns) {
-        norm_ahead(AT(x, i + c));
-        norm_ahead(AT(g, i + c));
-        const vec centred = LOAD(x, i + c) - mean, g = norm_gradient(LOAD(g, i + c), centred, scale, offset, relu);
-        norm_store(AT(y, i + c), (g - g_mean - centred * slope) * scale, left, past);
-    }
+    (void)rows;
+    norm_ahead(AT(x, i + c));
+    norm_ahead(AT(g, i + c));
+    const vec centred = LOAD(x, i + c) - LOAD(mean, c), scale = LOAD(scale, c);
+    const vec g = norm_gradient(LOAD(g, i + c), centred, scale, LOAD(offset, c), relu);
+    norm_store(AT(y, i + c), (g - LOAD(g_mean, c) - centred * LOAD(slope, c)) * scale, left, past);
 }
 
-/* ROWS side by side, with what there is of each column read once for them; with gaps between them one by one. */
+/* ROWS side by side, one by one if there are gaps between them.  RELU: whether what is computed depends on one. */
 #define NORM(NAME, PART, ROWS, RELU)                                                                       \
     FC_INLINE void FC_NAME(NAME##_row)(const fc_norm *t, ptrdiff_t i, const int rows, const int relu,      \
                                        const int past) {                                                   \
