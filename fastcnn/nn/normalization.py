@@ -345,24 +345,30 @@ class NormalizedResult:
 
 
 @dataclass(frozen=True, eq=False)
-class NormalizedGradient:
+class _WithGradient:
+    """What stands for a gradient of the same shape as the one that it holds."""
+
+    grad: FloatArray
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """That of the array."""
+        return self.grad.shape
+
+    def __len__(self) -> int:
+        return len(self.grad)
+
+
+@dataclass(frozen=True, eq=False)
+class NormalizedGradient(_WithGradient):
     """The gradient of batch normalisation's input before it is written, likewise.
 
     dx = scale * (g - grad_mean - (x - mean) * slope), where g is grad before the activation.
     """
 
-    grad: FloatArray
     result: NormalizedResult
     grad_mean: FloatArray
     slope: FloatArray
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """That of the array."""
-        return self.result.shape
-
-    def __len__(self) -> int:
-        return len(self.grad)
 
     def operands(
         self,
@@ -372,23 +378,14 @@ class NormalizedGradient:
 
 
 @dataclass(frozen=True, eq=False)
-class SummedGradient:
+class SummedGradient(_WithGradient):
     """The gradient of batch normalisation's result, with what has been added up of it on the way.
 
     total = sum g and dot = sum g (x - mean), where g is grad before the activation.
     """
 
-    grad: FloatArray
     total: FloatArray
     dot: FloatArray
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """That of the array."""
-        return self.grad.shape
-
-    def __len__(self) -> int:
-        return len(self.grad)
 
 
 # What stands for an array that is not written.
