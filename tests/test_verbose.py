@@ -118,14 +118,14 @@ def test_what_lies_between_normalisations_is_seen():
         " BatchNormalization(activation='relu'), Conv2D(16, 3, use_bias=False), BatchNormalization(),"
         " GlobalAveragePooling2D()])\n"
         "model.compile('adam', 'mean_squared_error')\n"
-        "model.train_on_batch(np.ones((9, 33, 33, 16), np.float32), np.ones((9, 16), np.float32))\n"
+        "model.train_on_batch(np.ones((64, 33, 33, 16), np.float32), np.ones((64, 16), np.float32))\n"
     )
     table = {row[1]: dict(zip(HEADER, row, strict=True)) for row in rows[1:]}
     shapes = {
-        "measured_conv2d": "input:9x33x33x32 filters:1x1x32x32",
-        "normalized_backward": "grad:9x33x33x32 input:9x33x33x32 filters:1x1x32x32",
-        "written_result": "result:9x33x33x32",
-        "written_gradient": "grad:9x31x31x16",
+        "measured_conv2d": "input:64x33x33x32 filters:1x1x32x32",
+        "normalized_backward": "grad:64x33x33x32 input:64x33x33x32 filters:1x1x32x32",
+        "written_result": "result:64x33x33x32",
+        "written_gradient": "grad:64x31x31x16",
     }
     assert {name: table[name]["shapes"] for name in shapes} == shapes
     for name, products in (("measured_conv2d", 1), ("normalized_backward", 2)):
@@ -133,9 +133,9 @@ def test_what_lies_between_normalisations_is_seen():
         rate, unit = table[name]["rate"].split()
         assert unit == "GFLOP/s"
         assert float(rate) == pytest.approx(
-            products * 2 * 9 * 33 * 33 * 32 * 32 / float(table[name]["ms"]) / 1e6, rel=0.01
+            products * 2 * 64 * 33 * 33 * 32 * 32 / float(table[name]["ms"]) / 1e6, rel=0.01
         )
-    for name, elements in (("written_result", 2 * 9 * 33 * 33 * 32), ("written_gradient", 3 * 9 * 31 * 31 * 16)):
+    for name, elements in (("written_result", 2 * 64 * 33 * 33 * 32), ("written_gradient", 3 * 64 * 31 * 31 * 16)):
         rate, unit = table[name]["rate"].split()
         assert unit == "GB/s"
         assert float(rate) == pytest.approx(4 * elements / float(table[name]["ms"]) / 1e6, rel=0.01)
