@@ -24,7 +24,7 @@ from cython.parallel cimport parallel, prange, threadid
 cimport numpy as cnp
 
 from ._conv cimport Geometry, Pooled, pool_pixels, pooled_to, scaled
-from ._gemm cimport bring_near, fc_prefetch, multiply_tiles, pad_bias, panel_shape
+from ._gemm cimport bring_near, fc_prefetch, multiply_tiles, pad_bias, panel_shape, rows_beside
 from ._runtime cimport (
     Shares, acquire, aligned, ceil_div, distance, fc_kernels, fc_tile, fc_winograd,
     fc_winograd_leaves, kernels, l2_bytes, line, pixel_pitch, release, share, take, threads_for,
@@ -195,7 +195,7 @@ cdef void multiply_panel(const Convolution *g, Py_ssize_t panel, Py_ssize_t chan
                          const char *filters, Py_ssize_t filter_point, Py_ssize_t tiles, const char *points,
                          char *products) noexcept nogil:
     """Some channels' part of the products of a block of tiles with one panel of filters."""
-    cdef Py_ssize_t size = g.table.itemsize, no_offset = 0, width, i
+    cdef Py_ssize_t size = g.table.itemsize, no_offset = 0, width, i, tile
     cdef int kind
     cdef fc_tile t
     panel_shape(g.table, g.columns - panel * g.width, &width, &kind)
@@ -217,8 +217,13 @@ cdef void multiply_panel(const Convolution *g, Py_ssize_t panel, Py_ssize_t chan
         t.b = filters + i * filter_point
         t.a = points + i * g.point + channel * size
         t.c = products + i * g.product_point
-        # The next point's filters, or the next panel's.
-        bring_near(g.table, kind, &t, tiles, 1, t.b + filter_point, channels * t.b_step)
+        if g.slab:
+            # The next point, of which another thread has transformed a part.
+            for tile in range(tiles if i + 1 < g.points else 0):
+                fc_prefetch(points + (i + 1) * g.point + tile * g.row + channel * size, channels * size)
+        else:
+            # The next point's filters, or the next panel's.
+            bring_near(g.table, kind, &t, tiles, 1, t.b + filter_point, channels * t.b_step)
         multiply_tiles(g.table, kind, &t, tiles)
 
 
@@ -491,8 +496,12 @@ cdef void transform_tile(const Operand *o, Py_ssize_t points, Py_ssize_t size, P
 
 
 cdef void add_products(const FilterGradient *g, Py_ssize_t pair, Py_ssize_t point, char *sums) noexcept nogil:
-    """Add the block's products of one point, for one part of the rows and one of the columns."""
+    """Add the block's products of one point, for one part of the rows and one of the columns.
+
+    Meanwhile the next point is brought near where threads share a block, and another one may have transformed it.
+    """
     cdef Py_ssize_t size = g.table.itemsize, no_offset = 0, width, row = pair % g.x.parts, panel = pair // g.x.parts
+    cdef Py_ssize_t rows = columns(&g.x, row), upper, a_bytes = 0, b_bytes = 0
     cdef int kind
     cdef fc_tile t
     panel_shape(g.table, columns(&g.dy, panel), &width, &kind)
@@ -507,13 +516,20 @@ cdef void add_products(const FilterGradient *g, Py_ssize_t pair, Py_ssize_t poin
     t.columns = width
     t.residual = 0
     t.past = False
-    t.ahead = t.ahead_end = NULL
     t.relu = 0
     t.a = g.x.at + (row * g.points + point) * g.x.point
     t.b = g.dy.at + (panel * g.points + point) * g.dy.point
     t.c = sums + point * g.sum_point
     t.accumulate = g.first > g.start
-    multiply_tiles(g.table, kind, &t, columns(&g.x, row))
+    if g.parts == 0 and point + 1 < g.points:
+        # What other pairs need as well, unless these are another thread's, is for the first of them.
+        a_bytes = g.count * t.a_step if g.by_pairs or panel == 0 else 0
+        b_bytes = g.count * t.b_step if g.by_pairs or row == 0 else 0
+    upper = rows // 2 // g.table.max_rows[kind] * g.table.max_rows[kind]
+    bring_near(g.table, kind, &t, upper, 1, t.a + g.x.point, a_bytes)
+    multiply_tiles(g.table, kind, &t, upper)
+    bring_near(g.table, kind, &t, rows - upper, 1, t.b + g.dy.point, b_bytes)
+    multiply_tiles(g.table, kind, &t, rows - upper)
 
 
 cdef void transform_sums(const FilterGradient *g, Py_ssize_t pair, Py_ssize_t row, const char *sums) noexcept nogil:
@@ -723,7 +739,7 @@ cdef class Winograd:
         # Threads meet twice in every block: where there are few channels it should be worth it.
         f.block = max(GRADIENT_TILES, 4 * l2_bytes // (f.points * (g.channels + g.filters) * size))
         f.block = ceil_div(f.tiles, ceil_div(f.tiles, f.block))
-        cut_operand(&f.x, g.channels, min(3, ceil_div(g.channels, f.table.lanes)) * f.table.lanes, f.block, size)
+        cut_operand(&f.x, g.channels, rows_beside(f.table, g.channels), f.block, size)
         cut_operand(&f.dy, g.filters, f.table.panel_vectors * f.table.lanes, f.block, size)
         pairs = f.x.parts * f.dy.parts
         f.sum_point = odd_lines(f.x.width * f.dy.width * size)
