@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from timeit import repeat
 from typing import Any
@@ -15,7 +16,7 @@ from fastcnn._core import _runtime
 
 from .data import Array, arrays
 from .engine import LEARNING_RATE, NORM_EPSILON, WEIGHTS, Engine, Prepared, gradients, scores, trained
-from .layers import Activation, Conv, Dense, Network, Norm, Optimizer, Pool
+from .layers import Activation, Case, Conv, Dense, Network, Norm, Optimizer, Pool
 
 # Bytes of the arrays that the memory's rate is measured with, and how often they go by.
 LEAST_STREAM, MOST_STREAM, STREAMS = 64 << 20, 1 << 30, 5
@@ -78,6 +79,13 @@ class FastcnnEngine(Engine):
 
     def scratch(self) -> int:
         return _runtime.peak_scratch()
+
+    def prepare(self, case: Case, what: str, configuration: str) -> Prepared | None:
+        prepared = super().prepare(case, what, configuration)
+        if prepared is None or isinstance(case, Network):
+            return prepared
+        # Results have memory as they have in training.
+        return replace(prepared, around=runtime.ReusingMemory)
 
     def conv(self, case: Conv, what: str, configuration: str) -> Prepared:
         x, w, g = arrays(case)

@@ -77,7 +77,7 @@ def _environment(name: str, threads: int) -> dict[str, str]:
         "MKL_NUM_THREADS": str(threads),
         # Where BLAS isn't measured it must have no threads to keep awake.
         "OPENBLAS_NUM_THREADS": str(threads) if name == "numpy" else "1",
-        "MALLOC_MMAP_THRESHOLD_": str(32 << 20),  # the most that glibc takes
+        "MALLOC_MMAP_MAX_": "0",  # the threshold cannot be higher than 32 MB
         "MALLOC_TRIM_THRESHOLD_": str(4 << 30),
         "THP_MEM_ALLOC_ENABLE": "1",
         # What it compiled in another run would be found at once.
