@@ -54,6 +54,10 @@ cdef enum:
     NARROW_B = 1 << 17
     # Columns of a block: enough of them that packing is little work beside multiplying.
     BLOCK_COLUMNS = 512
+    # Where there are so many rows of A, read in place, it has no more of them, but for so many, than make one slab of
+    # k: C, whose rows lie far apart, is else loaded and stored again (2048^3, one thread: 68.7 ms instead of 75.0).
+    SLAB_ROWS = 256
+    LEAST_COLUMNS = 128
     # Tiles of A's rows that take turns at a panel.
     GROUP_TILES = 8
     # Products of an element of C from which it may be written past the caches (1x1 layers of benchmarks/layers.py).
@@ -146,7 +150,7 @@ cdef void multiply_panels(const fc_kernels *table, const char *a, Py_ssize_t row
 
 
 cdef struct Blocks:
-    Py_ssize_t width, depth, down, across, columns, group
+    Py_ssize_t width, depth, down, across, columns, most_columns, group
     const char *bias
     bint past, packed, by_panels, is_far  # far: A's rows, which the group of rows before has brought near
     Py_ssize_t b_bytes, scratch_bytes
@@ -254,7 +258,7 @@ cdef void cut_blocks(const Product *p, Blocks *s, int threads) noexcept nogil:
     Blocks side by side read the same rows of A, blocks below each other pack the same part of B.
     """
     cdef Py_ssize_t panels = ceil_div(p.n, s.width), wanted = 4 * threads if threads > 1 else 1
-    cdef Py_ssize_t most = max(1, BLOCK_COLUMNS // s.width), fewest = ceil_div(panels, most), across, down, columns
+    cdef Py_ssize_t most = max(1, s.most_columns // s.width), fewest = ceil_div(panels, most), across, down, columns
     cdef double cost, rows, least = -1, b_cost = READ_COST if s.packed else B_COST
     s.down, s.across, s.columns = 1, panels, s.width
     for across in range(fewest, max(fewest, min(panels, wanted)) + 1):
@@ -290,7 +294,7 @@ cdef bint is_panel(const Product *p) noexcept nogil:
 cdef int multiply_blocks(const Product *p, int threads) except -1:
     cdef Blocks s
     cdef Shares shares
-    cdef Py_ssize_t size = p.table.itemsize, lanes = p.table.lanes, i, task, rows, bias_bytes
+    cdef Py_ssize_t size = p.table.itemsize, lanes = p.table.lanes, i, task, rows, bias_bytes, slab_bytes
     cdef int kind
     cdef char *scratch
     s.packed = p.packed or is_panel(p)
@@ -301,6 +305,11 @@ cdef int multiply_blocks(const Product *p, int threads) except -1:
     # memory reads fast, which lie side by side (of 9, 6 and 3 a transposed A of 2048^3 took 38.7, 39.8 and 40.6 ms).
     panel_shape(p.table, s.width, &i, &kind)
     s.group = p.table.max_rows[kind] if p.a_step == size else 9 * lanes
+    # The packed slab takes half of L2, or, where many rows read in place pass by, more, and is rather deep than wide.
+    s.most_columns, slab_bytes = BLOCK_COLUMNS, l2_bytes // 2
+    if p.a_step == size and not s.packed and p.m >= SLAB_ROWS:
+        slab_bytes = l2_bytes * 3 // 4
+        s.most_columns = max(LEAST_COLUMNS, min(BLOCK_COLUMNS, slab_bytes // max(1, p.k * size)))
     cut_blocks(p, &s, threads)
     s.is_far = p.m * p.a_row > l2_bytes // 2
     # Some tiles' rows, as tiles one below the other begin faster.
@@ -312,8 +321,8 @@ cdef int multiply_blocks(const Product *p, int threads) except -1:
     s.by_panels = s.packed and p.a_step == size and (rows + 2 * s.width) * p.k * size <= l2_bytes * 15 // 16
     if s.by_panels:
         s.group = p.m
-    # The packed slab takes half of L2, slabs of equal depth.
-    s.depth = p.k if s.by_panels else max(64, l2_bytes // 2 // (s.columns * size))
+    # Slabs of equal depth.
+    s.depth = p.k if s.by_panels else max(64, slab_bytes // (s.columns * size))
     s.depth = max(1, ceil_div(p.k, max(1, ceil_div(p.k, s.depth))))
     s.past = s.depth == p.k and goes_past(p)
     s.b_bytes = 0 if s.packed else line(s.columns * s.depth * size)

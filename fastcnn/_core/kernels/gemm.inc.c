@@ -2,6 +2,7 @@
 
 #define tile_begin FC_NAME(tile_begin)
 #define tile_end FC_NAME(tile_end)
+#define tile_prefetch FC_NAME(tile_prefetch)
 
 #define FC_EACH(what)                                                                  \
     {                                                                                  \
@@ -24,6 +25,12 @@ FC_INLINE void tile_begin(const fc_tile *t, const char *c, vec *acc, const int r
     }
     if (t->residual)
         FC_EACH(acc[m * vecs + j] += whole ? load(FC_C(t->residual)) : load_left(FC_C(t->residual), left - j * VL))
+}
+
+/* Asks for what the sums of the next tile, at c, begin with. */
+FC_INLINE void tile_prefetch(const char *c, ptrdiff_t c_row, const int rows, const int vecs) {
+    FC_ROLLED for (int m = 0; m < rows; m++)
+        for (int j = 0; j < vecs; j++) __builtin_prefetch(c + m * c_row + j * FC_VECTOR_BYTES, 1);
 }
 
 /* What becomes of them. */
@@ -89,6 +96,7 @@ FC_INLINE void tile_end(const fc_tile *t, char *c, vec *acc, const int rows, con
             const int goes_ahead = next_ahead < t->ahead_end;                                          \
             const char *b = t->b, *ahead = goes_ahead ? next_ahead : b;                                \
             const ptrdiff_t ahead_step = goes_ahead ? t->ahead_step : 0;                               \
+            if (t->accumulate && tiles > 1) tile_prefetch(c + ROWS * t->c_row, t->c_row, ROWS, VECS);   \
             if (whole) tile_begin(t, c, acc, ROWS, VECS, 1);                                           \
             else tile_begin(t, c, acc, ROWS, VECS, 0);                                                 \
             for (ptrdiff_t r = 0; r < t->n_runs; r++) {                                                \

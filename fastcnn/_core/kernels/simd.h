@@ -24,8 +24,10 @@
 #define FC_INLINE static inline __attribute__((always_inline, unused))
 #if defined(__clang__)
 #define FC_UNROLL _Pragma("clang loop unroll(full)")
+#define FC_ROLLED _Pragma("clang loop unroll(disable)")
 #else
 #define FC_UNROLL _Pragma("GCC unroll 32")
+#define FC_ROLLED _Pragma("GCC unroll 1")
 #endif
 
 /* FC_KEEP keeps a vector in a register: GCC would read it from memory again for each of its few uses, which makes tiles
