@@ -337,7 +337,7 @@ cdef void cut(Convolution *g, int threads) noexcept nogil:
     if g.by_panels:
         g.block = g.tiles
     if g.by_panels and g.filters == NULL:
-        g.slab = max(SLICE, l2_bytes // 2 // (g.points * g.width * size) // SLICE * SLICE)
+        g.slab = max(SLICE, l2_bytes * 5 // 8 // (g.points * g.width * size) // SLICE * SLICE)
         g.slab = min(g.slab, g.channels)
         g.slab_point = odd_lines(g.slab * g.width * size)
     g.blocks = ceil_div(g.tiles, min(g.block, g.tiles))
