@@ -27,7 +27,7 @@ cimport numpy as cnp
 from ._elementwise cimport add_sums, rows_of_gradient, rows_of_result, sum_lines
 from ._gemm cimport (
     Ahead, Product, add_stretch, bring_near, bring_share, fc_prefetch, multiply_panels, multiply_tiles, pack_panels,
-    pad_bias, panel_shape, panel_steps, panel_width, pays_packed, product, rows_beside, share_out,
+    packed_width, pad_bias, panel_shape, panel_steps, panel_width, pays_packed, product, share_out,
 )
 from ._runtime cimport (
     Shares, acquire, aligned, ceil_div, distance, fc_kernels, fc_norm, fc_pool, fc_tile, in_vectors, kernels, l1_bytes,
@@ -1244,7 +1244,7 @@ cdef int accumulate_filters(FilterGradient *f, int threads) except -1:
                   and f.images * f.source.in_h * f.source.pitch > 2 * l2_bytes)
     f.x_width = 0
     if f.rows == 1 and f.cols == 1 and f.source.in_place and f.panels > 1:
-        f.x_width = rows_beside(f.table, f.length)
+        f.x_width = packed_width(f.table, f.length)
     cut_filters(f, threads if f.normalized == NULL else 1)  # a group would make them for itself
     scratch_bytes = f.run_bytes + f.copy_bytes + f.pack_x_bytes + f.pack_bytes + f.made_bytes
     if f.made_x_bytes:

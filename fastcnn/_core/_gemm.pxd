@@ -55,7 +55,7 @@ cdef void multiply_panels(const fc_kernels *table, const char *a, Py_ssize_t row
 cdef void bring_share(const fc_kernels *table, int kind, fc_tile *t, Py_ssize_t rows, Ahead *next) noexcept nogil
 
 
-cdef inline Py_ssize_t rows_beside(const fc_kernels *table, Py_ssize_t rows) noexcept nogil:
+cdef inline Py_ssize_t packed_width(const fc_kernels *table, Py_ssize_t rows) noexcept nogil:
     """Return how many rows of A^T B are packed side by side, whole vectors: at most three, equally filled."""
     cdef Py_ssize_t vectors = max(1, ceil_div(rows, table.lanes))
     return ceil_div(vectors, ceil_div(vectors, 3)) * table.lanes

@@ -54,9 +54,9 @@ cdef enum:
     NARROW_B = 1 << 17
     # Columns of a block: enough of them that packing is little work beside multiplying.
     BLOCK_COLUMNS = 512
-    # Where there are so many rows of A, read in place, it has no more of them, but for so many, than make one slab of
-    # k: C, whose rows lie far apart, is else loaded and stored again (2048^3, one thread: 68.7 ms instead of 75.0; 25088
-    # x 1024 x 1024, two: 106 ms instead of 132).
+    # Where A has so many rows, read in place, a block has no more columns than make one slab of all k, but at least so
+    # many: with several slabs C, whose rows lie far apart, is loaded and stored again (2048^3, one thread: 68.7 ms
+    # instead of 75.0; 25088 x 1024 x 1024, two: 106 ms instead of 132).
     SLAB_ROWS = 256
     LEAST_COLUMNS = 64
     # Tiles of A's rows that take turns at a panel.

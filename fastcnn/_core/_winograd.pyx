@@ -24,7 +24,7 @@ from cython.parallel cimport parallel, prange, threadid
 cimport numpy as cnp
 
 from ._conv cimport Geometry, Pooled, pool_pixels, pooled_to, scaled
-from ._gemm cimport bring_near, fc_prefetch, multiply_tiles, pad_bias, panel_shape, rows_beside
+from ._gemm cimport bring_near, fc_prefetch, multiply_tiles, packed_width, pad_bias, panel_shape
 from ._runtime cimport (
     Shares, acquire, aligned, ceil_div, distance, fc_kernels, fc_tile, fc_winograd,
     fc_winograd_leaves, kernels, l2_bytes, line, pixel_pitch, release, share, take, threads_for,
@@ -739,7 +739,7 @@ cdef class Winograd:
         # Threads meet twice in every block: where there are few channels it should be worth it.
         f.block = max(GRADIENT_TILES, 4 * l2_bytes // (f.points * (g.channels + g.filters) * size))
         f.block = ceil_div(f.tiles, ceil_div(f.tiles, f.block))
-        cut_operand(&f.x, g.channels, rows_beside(f.table, g.channels), f.block, size)
+        cut_operand(&f.x, g.channels, packed_width(f.table, g.channels), f.block, size)
         cut_operand(&f.dy, g.filters, f.table.panel_vectors * f.table.lanes, f.block, size)
         pairs = f.x.parts * f.dy.parts
         f.sum_point = odd_lines(f.x.width * f.dy.width * size)
