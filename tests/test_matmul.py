@@ -87,6 +87,12 @@ def test_a_reduction_longer_than_one_slab(m, vectors, transpose_a, transpose_b, 
 LARGE = [(1, 300_001), (64, 20_001), (65, 20_000), (200, 7001), (1025, 1100), (4097, 320), (4200, 32), (14_001, 10)]
 
 
+@pytest.mark.parametrize(("more", "transpose_b"), [(0, False), (1, False), (1, True)])
+def test_many_rows_with_the_deepest_slab_and_with_two(more, transpose_b, dtype):
+    deepest = runtime.info().l2_bytes * 3 // 4 // (64 * np.dtype(dtype).itemsize)
+    check_product(257, 130, deepest + more, False, transpose_b, dtype)
+
+
 @pytest.mark.parametrize("m", [1, 2, 3, 4, 5, 7, 8])
 @pytest.mark.parametrize(("k", "n"), LARGE)
 def test_a_few_rows_with_a_large_b_are_reduced_in_parts(m, k, n, dtype):
