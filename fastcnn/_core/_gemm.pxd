@@ -55,10 +55,15 @@ cdef void multiply_panels(const fc_kernels *table, const char *a, Py_ssize_t row
 cdef void bring_share(const fc_kernels *table, int kind, fc_tile *t, Py_ssize_t rows, Ahead *next) noexcept nogil
 
 
+cdef inline Py_ssize_t equal_width(const fc_kernels *table, Py_ssize_t elements, Py_ssize_t most) noexcept nogil:
+    """Return the width of all but the last of as few parts as can be, of at most so many vectors each, equally wide."""
+    cdef Py_ssize_t vectors = max(1, ceil_div(elements, table.lanes))
+    return ceil_div(vectors, ceil_div(vectors, most)) * table.lanes
+
+
 cdef inline Py_ssize_t packed_width(const fc_kernels *table, Py_ssize_t rows) noexcept nogil:
-    """Return how many rows of A^T B are packed side by side, whole vectors: at most three, equally filled."""
-    cdef Py_ssize_t vectors = max(1, ceil_div(rows, table.lanes))
-    return ceil_div(vectors, ceil_div(vectors, 3)) * table.lanes
+    """Return how many rows of A^T B are packed side by side."""
+    return equal_width(table, rows, 3)
 
 
 cdef inline void add_stretch(Ahead *next, const char *start, Py_ssize_t nbytes) noexcept nogil:

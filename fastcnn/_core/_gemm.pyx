@@ -83,10 +83,10 @@ cdef Py_ssize_t panel_width(const fc_kernels *table, Py_ssize_t columns, Py_ssiz
     A panel that has more rows than L1 has room for is read from L2 by every tile: tall tiles of narrow panels do that
     less often.
     """
-    cdef Py_ssize_t vectors = max(1, ceil_div(columns, table.lanes)), most = table.panel_vectors
+    cdef Py_ssize_t most = table.panel_vectors
     if depth * most * table.lanes * table.itemsize > l1_bytes:
         most = min(most, DEEP_VECTORS)
-    return ceil_div(vectors, ceil_div(vectors, most)) * table.lanes
+    return equal_width(table, columns, most)
 
 
 cdef char *pack_panels(const fc_kernels *table, const char *b, Py_ssize_t b_row, bint b_transposed, Py_ssize_t depth,
@@ -151,7 +151,7 @@ cdef void multiply_panels(const fc_kernels *table, const char *a, Py_ssize_t row
 
 
 cdef struct Blocks:
-    Py_ssize_t width, depth, down, across, columns, most_columns, group
+    Py_ssize_t width, depth, down, across, columns, group, slab_bytes
     const char *bias
     bint past, packed, by_panels, is_far  # far: A's rows, which the group of rows before has brought near
     Py_ssize_t b_bytes, scratch_bytes
@@ -259,8 +259,14 @@ cdef void cut_blocks(const Product *p, Blocks *s, int threads) noexcept nogil:
     Blocks side by side read the same rows of A, blocks below each other pack the same part of B.
     """
     cdef Py_ssize_t panels = ceil_div(p.n, s.width), wanted = 4 * threads if threads > 1 else 1
-    cdef Py_ssize_t most = max(1, s.most_columns // s.width), fewest = ceil_div(panels, most), across, down, columns
+    cdef Py_ssize_t most = BLOCK_COLUMNS, size = p.table.itemsize, fewest, across, down, columns
     cdef double cost, rows, least = -1, b_cost = READ_COST if s.packed else B_COST
+    # The packed slab takes half of L2, or, where many rows read in place pass by, more, and is rather deep than wide.
+    s.slab_bytes = l2_bytes // 2
+    if p.a_step == size and not s.packed and p.m >= SLAB_ROWS:
+        s.slab_bytes = l2_bytes * 3 // 4
+        most = max(LEAST_COLUMNS, min(most, s.slab_bytes // max(1, p.k * size)))
+    fewest = ceil_div(panels, max(1, most // s.width))
     s.down, s.across, s.columns = 1, panels, s.width
     for across in range(fewest, max(fewest, min(panels, wanted)) + 1):
         columns = ceil_div(panels, across) * s.width
@@ -295,7 +301,7 @@ cdef bint is_panel(const Product *p) noexcept nogil:
 cdef int multiply_blocks(const Product *p, int threads) except -1:
     cdef Blocks s
     cdef Shares shares
-    cdef Py_ssize_t size = p.table.itemsize, lanes = p.table.lanes, i, task, rows, bias_bytes, slab_bytes
+    cdef Py_ssize_t size = p.table.itemsize, lanes = p.table.lanes, i, task, rows, bias_bytes
     cdef int kind
     cdef char *scratch
     s.packed = p.packed or is_panel(p)
@@ -306,11 +312,6 @@ cdef int multiply_blocks(const Product *p, int threads) except -1:
     # memory reads fast, which lie side by side (of 9, 6 and 3 a transposed A of 2048^3 took 38.7, 39.8 and 40.6 ms).
     panel_shape(p.table, s.width, &i, &kind)
     s.group = p.table.max_rows[kind] if p.a_step == size else 9 * lanes
-    # The packed slab takes half of L2, or, where many rows read in place pass by, more, and is rather deep than wide.
-    s.most_columns, slab_bytes = BLOCK_COLUMNS, l2_bytes // 2
-    if p.a_step == size and not s.packed and p.m >= SLAB_ROWS:
-        slab_bytes = l2_bytes * 3 // 4
-        s.most_columns = max(LEAST_COLUMNS, min(BLOCK_COLUMNS, slab_bytes // max(1, p.k * size)))
     cut_blocks(p, &s, threads)
     s.is_far = p.m * p.a_row > l2_bytes // 2
     # Some tiles' rows, as tiles one below the other begin faster.
@@ -323,7 +324,7 @@ cdef int multiply_blocks(const Product *p, int threads) except -1:
     if s.by_panels:
         s.group = p.m
     # Slabs of equal depth.
-    s.depth = p.k if s.by_panels else max(64, slab_bytes // (s.columns * size))
+    s.depth = p.k if s.by_panels else max(64, s.slab_bytes // (s.columns * size))
     s.depth = max(1, ceil_div(p.k, max(1, ceil_div(p.k, s.depth))))
     s.past = s.depth == p.k and goes_past(p)
     s.b_bytes = 0 if s.packed else line(s.columns * s.depth * size)

@@ -96,7 +96,7 @@ FC_INLINE void tile_end(const fc_tile *t, char *c, vec *acc, const int rows, con
             const int goes_ahead = next_ahead < t->ahead_end;                                          \
             const char *b = t->b, *ahead = goes_ahead ? next_ahead : b;                                \
             const ptrdiff_t ahead_step = goes_ahead ? t->ahead_step : 0;                               \
-            if (t->accumulate && tiles > 1) tile_prefetch(c + ROWS * t->c_row, t->c_row, ROWS, VECS);   \
+            if (t->accumulate && tiles > 1) tile_prefetch(c + ROWS * t->c_row, t->c_row, ROWS, VECS);  \
             if (whole) tile_begin(t, c, acc, ROWS, VECS, 1);                                           \
             else tile_begin(t, c, acc, ROWS, VECS, 0);                                                 \
             for (ptrdiff_t r = 0; r < t->n_runs; r++) {                                                \
