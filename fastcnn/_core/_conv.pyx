@@ -628,9 +628,11 @@ cdef enum:
 cdef struct Scatter:
     const fc_kernels *table
     Py_ssize_t in_h, in_w, pixel, filters, rows, out_h, out_w, stride_h, stride_w, top, left, dilation_h
-    # A filter row: `columns` wide, packed in panels.
+    # Filter rows: `columns` wide, packed in panels of all of them, in such an order that those which reach an input row
+    # follow each other, a phase of the strides after the other.
     Py_ssize_t columns, width, panels
     const char *packed
+    const Py_ssize_t *order
     const char *dy
     char *dx
     # A band of input rows of one image or of some, whose copies have room for every window; their pitch and bytes.
@@ -642,21 +644,31 @@ cdef struct Scatter:
 
 cdef bint scatters(Geometry g, Py_ssize_t lanes) noexcept:
     """Whether adding filter rows up takes fewer multiplications of vectors than a correlation: it fills vectors
-    with a filter row of channels instead of a pixel's, but stores its sums once for each of them."""
+    with a filter row of channels instead of a pixel's, but loads and stores its sums for each pixel."""
     cdef double correlating, scattering
     correlating = (<double> g.in_h * g.in_w * g.rows * g.cols * g.filters * ceil_div(g.channels, lanes)
                    / g.stride_h / g.stride_w)
-    scattering = <double> g.out_h * g.out_w * g.rows * (g.filters * ceil_div(g.cols * g.channels, lanes) + 24)
+    scattering = <double> g.out_h * g.out_w * (g.rows * g.filters * ceil_div(g.cols * g.channels, lanes) + 24)
     return g.groups == 1 and g.dilation_w == 1 and scattering < 0.8 * correlating
 
 
-cdef void scatter_row(const Scatter *s, const char *dy, Py_ssize_t images, Py_ssize_t r, char *sums) noexcept nogil:
-    """Add one row of output gradients of some images, times filter row r, to a copied row of the input's gradient."""
-    cdef Py_ssize_t size = s.table.itemsize, first, panel, width, no_offset = 0
+cdef void scatter_row(const Scatter *s, Py_ssize_t image, Py_ssize_t images, Py_ssize_t y, Py_ssize_t *runs,
+                      char *sums) noexcept nogil:
+    """Add the output gradients that a row of some images' input has a part in, times their filter rows, to a copy."""
+    cdef Py_ssize_t size = s.table.itemsize, out_row = s.out_w * s.filters * size, panel, width, i
+    cdef Py_ssize_t first, below, row = 0
+    cdef const char *dy = s.dy + image * s.out_h * out_row
     cdef int kind
     cdef fc_tile t
-    t.runs = &no_offset
-    t.n_runs = 1
+    t.n_runs = 0
+    for i in range(s.rows):
+        below = y + s.top - s.order[i] * s.dilation_h
+        if below >= 0 and below % s.stride_h == 0 and below // s.stride_h < s.out_h:
+            if t.n_runs == 0:
+                row = i
+            runs[t.n_runs] = below // s.stride_h * out_row
+            t.n_runs += 1
+    t.runs = runs
     t.run_length = s.filters
     t.a_row = s.dy_row
     t.a_step = size
@@ -667,10 +679,10 @@ cdef void scatter_row(const Scatter *s, const char *dy, Py_ssize_t images, Py_ss
     t.ahead = t.ahead_end = NULL
     t.accumulate = True
     t.relu = 0
-    for panel in range(s.panels):
+    for panel in range(s.panels if t.n_runs else 0):
         t.columns = min(s.width, s.columns - panel * s.width)
         panel_shape(s.table, t.columns, &width, &kind)
-        t.b = s.packed + (r * s.panels + panel) * s.width * s.filters * size
+        t.b = s.packed + (panel * s.rows * s.width + row * width) * s.filters * size
         t.b_step = width * size
         for first in range(min(s.apart, s.out_w)):
             t.a = dy + first * s.filters * size
@@ -678,32 +690,43 @@ cdef void scatter_row(const Scatter *s, const char *dy, Py_ssize_t images, Py_ss
             multiply_tiles(s.table, kind, &t, images if s.group > 1 else ceil_div(s.out_w - first, s.apart))
 
 
-cdef void scatter_task(const Scatter *s, Py_ssize_t task, char *copy) noexcept nogil:
+cdef void scatter_task(const Scatter *s, Py_ssize_t task, Py_ssize_t *runs, char *copy) noexcept nogil:
     """A band of input rows: each gathers from the output rows whose windows hold it."""
     cdef Py_ssize_t image = task // s.bands * s.group, images = min(s.group, s.images - image)
-    cdef Py_ssize_t first = task % s.bands * s.band, last = min(first + s.band, s.in_h), out_row
-    cdef Py_ssize_t i, y, r, below, inside = max(0, min(s.in_w, s.copy_w - s.left))
+    cdef Py_ssize_t first = task % s.bands * s.band, last = min(first + s.band, s.in_h)
+    cdef Py_ssize_t i, y, inside = max(0, min(s.in_w, s.copy_w - s.left))
     cdef char *sums
     cdef char *dx
-    out_row = s.out_w * s.filters * s.table.itemsize
     memset(copy, 0, images * s.copy_bytes)
     for y in range(first, last):
         sums = copy + (y - first) * s.pitch
-        for r in range(s.rows):
-            below = y + s.top - r * s.dilation_h
-            if below >= 0 and below % s.stride_h == 0 and below // s.stride_h < s.out_h:
-                scatter_row(s, s.dy + (image * s.out_h + below // s.stride_h) * out_row, images, r, sums)
+        scatter_row(s, image, images, y, runs, sums)
         for i in range(images):
             dx = s.dx + ((image + i) * s.in_h + y) * s.in_w * s.pixel
             memcpy(dx, sums + i * s.copy_bytes + s.left * s.pixel, inside * s.pixel)
             memset(dx + inside * s.pixel, 0, (s.in_w - inside) * s.pixel)
 
 
+cdef void pack_scatter(const Scatter *s, const char *w, Py_ssize_t *order, char *to) noexcept:
+    """Find the order of the filter rows, and pack them."""
+    cdef Py_ssize_t pixel = s.filters * s.table.itemsize, panel, columns, phase, r, n = 0
+    for phase in range(min(s.stride_h, (s.rows - 1) * s.dilation_h + 1)):
+        for r in range(s.rows):
+            if r * s.dilation_h % s.stride_h == phase:
+                order[n] = r
+                n += 1
+    for panel in range(s.panels):
+        columns = min(s.width, s.columns - panel * s.width)
+        for n in range(s.rows):
+            to = pack_panels(s.table, w + (order[n] * s.columns + panel * s.width) * pixel, pixel, True, s.filters,
+                             columns, s.width, to)
+
+
 cdef int scatter(Geometry g, cnp.ndarray dy, cnp.ndarray w, cnp.ndarray dx) except -1:
-    cdef Py_ssize_t size = cnp.PyArray_ITEMSIZE(dy), i, r, packed_bytes, task_bytes
+    cdef Py_ssize_t size = cnp.PyArray_ITEMSIZE(dy), i, run_bytes, packed_bytes, task_bytes
     cdef int threads = threads_for_flops(kernels(dy), g.flops())
     cdef char *scratch
-    cdef char *packed
+    cdef char *own
     cdef Scatter s
     s.table = kernels(dy)
     s.images = g.images
@@ -711,7 +734,7 @@ cdef int scatter(Geometry g, cnp.ndarray dy, cnp.ndarray w, cnp.ndarray dx) exce
     s.out_h, s.out_w, s.stride_h, s.stride_w = g.out_h, g.out_w, g.stride_h, g.stride_w
     s.top, s.left, s.dilation_h = g.top, g.left, g.dilation_h
     s.columns = g.cols * g.channels
-    s.width = panel_width(s.table, s.columns, s.filters)
+    s.width = panel_width(s.table, s.columns, s.rows * s.filters)
     s.panels = ceil_div(s.columns, s.width)
     s.apart = ceil_div(g.cols, g.stride_w)
     s.copy_w = (g.out_w - 1) * g.stride_w + g.cols
@@ -734,20 +757,19 @@ cdef int scatter(Geometry g, cnp.ndarray dy, cnp.ndarray w, cnp.ndarray dx) exce
     else:
         s.dy_row = s.apart * g.filters * size
         s.copy_row = s.apart * g.stride_w * s.pixel
+    run_bytes = line(s.rows * sizeof(Py_ssize_t))
     packed_bytes = line(s.rows * s.panels * s.width * s.filters * size)
-    task_bytes = s.group * s.copy_bytes
-    scratch = acquire(packed_bytes + threads * task_bytes)
-    s.packed = scratch
+    task_bytes = run_bytes + s.group * s.copy_bytes
+    scratch = acquire(run_bytes + packed_bytes + threads * task_bytes)
+    s.order = <Py_ssize_t *> scratch
+    s.packed = scratch + run_bytes
     s.dy = cnp.PyArray_BYTES(dy)
     s.dx = cnp.PyArray_BYTES(dx)
-    packed = scratch
-    for r in range(s.rows):
-        pack_panels(s.table, cnp.PyArray_BYTES(w) + r * s.columns * s.filters * size, s.filters * size, True, s.filters,
-                    s.columns, s.width, packed)
-        packed += s.panels * s.width * s.filters * size
+    pack_scatter(&s, cnp.PyArray_BYTES(w), <Py_ssize_t *> scratch, scratch + run_bytes)
     with nogil, parallel(num_threads=threads):
         for i in prange(ceil_div(g.images, s.group) * s.bands, schedule="dynamic"):
-            scatter_task(&s, i, scratch + packed_bytes + threadid() * task_bytes)
+            own = scratch + run_bytes + packed_bytes + threadid() * task_bytes
+            scatter_task(&s, i, <Py_ssize_t *> own, own + run_bytes)
     release(scratch)
     return 0
 
