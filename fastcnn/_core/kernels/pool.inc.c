@@ -54,8 +54,8 @@
 #define load_bytes FC_NAME(load_bytes)
 #define store_bytes FC_NAME(store_bytes)
 
-/* A later tap wins only if it is greater, or the first NaN: v > m, or v is NaN and m is not. */
-#define BEATS(v, m) (((v) > (m)) | (((v) != (v)) & ((m) == (m))))
+/* A later tap wins only if it is greater, or the first NaN: v > m, or v is NaN, and m is not NaN. */
+#define BEATS(v, m) (~((v) <= (m)) & ((m) == (m)))
 
 #define LANES_OF(k) ((FC_INT)(k) - (mask){0})
 
