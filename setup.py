@@ -18,7 +18,18 @@ from setuptools.errors import CompileError, LinkError
 
 CORE = Path("fastcnn/_core")
 KERNELS = CORE / "kernels"
-MODULES = ["_runtime", "_memory", "_gemm", "_conv", "_winograd", "_depthwise", "_pointwise", "_pool", "_elementwise"]
+MODULES = [
+    "_runtime",
+    "_memory",
+    "_gemm",
+    "_conv",
+    "_winograd",
+    "_narrow",
+    "_depthwise",
+    "_pointwise",
+    "_pool",
+    "_elementwise",
+]
 
 # Flags that let a stub use its instruction set, and the macro that the target must define.
 ISAS = {
@@ -29,8 +40,8 @@ ISAS = {
     "neon": ("__aarch64__", []),
 }
 OPTIMIZE = ["-O3", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=fast"]
-# Debugging symbols would double the wheel; whoever wants them asks for them, as by CFLAGS=-g.
-SYMBOLS = [] if "-g" in os.environ.get("CFLAGS", "").split() else ["-g0"]
+# Debugging symbols would double the wheel, and names take a fiftieth of it; who wants them asks for them, by CFLAGS=-g.
+SYMBOLS, STRIP = ([], []) if "-g" in os.environ.get("CFLAGS", "").split() else (["-g0"], ["-s"])
 OPENMP = ["-fopenmp"]
 # Where the linker knows them: regions of one thread go to kernels/serial.c.
 WRAP = ["-Wl,--wrap=GOMP_parallel"]
@@ -54,7 +65,7 @@ class build_ext(_build_ext):
         wrapped = bool(openmp) and self.compiles((KERNELS / "serial.c").read_text() + MAIN, openmp + WRAP, link=True)
         for extension in self.extensions:
             extension.extra_compile_args += OPTIMIZE + SYMBOLS + openmp
-            extension.extra_link_args += openmp
+            extension.extra_link_args += openmp + STRIP
             if wrapped:
                 extension.extra_objects += self.compile_kernel("serial.c", [])
                 extension.extra_link_args += WRAP

@@ -15,8 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from fastcnn import nn, runtime, shapes
-from fastcnn._core import _runtime
-from fastcnn.nn._narrow import pixels_beside
+from fastcnn._core import _narrow, _runtime
 from fastcnn.nn.conv import algorithm_for, geometry_of
 
 pytestmark = pytest.mark.usefixtures("isa", "threads")
@@ -61,8 +60,9 @@ def expected(case):
 def check(case, dtype):
     x, w, grad, y, gradients = expected(case)
     x, w, grad = x.astype(dtype), w.astype(dtype), grad.astype(dtype)
-    # Exact for integers; of groups, "auto" is "direct" or what has them share vectors.
-    for algorithm in ("direct", "auto") if case.groups > 1 else ("direct",):
+    # Exact for integers, as all are but Winograd's.
+    is_exact = not any(name.startswith("winograd") for name in algorithms(case, dtype))
+    for algorithm in ("direct", "auto") if is_exact else ("direct",):
         options = {**case.options, "algorithm": algorithm}
         assert_equal(nn.conv2d(x, w, **options), y, dtype)
         assert_equal(nn.conv2d(x, w, **options, residual=grad, activation="relu"), np.maximum(y + grad, 0), dtype)
@@ -183,23 +183,23 @@ def test_gradients_of_filters_in_parts(case, dtype):
     ((9, 40, 36, 7), (5, 2, 7, 1), (3, 1), "same", (2, 1)),
     ((9, 40, 35, 3), (5, 5, 3, 3), (1, 1), "same"),
 )
-def test_pixels_side_by_side_in_a_vector(case, dtype):
+def test_few_filters_have_pixels_fill_vectors(case, dtype):
     x, w, grad, y, (_, dw, db) = expected(case)
     x, w, grad, bias = x.astype(dtype), w.astype(dtype), grad.astype(dtype), db.astype(dtype)
     lanes = _runtime.lanes(np.dtype(dtype))
     geometry, _ = geometry_of(case.input, case.filters, **case.options)
-    pixels = pixels_beside(geometry, lanes)
-    assert (pixels > 1) == (algorithm_for(geometry, "auto", "forward", x) == "direct-narrow")
+    pays = _narrow.pays(geometry, lanes)
+    assert pays == (algorithm_for(geometry, "auto", "forward", x) == "direct-narrow")
     if lanes == 16:
-        assert pixels > 1
-    assert pixels * case.filters[3] <= lanes or pixels == 1
+        assert pays
+    assert case.filters[3] < lanes or not pays
     assert_equal(nn.conv2d(x, w, bias=bias, **case.options), y + bias, dtype)
     assert_equal(nn.conv2d(x, w, residual=grad, activation="relu", **case.options), np.maximum(y + grad, 0), dtype)
     assert_equal(nn.conv2d_backward_filters(grad, x, w.shape, **case.options), dw, dtype)
     scale = np.arange(1, 1 + case.filters[3], dtype=dtype)
     prepared = nn.PreparedConv2D(w, x.shape, bias=bias, scale=scale, activation="relu6", **case.options)
-    assert (prepared.algorithm == "direct-narrow") == (pixels > 1)
-    assert prepared.writes_slices == (pixels == 1)
+    assert (prepared.algorithm == "direct-narrow") == pays
+    assert prepared.writes_slices
     wanted, out = np.clip(y * scale + bias + grad, 0, 6), np.empty(y.shape, dtype)
     assert_equal(prepared(x, residual=grad), wanted, dtype)
     prepared.bound(x, out, grad)()
@@ -210,6 +210,34 @@ def test_pixels_side_by_side_in_a_vector(case, dtype):
     np.testing.assert_array_equal(chances(x), nn.softmax(y.astype(dtype) / dtype(64)))
     chances.bound(x, out)()
     np.testing.assert_array_equal(out, nn.softmax(y.astype(dtype) / dtype(64)))
+
+
+@pytest.mark.parametrize(
+    ("input", "filters", "options"),
+    [
+        ((3, 40, 29, 1), (5, 5, 1, 6), {"padding": "same"}),
+        ((1, 70, 61, 4), (3, 3, 4, 7), {"padding": ((0, 2), (1, 3)), "strides": (3, 1)}),
+        ((2, 33, 34, 3), (4, 3, 3, 5), {"padding": "same", "strides": (2, 1), "dilations": (3, 2)}),
+        ((2, 19, 64, 2), (7, 1, 2, 3), {"padding": 3, "dilations": (3, 1)}),
+    ],
+)
+def test_results_of_few_filters_have_the_bits_of_direct(input, filters, options, dtype):
+    x, w, bias = normals(*input, dtype=dtype), normals(*filters, dtype=dtype, seed=1), normals(filters[3], dtype=dtype)
+    if _runtime.lanes(np.dtype(dtype)) == 16:
+        assert algorithm_for(geometry_of(x.shape, w.shape, **full(options))[0], "auto", "forward", x) == "direct-narrow"
+    added = normals(*nn.conv2d(x, w, **options).shape, dtype=dtype, seed=2)
+    for more in ({}, {"bias": bias, "activation": "relu6"}, {"bias": bias, "residual": added, "activation": "relu"}):
+        found, wanted = (nn.conv2d(x, w, **options, **more, algorithm=name) for name in ("auto", "direct"))
+        np.testing.assert_array_equal(found, wanted)
+    x[0, 11, 7, 0] = np.nan
+    found, wanted = (nn.conv2d(x, w, **options, algorithm=name) for name in ("auto", "direct"))
+    assert 0 < np.isnan(wanted).sum() < wanted.size
+    np.testing.assert_array_equal(found, wanted)
+
+
+def full(options):
+    """Return all options of a geometry."""
+    return {"strides": 1, "padding": "valid", "dilations": 1, "groups": 1, **options}
 
 
 @pytest.mark.parametrize("algorithm", ["auto", "direct", "winograd-2x2", "winograd-4x4", "winograd-6x6"])
@@ -290,7 +318,12 @@ def test_maxima_of_any_convolution_and_which_pixels_they_are(filters, options, d
 @pytest.mark.parametrize("activation", [None, "relu", "relu6"])
 @pytest.mark.parametrize("filters", [1, 3, 6, 7, 8, 9, 15, 16, 17, 33, 70])
 def test_gradients_through_maxima_on_the_way(filters, activation, dtype, threads):
-    for size, options in (((3, 12, 10), {"padding": "same"}), ((2, 11, 15), {"strides": (1, 2), "dilations": (2, 1)})):
+    for size, options in (
+        ((3, 12, 10), {"padding": "same"}),
+        ((2, 11, 15), {"strides": (1, 2), "dilations": (2, 1)}),
+        ((1, 67, 43), {"strides": (2, 1), "dilations": (1, 2)}),
+        ((2, 45, 48), {"padding": ((2, 0), (0, 3)), "dilations": (2, 1)}),
+    ):
         x, w = normals(*size, 4, dtype=dtype), 3 * normals(3, 3, 4, filters, dtype=dtype, seed=1)
         y, argmax = nn.conv2d_max_pool_with_argmax(x, w, **options, activation=activation)
         grad = normals(*y.shape, dtype=dtype, seed=2)

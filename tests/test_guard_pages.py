@@ -270,14 +270,17 @@ def cases(dtype: np.dtype, vl: int):
         options["activation"] = pick.choice(("relu", "relu6"))
         y, argmax = nn.conv2d_max_pool_with_argmax(x, f, **options)
         yield nn.conv2d_max_pool_with_argmax_backward, (values(*y.shape), y, argmax, x, f), options
-    for k in sorted({1, 3, max(1, vl // 2)}):  # pixels side by side
-        x, f = values(25, 21, 24, 3), values(3, 5, 3, k)
+    for c, k in itertools.product((1, 3, 6), sorted({1, 3, max(1, vl // 2), max(1, vl - 4)})):  # pixels fill vectors
+        x, f = values(pick.choice((1, 9)), 21, pick.randint(vl, 3 * vl) + 4, c), values(3, 5, c, k)
         options = {"padding": ((0, 1), (2, 2)), "strides": (2, 1)}
         yield nn.conv2d, (x, f), {**options, "bias": values(k)}
         yield nn.conv2d_backward_filters, (nn.conv2d(x, f, **options), x, f.shape), options
         for pools in (False, True):
             yield prepared_conv2d, (x, f), {**options, "bias": values(k), "max_pool": pools}
         yield nn.conv2d_max_pool_with_argmax, (x, f), options
+        y, argmax = nn.conv2d_max_pool_with_argmax(x, f, **options, activation="relu")
+        last = {**options, "activation": "relu", "input_grad": False}
+        yield nn.conv2d_max_pool_with_argmax_backward, (values(*y.shape), y, argmax, x, f), last
     for c, k in itertools.product((1, vl + 1), (k for k in around if k > 1)):
         n, h, w, stride = pick.choice((1, 2)), pick.randint(3, 11), pick.randint(3, 18), pick.choice((1, 2))
         operands = values(n, h, w, c), values(1, 1, c, k), values(k), values(3, pick.randint(2, 3), 1, k)

@@ -20,10 +20,10 @@ cdef cnp.ndarray scaled_array(cnp.ndarray w, cnp.ndarray scale)
 
 cdef struct Pooled:
     # Where the maxima of 2 x 2 pixels go that are all that is wanted of a result; NULL: it is wanted itself. Their
-    # images' size, bytes from pixel to pixel, and channels. And which of the four each is, in dense order; NULL: that
-    # is not wanted.
+    # images' size, and bytes from pixel to pixel. And which of the four each is, in dense order; NULL: that is not
+    # wanted.
     char *y
-    Py_ssize_t out_h, out_w, pixel, channels
+    Py_ssize_t out_h, out_w, pixel
     uint8_t *argmax
 
 

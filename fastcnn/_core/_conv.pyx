@@ -144,10 +144,9 @@ cdef Pooled pooled_to(cnp.ndarray y, bint pools, cnp.ndarray argmax) noexcept:
 
     With an argmax, of bytes, pixels of y lie side by side.
     """
-    cdef Pooled p = Pooled(NULL, 0, 0, 0, 0, NULL)
+    cdef Pooled p = Pooled(NULL, 0, 0, 0, NULL)
     if pools:
-        p = Pooled(cnp.PyArray_BYTES(y), cnp.PyArray_DIM(y, 1), cnp.PyArray_DIM(y, 2), pixel_pitch(y),
-                   cnp.PyArray_DIM(y, 3), NULL)
+        p = Pooled(cnp.PyArray_BYTES(y), cnp.PyArray_DIM(y, 1), cnp.PyArray_DIM(y, 2), pixel_pitch(y), NULL)
         if argmax is not None:
             p.argmax = <uint8_t *> cnp.PyArray_BYTES(argmax)
     return p
@@ -273,7 +272,7 @@ cdef void correlate_band(const Correlation *c, Py_ssize_t task, char *copy, bint
     cdef Py_ssize_t band = task // c.groups % c.bands, image = task // c.groups // c.bands, width
     cdef Py_ssize_t first_row = band * c.rows, last_row = min(first_row + c.rows, c.source.out_h)
     cdef Py_ssize_t last_panel = min(first_panel + c.group, c.panels), slab_bytes
-    cdef Py_ssize_t y_row = c.y_row, y_col = c.y_col, first_column = first_panel * c.width, columns, beside
+    cdef Py_ssize_t y_row = c.y_row, y_col = c.y_col, first_column = first_panel * c.width, columns
     cdef char *y = c.y + image * c.y_image + first_row * y_row + first_column * size
     cdef const char *x = copy
     cdef int kind
@@ -320,9 +319,8 @@ cdef void correlate_band(const Correlation *c, Py_ssize_t task, char *copy, bint
             if run >= c.n_runs:
                 break
     if c.pooled.y != NULL:
-        beside = c.columns // c.pooled.channels  # pixels that are one here
-        pool_pixels(c.table, &c.pooled, y, y_row, y_col // beside, image, first_row, 0, last_row - first_row,
-                    c.source.out_w * beside, first_column * size, columns // beside)
+        pool_pixels(c.table, &c.pooled, y, y_row, y_col, image, first_row, 0, last_row - first_row, c.source.out_w,
+                    first_column * size, columns)
 
 
 cdef void correlate_tasks(const Correlation *all, Shares *shares, Py_ssize_t thread, char *copy) noexcept nogil:
@@ -535,7 +533,7 @@ def forward(Geometry g, cnp.ndarray x, cnp.ndarray w, cnp.ndarray bias, cnp.ndar
     """Write act(conv(x, w) + bias + residual) to y, whose pixels may lie apart; bias and residual may be None.
 
     Or, of one group and more than one tap, without a residual, the maxima of 2 x 2 pixels, and to argmax, of bytes, if
-    there is one, which pixel it is. A pixel of the convolution may be several of y that lie side by side, without gaps.
+    there is one, which pixel it is.
     Ahead is an array that will be read from memory afterwards, such as another layer's filters, or None.
     """
     cdef const char *b = NULL if bias is None else cnp.PyArray_BYTES(bias)
@@ -571,7 +569,7 @@ def forward(Geometry g, cnp.ndarray x, cnp.ndarray w, cnp.ndarray bias, cnp.ndar
     c.images = g.images
     c.residual = to_residual
     c.relu = relu
-    c.y_col = cnp.PyArray_DIM(y, 2) // g.out_w * pixel_pitch(y)
+    c.y_col = pixel_pitch(y)
     c.y_row = g.out_w * c.y_col
     c.y_image = g.out_h * c.y_row
     c.source = source_of(g, x)

@@ -7,7 +7,7 @@ cimport numpy as cnp
 
 cdef extern from "kernels.h" nogil:
     enum:
-        FC_MAX_ISAS, FC_LINE
+        FC_MAX_ISAS, FC_LINE, FC_NARROW_FILTERS, FC_NARROW_STEP
         FC_RELU, FC_RELU_BACKWARD, FC_CLIPPED_RELU, FC_CLIPPED_RELU_BACKWARD
         FC_LEAKY_RELU, FC_LEAKY_RELU_BACKWARD
         FC_SIGMOID, FC_SIGMOID_BACKWARD, FC_TANH, FC_TANH_BACKWARD
@@ -73,6 +73,23 @@ cdef extern from "kernels.h" nogil:
         const char *next_y
         Py_ssize_t next_row
 
+    ctypedef struct fc_narrow:
+        const char *x
+        const Py_ssize_t *taps
+        Py_ssize_t n_taps
+        const char *w
+        Py_ssize_t w_tap
+        const char *bias
+        char *y
+        Py_ssize_t y_row, y_plane, pixels, filters
+        char *sums
+        int adds, relu
+        char *maxima
+        Py_ssize_t maxima_pixel
+        const char *result
+        uint8_t *argmax
+        char *room
+
     ctypedef struct fc_winograd:
         const char *x
         Py_ssize_t x_row, x_col
@@ -123,6 +140,8 @@ cdef extern from "kernels.h" nogil:
                           Py_ssize_t stride, void *dst) noexcept nogil
         void (*pack_transposed)(Py_ssize_t depth, Py_ssize_t columns, Py_ssize_t width, const void *src,
                                 Py_ssize_t stride, void *dst) noexcept nogil
+        void (*transpose)(Py_ssize_t depth, Py_ssize_t columns, Py_ssize_t width, const void *src,
+                          Py_ssize_t stride, void *dst, Py_ssize_t dst_row) noexcept nogil
         fc_winograd_leaves winograd[3]
         void (*depthwise)(const fc_depthwise *) noexcept nogil
         void (*depthwise_pair)(const fc_depthwise *) noexcept nogil
@@ -130,6 +149,13 @@ cdef extern from "kernels.h" nogil:
         void (*depthwise_filter_pair)(const fc_depthwise *) noexcept nogil
         void (*grouped)(const fc_depthwise *) noexcept nogil
         void (*grouped_filter_backward)(const fc_depthwise *) noexcept nogil
+        Py_ssize_t narrow_most
+        void (*narrow[FC_NARROW_FILTERS])(const fc_narrow *) noexcept nogil
+        void (*narrow_filters[FC_NARROW_FILTERS])(const fc_narrow *) noexcept nogil
+        void (*narrow_sums)(Py_ssize_t n, Py_ssize_t parts, Py_ssize_t part_bytes, const void *sums,
+                            void *out) noexcept nogil
+        void (*narrow_pool)(const fc_narrow *) noexcept nogil
+        void (*narrow_pool_backward)(const fc_narrow *) noexcept nogil
         void (*max_pool)(const fc_pool *) noexcept nogil
         void (*max_pool_backward)(const fc_pool *) noexcept nogil
         void (*avg_pool)(const fc_pool *) noexcept nogil

@@ -13,14 +13,13 @@ What an algorithm makes of a shape, its blocks and whose threads compute them, i
 - ``pays_normalized``, ``_core/_conv.pyx``: whether 1x1 filters make and measure what lies beside batch normalisations
 - ``pays_normalized``, ``_core/_depthwise.pyx``: whether depthwise ones do
 - ``cut_expansion``, ``_core/_depthwise.pyx``: bands and channels of a result made on the way to a depthwise one
-- ``pixels_beside``, ``nn/_narrow.py``: how many pixels of few filters are computed side by side
+- ``pays``, ``_core/_narrow.pyx``: whether few filters have pixels fill vectors
 """
 
 from __future__ import annotations
 
-from .._core import _runtime
+from .._core import _narrow, _runtime
 from .._core._conv import Geometry
-from ._narrow import pixels_beside
 
 # In the time of a multiply-add of a long product, by pass: what a filter's packing costs for each of its elements, and
 # by the side of a Winograd tile what transforms cost for each of its points, those of a filter and those of a tile.
@@ -121,6 +120,6 @@ def algorithm_of(g: Geometry, algorithm: str, result: str, is_single: bool, lane
         side, gain = cheapest_tile(g, result)
         if winograd or gain > GAIN:
             return f"winograd-{side}x{side}"
-    if result != "input" and pixels_beside(g, lanes, result in ("prepared", "streamed")) > 1:
+    if result != "input" and _narrow.pays(g, lanes, result == "filters"):
         return "direct-narrow"
     return "direct"

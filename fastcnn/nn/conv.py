@@ -11,14 +11,13 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from .. import shapes
-from .._core import _conv, _depthwise, _elementwise, _runtime, _winograd
+from .._core import _conv, _depthwise, _elementwise, _narrow, _runtime, _winograd
 from ..arguments import brief, choice, flag, plain
-from . import _narrow
 from ._algorithms import algorithm_of
 from ._arrays import FloatArray, floats, frozen, like, no_memory, real_array
 from .activations import FUSED, apply_in_place, bound_activation, checked_activation, is_elementwise, pass_after
 from .normalization import bias_add_backward
-from .pool import max_pool_with_argmax, max_pool_with_argmax_backward, relu_max_pool_backward
+from .pool import bytes_of, max_pool_with_argmax, max_pool_with_argmax_backward, relu_max_pool_backward
 
 ALGORITHMS = ("auto", "direct", "winograd", "winograd-2x2", "winograd-4x4", "winograd-6x6")
 
@@ -136,8 +135,9 @@ def conv2d(
         dilation, so far apart) computed with it, and "winograd-4x4" and "winograd-6x6" overflow earlier: in float32,
         inputs of 1e37 give infinities or NaN where the others are finite. Depthwise convolutions have kernels of their
         own ("depthwise", as FASTCNN_VERBOSE prints it), which "direct" means too. "auto" alone has two more: "grouped",
-        where several groups fit into a vector, and "direct-narrow", which computes some pixels of few filters side by
-        side. These add up what direct does, but "direct-narrow" spreads a NaN or infinity over the pixels beside it.
+        where several groups fit into a vector, and "direct-narrow", which has pixels fill the vectors that few filters
+        would not. These add up what direct does, but a NaN or infinity spreads over all taps of such few filters'
+        gradients.
     residual
         What a shortcut brings (He et al., 2016), (N, H', W', K), or None: added on the way, without a pass of its own.
         Its gradient is that of the sum.
@@ -372,18 +372,15 @@ class PreparedConv2D:
             self._options = True, self._expansion(after, filters.dtype, share_with)
             self.input_shape = after.input_shape
             self.flops += after.flops
-        narrow, pixels = self._geometry, 1
-        if self.algorithm == "direct-narrow":
-            pixels = _narrow.pixels_beside(narrow, _runtime.lanes(filters.dtype), True)
-            self._geometry = _narrow.beside(narrow, pixels)
-            self._bias = None if bias is None else np.tile(bias, pixels)
-        self._engine = _conv if pixels > 1 else _ENGINES[self.algorithm]
+        self._engine = _ENGINES[self.algorithm]
         is_direct = self._engine is _conv
-        is_plain = self.algorithm == "depthwise" or (is_direct and _conv.takes_plain(self._geometry, filters))
+        is_plain = self.algorithm in ("depthwise", "direct-narrow") or (
+            is_direct and _conv.takes_plain(self._geometry, filters)
+        )
         # What prepared filters depend on; those of others are never shared.
         self._source = filters if _is_constant(filters) and (scale is None or _is_constant(scale)) else None
         self._scale = scale
-        self._form = self.algorithm, is_plain, self._geometry.groups, pixels
+        self._form = self.algorithm, is_plain, self._geometry.groups
         self._filters: FloatArray
         for other in share_with:
             if other._source is filters and other._scale is scale and other._form == self._form:
@@ -391,9 +388,6 @@ class PreparedConv2D:
                 return
         factors = None if scale is None else scale.astype(np.float64)
         try:
-            if pixels > 1:
-                filters = _narrow.widened(narrow, pixels, filters)
-                factors = None if factors is None else np.tile(factors, pixels)
             made = self._engine.prepare(self._geometry, filters, factors)
             self._filters = _constant(filters) if made is filters else made
         except MemoryError:
@@ -528,9 +522,7 @@ class PreparedConv2D:
     @property
     def writes_slices(self) -> bool:
         """Whether ``out`` of ``bound`` may be some channels of an array: where nothing goes over it once more."""
-        return self.algorithm not in ("depthwise", "direct-narrow") and (
-            self._activation is None or self._activation in FUSED
-        )
+        return self.algorithm != "depthwise" and (self._activation is None or self._activation in FUSED)
 
     @property
     def nbytes(self) -> int:
@@ -800,23 +792,53 @@ def conv2d_max_pool_with_argmax_backward(
     >>> dinput[0, :, :, 0].tolist(), dfilters.item(), dbias.tolist()
     ([[0.0, 0.0], [8.0, 0.0]], 64.0, [8.0])
     """
+    choice(algorithm, "algorithm", ALGORITHMS)
     activation = checked_activation(activation)
     if activation is not None and activation not in FUSED:
         raise ValueError(f"activation must be relu, relu6 or None, got {activation!r}")
     names = ("grad", "output", "input", "filters")
     grad, output, input, filters = floats(names, grad, output, input, filters)
-    _, shape = geometry_of(input.shape, filters.shape, strides, padding, dilations, groups)
+    geometry, shape = geometry_of(input.shape, filters.shape, strides, padding, dilations, groups)
     like(grad, _halved(shape))
     like(output, grad.shape, "output")
+    options = strides, padding, dilations, groups, algorithm
     dbias: FloatArray | None
+    if not input_grad and grad.size and algorithm_for(geometry, algorithm, "filters", grad) == "direct-narrow":
+        dfilters, dbias = max_pool_backward_filters(grad, output, argmax, input, filters.shape, activation, *options)
+        return None, dfilters, dbias if bias_grad else None
     if activation is None:
         of_result = max_pool_with_argmax_backward(grad, argmax, shape, 2)
         dbias = bias_add_backward(grad) if bias_grad else None
     else:
         of_result, dbias = relu_max_pool_backward(grad, output, argmax, shape, activation)
-    options = strides, padding, dilations, groups, algorithm
     dinput, dfilters, _ = conv2d_backward(of_result, input, filters, *options, input_grad=input_grad, bias_grad=False)
     return dinput, dfilters, dbias if bias_grad else None
+
+
+def max_pool_backward_filters(
+    grad: FloatArray,
+    output: FloatArray,
+    argmax: ArrayLike,
+    input: FloatArray,
+    filters_shape: tuple[int, ...],
+    activation: str | None,
+    strides: Any,
+    padding: Any,
+    dilations: Any,
+    groups: int,
+    algorithm: str,
+) -> tuple[FloatArray, FloatArray]:
+    """Return the gradients of few filters and of the bias, without that of the result, which is never written.
+
+    Arguments are as of :func:`conv2d_max_pool_with_argmax_backward`; grad and output are checked, grad is not empty.
+    """
+    geometry, _ = geometry_of(input.shape, filters_shape, strides, padding, dilations, groups)
+    argmax = bytes_of(argmax)
+    like(argmax, grad.shape, "argmax")
+    dfilters, dbias = np.empty(filters_shape, grad.dtype), np.empty(filters_shape[3], grad.dtype)
+    relu = FUSED.get(activation, 0)
+    _narrow.backward_filters_pooled(geometry, grad, output, relu, argmax, input, dfilters, dbias)
+    return dfilters, dbias
 
 
 def depthwise_backward(

@@ -100,7 +100,14 @@ def bound_pool(
     return partial(_pool.forward, geometry, x, average, out, None)
 
 
-def _of_bytes(argmax: ArrayLike) -> NDArray[np.uint8]:
+def bytes_of(argmax: ArrayLike) -> NDArray[np.uint8]:
+    """Return which pixels are maxima as a plain array.
+
+    Raises
+    ------
+    TypeError
+        If they are no bytes.
+    """
     given = real_array(argmax, "argmax")
     if given.dtype != np.uint8:
         raise TypeError(f"argmax must be an array of uint8, got {given.dtype}")
@@ -222,7 +229,7 @@ def max_pool_with_argmax_backward(
     >>> max_pool_with_argmax_backward(np.ones((1, 1, 1, 1)), argmax, (1, 2, 2, 1), 2)[0, :, :, 0].tolist()
     [[0.0, 0.0], [1.0, 0.0]]
     """
-    return _backward(grad, input_shape, ksize, strides, padding, _of_bytes(argmax))
+    return _backward(grad, input_shape, ksize, strides, padding, bytes_of(argmax))
 
 
 def relu_max_pool_backward(
@@ -233,7 +240,7 @@ def relu_max_pool_backward(
     Arguments are as of :func:`fastcnn.nn.conv2d_max_pool_with_argmax_backward`, grad and output checked.
     """
     geometry, shape = _geometry(input_shape, 2, None, "VALID")
-    argmax = _of_bytes(argmax)
+    argmax = bytes_of(argmax)
     like(argmax, shape, "argmax")
     try:
         dinput = np.empty(input_shape, grad.dtype)

@@ -320,46 +320,75 @@ static void FC_NAME(pack_rows)(ptrdiff_t depth, ptrdiff_t columns, ptrdiff_t wid
 /* Rows of dst that are written side by side, so that they stay in L1 until they are whole. */
 #define FC_TRANSPOSED_ROWS 32
 
-/* In blocks of 4 x 4, so that each load takes 4 contiguous elements of src and each store 4 of dst.  What the next rows
- * of dst take is asked for: it lies in too many places for the hardware's prefetchers. */
-static void FC_NAME(transpose_part)(ptrdiff_t depth, ptrdiff_t columns, ptrdiff_t width, const FC_T *src,
-                                    ptrdiff_t stride, FC_T *d) {
-    typedef FC_T quad __attribute__((vector_size(4 * sizeof(FC_T)), aligned(sizeof(FC_T)), may_alias));
-    const char *s = (const char *)src;
+/* Dense pixels of three channels, as images have them, go to planes by whole vectors; returns how many did. */
+static ptrdiff_t FC_NAME(split_threes)(ptrdiff_t pixels, const FC_T *src, FC_T *d, ptrdiff_t d_row) {
     ptrdiff_t j = 0;
-    for (; j + 4 <= columns; j += 4, s += 4 * stride) {
-        const FC_T *s0 = (const FC_T *)s, *s1 = (const FC_T *)(s + stride);
-        const FC_T *s2 = (const FC_T *)(s + 2 * stride), *s3 = (const FC_T *)(s + 3 * stride);
-        ptrdiff_t k = 0;
-        FC_UNROLL for (ptrdiff_t i = 0; i < FC_TRANSPOSED_ROWS; i += FC_LINE / (ptrdiff_t)sizeof(FC_T)) {
+    for (; j + VL <= pixels; j += VL, src += 3 * VL) {
+        const vec v0 = load(src), v1 = load(src + VL), v2 = load(src + 2 * VL);
+        FC_UNROLL for (int c = 0; c < 3; c++) {
+            mask of_two, of_third;
+            FC_UNROLL for (int i = 0; i < VL; i++) {
+                const int at = 3 * i + c, is_third = at >= 2 * VL;
+                of_two[i] = is_third ? 0 : at;
+                of_third[i] = is_third ? at - VL : i;
+            }
+            store(d + c * d_row + j, permute_two(permute_two(v0, v1, of_two), v2, of_third));
+        }
+    }
+    return j;
+}
+
+/* In blocks of 4 x 4, so that each load takes 4 contiguous elements of src and each store 4 of dst; the last ones begin
+ * early enough to be whole.  What the next rows of dst take is asked for where there are any: it lies in too many places
+ * for the hardware's prefetchers. */
+static void FC_NAME(transpose_part)(ptrdiff_t depth, ptrdiff_t columns, ptrdiff_t width, const FC_T *src,
+                                    ptrdiff_t stride, FC_T *d, ptrdiff_t d_row, int goes_on) {
+    typedef FC_T quad __attribute__((vector_size(4 * sizeof(FC_T)), aligned(sizeof(FC_T)), may_alias));
+#define FC_SRC(j) ((const FC_T *)((const char *)src + (j) * stride))
+    ptrdiff_t done = 0;
+    if (depth == 3 && stride == 3 * (ptrdiff_t)sizeof(FC_T)) done = FC_NAME(split_threes)(columns, src, d, d_row);
+    else if (depth > 3 && columns > 3) for (; done < columns; done += 4) {
+        const ptrdiff_t j = done + 4 > columns ? columns - 4 : done;
+        const FC_T *s0 = FC_SRC(j), *s1 = FC_SRC(j + 1), *s2 = FC_SRC(j + 2), *s3 = FC_SRC(j + 3);
+        if (goes_on) FC_UNROLL for (ptrdiff_t i = 0; i < FC_TRANSPOSED_ROWS; i += FC_LINE / (ptrdiff_t)sizeof(FC_T)) {
             __builtin_prefetch(s0 + depth + i);
             __builtin_prefetch(s1 + depth + i);
             __builtin_prefetch(s2 + depth + i);
             __builtin_prefetch(s3 + depth + i);
         }
-        for (; k + 4 <= depth; k += 4) {
+        for (ptrdiff_t next = 0; next < depth; next += 4) {
+            const ptrdiff_t k = next + 4 > depth ? depth - 4 : next;
             quad a = *(const quad *)(s0 + k), b = *(const quad *)(s1 + k);
             quad c = *(const quad *)(s2 + k), e = *(const quad *)(s3 + k);
             quad ab_lo = __builtin_shufflevector(a, b, 0, 4, 1, 5), ab_hi = __builtin_shufflevector(a, b, 2, 6, 3, 7);
             quad ce_lo = __builtin_shufflevector(c, e, 0, 4, 1, 5), ce_hi = __builtin_shufflevector(c, e, 2, 6, 3, 7);
-            *(quad *)(d + k * width + j) = __builtin_shufflevector(ab_lo, ce_lo, 0, 1, 4, 5);
-            *(quad *)(d + (k + 1) * width + j) = __builtin_shufflevector(ab_lo, ce_lo, 2, 3, 6, 7);
-            *(quad *)(d + (k + 2) * width + j) = __builtin_shufflevector(ab_hi, ce_hi, 0, 1, 4, 5);
-            *(quad *)(d + (k + 3) * width + j) = __builtin_shufflevector(ab_hi, ce_hi, 2, 3, 6, 7);
-        }
-        for (; k < depth; k++) {
-            FC_T *to = d + k * width + j;
-            to[0] = s0[k], to[1] = s1[k], to[2] = s2[k], to[3] = s3[k];
+            *(quad *)(d + k * d_row + j) = __builtin_shufflevector(ab_lo, ce_lo, 0, 1, 4, 5);
+            *(quad *)(d + (k + 1) * d_row + j) = __builtin_shufflevector(ab_lo, ce_lo, 2, 3, 6, 7);
+            *(quad *)(d + (k + 2) * d_row + j) = __builtin_shufflevector(ab_hi, ce_hi, 0, 1, 4, 5);
+            *(quad *)(d + (k + 3) * d_row + j) = __builtin_shufflevector(ab_hi, ce_hi, 2, 3, 6, 7);
         }
     }
-    for (; j < width; j++, s += stride)
-        for (ptrdiff_t k = 0; k < depth; k++) d[k * width + j] = j < columns ? ((const FC_T *)s)[k] : 0;
+    for (ptrdiff_t j = done; j < columns; j++) {
+        const FC_T *s = FC_SRC(j);
+        for (ptrdiff_t k = 0; k < depth; k++) d[k * d_row + j] = s[k];
+    }
+    for (ptrdiff_t j = columns; j < width; j++) /* few, for which memset would take long */
+        for (ptrdiff_t k = 0; k < depth; k++) d[k * d_row + j] = 0;
+#undef FC_SRC
+}
+
+static void FC_NAME(transpose)(ptrdiff_t depth, ptrdiff_t columns, ptrdiff_t width, const void *src, ptrdiff_t stride,
+                               void *dst, ptrdiff_t dst_row) {
+    FC_NAME(transpose_part)(depth, columns, width, src, stride, dst, dst_row / (ptrdiff_t)sizeof(FC_T), 0);
 }
 
 static void FC_NAME(pack_transposed)(ptrdiff_t depth, ptrdiff_t columns, ptrdiff_t width, const void *src,
                             ptrdiff_t stride, void *dst) {
-    for (ptrdiff_t k = 0; k < depth; k += FC_TRANSPOSED_ROWS) {
-        const ptrdiff_t rows = depth - k < FC_TRANSPOSED_ROWS ? depth - k : FC_TRANSPOSED_ROWS;
-        FC_NAME(transpose_part)(rows, columns, width, (const FC_T *)src + k, stride, (FC_T *)dst + k * width);
+    const FC_T *s = src;
+    FC_T *d = dst;
+    for (; depth > FC_TRANSPOSED_ROWS; depth -= FC_TRANSPOSED_ROWS) {
+        FC_NAME(transpose_part)(FC_TRANSPOSED_ROWS, columns, width, s, stride, d, width, 1);
+        s += FC_TRANSPOSED_ROWS, d += FC_TRANSPOSED_ROWS * width;
     }
+    FC_NAME(transpose_part)(depth, columns, width, s, stride, d, width, 0);
 }

@@ -18,6 +18,8 @@
 #define FC_STREAM_ROWS 4
 #define FC_WINOGRAD_TILES 3
 #define FC_DOT_ROWS 4
+#define FC_NARROW_FILTERS 8
+#define FC_NARROW_STEP 4 /* taps whose sums a leaf takes at a time, or a half of them */
 
 /* C[m, n] = act(start[n] + sum_k A[m, k] B[k, n]) for one register tile.
  *
@@ -120,6 +122,37 @@ typedef struct {
     ptrdiff_t next_row;
 } fc_depthwise;
 
+/* Pixels of planes, of one channel each: plane k of the result lies at y + k * y_plane, and tap t of its pixels is as
+ * many neighbours of some plane of the input, from x + taps[t] on.
+ * narrow: y[k, p] = act(bias[k] + y[k, p] + sum_t x[t, p] w[t, k]) for N filters k, whose numbers of tap t lie side by
+ * side at w + t * w_tap; y itself counts where `adds` is set.  Every element is one chain as a tile's.
+ * narrow_filters: sums[t, k] += sum_p x[t, p] y[k, p], lane by lane: of a tap there are `filters` vectors of sums, of
+ * which it takes N.  Taps are whole FC_NARROW_STEPs.
+ * narrow_pool: of two rows of pixels in `filters` planes, the second y_row from the first, the maxima of 2 x 2, `pixels`
+ * of them, to pixels of as many channels at `maxima`, maxima_pixel bytes apart, and which of the four each is to argmax,
+ * NULL: that is not wanted.  narrow_pool_backward: from what comes in for these, dense, and relu's result as in fc_pool,
+ * the gradients of the two rows, zeros behind them, and to a tap's sums the sums of what relu lets through.  Both take room for 4 * filters runs
+ * of half a row in whole vectors.
+ * Tail rule: planes are read and written in whole vectors, and but by narrow_filters in pairs of vectors; what the last
+ * one has too many lies behind a row. */
+typedef struct {
+    const char *x;
+    const ptrdiff_t *taps;
+    ptrdiff_t n_taps;
+    const char *w;
+    ptrdiff_t w_tap;
+    const char *bias; /* NULL: zero */
+    char *y;
+    ptrdiff_t y_row, y_plane, pixels, filters;
+    char *sums;
+    int adds, relu;
+    char *maxima;
+    ptrdiff_t maxima_pixel;
+    const char *result;
+    uint8_t *argmax;
+    char *room;
+} fc_narrow;
+
 /* One tile of Winograd's F(m x m, 3x3): (m + 2) x (m + 2) points, from one to the next `point` bytes, each a run of
  * `channels`.  input: as many pixels from x on, x_row and x_col bytes apart, to the points at y; those outside of rows
  * row <= i < rows and columns col <= j < cols are zero and not read.  filter: 3 x 3 taps at x, likewise, to the points at
@@ -215,6 +248,9 @@ typedef struct {
                       void *dst);
     void (*pack_transposed)(ptrdiff_t depth, ptrdiff_t columns, ptrdiff_t width, const void *src,
                             ptrdiff_t stride, void *dst);
+    /* As pack_transposed, but for rows of dst that lie dst_row bytes apart. */
+    void (*transpose)(ptrdiff_t depth, ptrdiff_t columns, ptrdiff_t width, const void *src, ptrdiff_t stride,
+                      void *dst, ptrdiff_t dst_row);
 
     fc_winograd_leaves winograd[FC_WINOGRAD_TILES]; /* [m / 2 - 1] */
 
@@ -224,6 +260,14 @@ typedef struct {
     void (*depthwise_filter_pair)(const fc_depthwise *);
     void (*grouped)(const fc_depthwise *);
     void (*grouped_filter_backward)(const fc_depthwise *);
+
+    ptrdiff_t narrow_most; /* the most filters N of the next two */
+    void (*narrow[FC_NARROW_FILTERS])(const fc_narrow *);         /* [N - 1] */
+    void (*narrow_filters[FC_NARROW_FILTERS])(const fc_narrow *); /* [N - 1] */
+    /* out[i] = the sum over `parts`, part_bytes apart, of all lanes of vector i of sums, i < n. */
+    void (*narrow_sums)(ptrdiff_t n, ptrdiff_t parts, ptrdiff_t part_bytes, const void *sums, void *out);
+    void (*narrow_pool)(const fc_narrow *);
+    void (*narrow_pool_backward)(const fc_narrow *);
 
     void (*max_pool)(const fc_pool *); /* the first NaN, or the maximum */
     void (*max_pool_backward)(const fc_pool *);

@@ -72,6 +72,7 @@
 #define rotate FC_NAME(rotate)
 #define to_boundary FC_NAME(to_boundary)
 #define permute FC_NAME(permute)
+#define permute_two FC_NAME(permute_two)
 
 #endif
 
@@ -190,6 +191,17 @@ FC_INLINE vec permute(vec v, mask from) {
     return out;
 #else
     return __builtin_shuffle(v, from);
+#endif
+}
+
+/* Lane i is lane from[i] of a, or from[i] - VL of b. */
+FC_INLINE vec permute_two(vec a, vec b, mask from) {
+#ifdef __clang__
+    vec out;
+    for (int i = 0; i < VL; i++) out[i] = from[i] < VL ? a[from[i]] : b[from[i] - VL];
+    return out;
+#else
+    return __builtin_shuffle(a, b, from);
 #endif
 }
 

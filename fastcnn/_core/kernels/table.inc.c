@@ -7,6 +7,8 @@
     {FC_NAME(winograd_input_##POINTS), FC_NAME(winograd_filter_##POINTS),                            \
      FC_NAME(winograd_output_##POINTS), FC_NAME(winograd_output_backward_##POINTS),                  \
      FC_NAME(winograd_filter_backward_##POINTS)}
+#define FC_NARROW_ENTRY(N) FC_NAME(narrow_##N),
+#define FC_NARROW_FILTERS_ENTRY(N) FC_NAME(narrow_filters_##N),
 #define FC_ROW                                                                                       \
     {                                                                                                \
         .itemsize = sizeof(FC_T), .lanes = FC_VECTOR_BYTES / sizeof(FC_T), .max_rows = FC_TILE_ROWS, \
@@ -23,6 +25,11 @@
         .depthwise_filter_backward = FC_NAME(depthwise_filter_backward),                             \
         .depthwise_filter_pair = FC_NAME(depthwise_filter_pair), .grouped = FC_NAME(grouped),        \
         .grouped_filter_backward = FC_NAME(grouped_filter_backward),                                 \
+        .transpose = FC_NAME(transpose), .narrow_most = FC_NARROW_MOST,                              \
+        .narrow = {FC_NARROW_ALL(FC_NARROW_ENTRY)},                                                  \
+        .narrow_filters = {FC_NARROW_ALL(FC_NARROW_FILTERS_ENTRY)},                                  \
+        .narrow_sums = FC_NAME(narrow_sums),                                                         \
+        .narrow_pool = FC_NAME(narrow_pool), .narrow_pool_backward = FC_NAME(narrow_pool_backward),  \
         .map = {[FC_RELU] = FC_NAME(relu), [FC_RELU_BACKWARD] = FC_NAME(relu_backward),              \
                 [FC_CLIPPED_RELU] = FC_NAME(clipped_relu),                                           \
                 [FC_CLIPPED_RELU_BACKWARD] = FC_NAME(clipped_relu_backward),                         \
@@ -59,6 +66,7 @@
 #include "winograd.inc.c"
 #include "depthwise.inc.c"
 #include "pool.inc.c"
+#include "narrow.inc.c"
 #include "elementwise.inc.c"
 static const fc_kernels table_f32 = FC_ROW;
 #undef FC_T
@@ -73,5 +81,6 @@ static const fc_kernels table_f32 = FC_ROW;
 #include "winograd.inc.c"
 #include "depthwise.inc.c"
 #include "pool.inc.c"
+#include "narrow.inc.c"
 #include "elementwise.inc.c"
 static const fc_kernels table_f64 = FC_ROW;
