@@ -491,6 +491,8 @@ class _Sums:
 
 def _parts(call: Call, dx: Any) -> list[Array]:
     """Return the gradients of a call's inputs."""
+    if not call.layer.many_inputs and isinstance(dx, np.ndarray):
+        return [dx]
     parts = dx if call.layer.many_inputs else [dx]
     if (
         not isinstance(parts, (list, tuple))
@@ -507,7 +509,12 @@ def _gradient(layer: Layer, name: str, gradients: dict[str, Array], weight: Arra
     """Return the gradient of a weight as an optimiser takes it: of the weight's shape and element type."""
     if name not in gradients:
         raise ValueError(f"layer {layer.name}: backward must return a gradient for {name!r}, got {list(gradients)}")
-    gradient = plain(real_array(gradients[name], f"gradient of {name}"), weight.dtype, name)
+    gradient = gradients[name]
+    # What is right, as it nearly always is, is known at a glance.
+    is_plain = type(gradient) is np.ndarray and gradient.dtype == weight.dtype and gradient.flags.carray
+    if is_plain and gradient.shape == weight.shape:
+        return gradient
+    gradient = plain(real_array(gradient, f"gradient of {name}"), weight.dtype, name)
     if gradient.shape != weight.shape:
         raise ValueError(
             f"layer {layer.name}: backward must return a gradient of shape {weight.shape} for {name!r}, "

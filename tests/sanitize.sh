@@ -48,7 +48,7 @@ flags='-fsanitize=address,undefined -fno-omit-frame-pointer -g -O1'
 compiler=${CC:-cc}
 sed -i 's/"-O3"/"-O1"/' setup.py
 # As part of the compiler's name the flags also reach the probe for OpenMP.
-CC="$compiler $flags" "$python" setup.py -q build_ext --inplace >build.log 2>&1 || { tail -50 build.log; exit 1; }
+CC="$compiler $flags" CFLAGS='-g' "$python" setup.py -q build_ext --inplace >build.log 2>&1 || { tail -50 build.log; exit 1; }
 export LD_PRELOAD="$($compiler -print-file-name=libasan.so):$($compiler -print-file-name=libubsan.so)"
 # Reports go to files: pytest would swallow what a dying process wrote.
 export ASAN_OPTIONS="detect_leaks=0:allocator_may_return_null=1:log_path=$work/report"

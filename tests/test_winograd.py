@@ -18,7 +18,7 @@ from fastcnn.nn import _algorithms
 pytestmark = pytest.mark.usefixtures("isa")
 
 # Images, filters and padding: tiles cut off on either side, single pixels, channels about the vector lengths, more
-# than one panel, more than one block of tiles, and tiles enough for parts that threads share nothing of.
+# than one panel, more than one block of tiles, tiles enough for parts that threads share nothing of, and few of them.
 CASES = [
     ((1, 4, 4, 3), 5, 1),
     ((2, 7, 9, 16), 16, 1),
@@ -31,6 +31,7 @@ CASES = [
     ((3, 12, 12, 40), 20, 5),
     ((2, 40, 40, 32), 32, 1),
     ((5, 41, 42, 19), 9, 1),
+    ((1, 3, 7, 301), 470, 1),
 ]
 # With dilations: phases of as many pixels or one less, of several tiles, of one, and of single pixels.
 DILATED = [
@@ -40,6 +41,7 @@ DILATED = [
     ((2, 6, 6, 5), 9, 9, 9),
     ((1, 30, 28, 130), 130, 3, 3),
     ((3, 41, 42, 19), 9, 2, 2),
+    ((1, 4, 6, 300), 471, 2, 2),
 ]
 
 
@@ -107,7 +109,13 @@ def test_large_tiles_overflow_where_documented():
 
 @pytest.mark.parametrize("algorithm", TILES)
 def test_threads_do_not_change_a_bit(algorithm, dtype):
-    for shape, filters in (((1, 30, 30, 64), 64), ((1, 8, 8, 40), 200), ((9, 12, 12, 33), 70), ((6, 41, 42, 24), 40)):
+    for shape, filters in (
+        ((1, 30, 30, 64), 64),
+        ((1, 8, 8, 40), 200),
+        ((9, 12, 12, 33), 70),
+        ((6, 41, 42, 24), 40),
+        ((1, 3, 7, 301), 470),
+    ):
         x, w = normals(*shape, dtype=dtype), normals(3, 3, shape[3], filters, dtype=dtype, seed=1)
         grad = normals(*shape[:3], filters, dtype=dtype, seed=2)
         results = []

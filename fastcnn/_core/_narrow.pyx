@@ -59,7 +59,7 @@ cdef Py_ssize_t rows_of_band(Geometry g, Py_ssize_t row) noexcept:
 def pays(Geometry g, Py_ssize_t lanes, bint filters=False):
     """Whether a result, or the gradient of the filters, is faster so than directly, in vectors of so many lanes."""
     cdef double taps = g.rows * g.cols * g.channels, row = g.out_w + (g.cols - 1) * g.dilation_w, seen
-    if g.stride_w != 1 or g.groups != 1 or g.filters >= lanes or not g.out_h * g.out_w:
+    if g.stride_w != 1 or g.groups != 1 or g.filters >= lanes or 2 * g.out_w < lanes or not g.out_h:
         return False
     if filters and 4 * lanes * taps * g.filters > l2_bytes:
         return False  # sums of a vector for each number would not stay in L2

@@ -217,7 +217,7 @@ class Layer(Configurable):
         if not isinstance(shape, (list, tuple)):
             raise TypeError(f"shape of {name} must be a tuple of sizes, got {brief(shape)}")
         trainable = flag(trainable, "trainable")
-        sizes = tuple([integer(n, f"shape of {name}", 1, shape) for n in shape])
+        sizes = tuple([n if type(n) is int and n > 0 else integer(n, f"shape of {name}", 1, shape) for n in shape])
         elements(sizes, name)
         source = vars(self).get("_source") or self._draw
         try:
@@ -229,7 +229,9 @@ class Layer(Configurable):
             array = real_array(array, f"what {initializer!r} gives for {name}")
         if array.shape != sizes:
             raise ValueError(f"{initializer!r} must give {name} in shape {sizes}, got {array.shape}")
-        array = np.require(array, self.dtype or "float32", ["C", "A", "W", "O"])
+        dtype = self.dtype or "float32"
+        if array.dtype != dtype or not (array.flags.carray and array.flags.owndata):
+            array = np.require(array, dtype, ["C", "A", "W", "O"])
         vars(self)[name] = self.weights[name] = array
         if trainable:
             vars(self).setdefault("_trainable", []).append(name)
@@ -251,9 +253,13 @@ class Layer(Configurable):
         Other ways to a weight may find it read-only, and so do these once there is a prediction: it packs copies of
         weights, which would not see the change. Assigning to the attribute always works.
         """
-        self.thaw()
-        weights = self.weights
-        return {name: weights[name] for name in vars(self).get("_trainable", [])} if self.trainable else {}
+        state = vars(self)
+        if self._frozen:
+            self.thaw()
+        if "_trainable" not in state or not self.trainable:
+            return {}
+        weights = state["_weights"]
+        return {name: weights[name] for name in state["_trainable"]}
 
     def freeze(self, reader: Reader) -> int:
         """Make the weights read-only for a reader; return the revision, which is another one after ``thaw``.

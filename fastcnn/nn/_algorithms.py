@@ -29,13 +29,15 @@ from .._core._conv import Geometry
 # with such filters from memory, for which a far L3 is no worse. On a Zen 5 the costs chose the fastest of the four, or
 # what took 1.09 times as long at most, for 30 layers and the three passes of training, once the input's 40 for a side
 # of 4 had become 30, for 18 layers with filters from memory the fastest or what took 1.02 times as long, and for 27
-# with prepared ones 1.07 times as long at most, once these cost 9 by the sides of 4 and 6.
+# with prepared ones 1.07 times as long at most, once these cost 9 by the sides of 4 and 6. "few" is an input's gradient
+# of at most FEW_TILES, which takes filters as they lie: 10 layers on that Zen 5, not measured where L3 is far.
 _STREAMED = 18.0, {2: (17.0, 12.0), 4: (18.0, 15.0), 6: (19.0, 17.0)}
 _NEAR = {
     "forward": (84.0, {2: (48.0, 10.0), 4: (27.0, 14.0), 6: (22.0, 20.0)}),
     "prepared": (20.0, {2: (13.0, 11.0), 4: (9.0, 14.0), 6: (9.0, 15.0)}),
     "streamed": _STREAMED,
     "input": (92.0, {2: (61.0, 9.0), 4: (30.0, 13.0), 6: (38.0, 18.0)}),
+    "few": (92.0, {2: (43.0, 9.0), 4: (22.0, 13.0), 6: (28.0, 18.0)}),
     "filters": (110.0, {2: (51.0, 23.0), 4: (27.0, 21.0), 6: (19.0, 21.0)}),
 }
 _FAR = {
@@ -43,8 +45,10 @@ _FAR = {
     "prepared": _STREAMED,
     "streamed": _STREAMED,
     "input": (41.0, {2: (29.0, 10.0), 4: (19.0, 15.0), 6: (17.0, 21.0)}),
+    "few": (41.0, {2: (29.0, 10.0), 4: (19.0, 15.0), 6: (17.0, 21.0)}),
     "filters": (12.0, {2: (28.0, 19.0), 4: (17.0, 28.0), 6: (14.0, 36.0)}),
 }
+FEW_TILES = 4
 # Where L3 is far filters' points, of which there are more than filters, cost more.
 COSTS = _FAR if _runtime.has_far_l3() else _NEAR
 # Groups, by their channels and filters, of which so many fit into a vector at least: with fewer, vectors filled by one
@@ -85,6 +89,8 @@ def cheapest_tile(g: Geometry, result: str) -> tuple[int, float]:
     costs = {}
     for side, (filter_point, tile_point) in points.items():
         tiles = g.images * _tiles(rows, side, g.dilation_h) * _tiles(cols, side, g.dilation_w)
+        if result == "input" and tiles <= FEW_TILES:
+            filter_point, tile_point = COSTS["few"][1][side]
         transforms = pairs * filter_point + tiles * (g.channels + g.filters) * tile_point
         costs[side] = (side + 2) ** 2 * (pairs * tiles + transforms)
     side = min(costs, key=lambda side: costs[side])
