@@ -485,6 +485,8 @@ def test_depthwise_results_larger_than_the_caches_are_those_of_their_parts(taps,
     ((50, 8, 9, 2), (4, 7, 2, 20), (2, 2), ((1, 0), (2, 1))),
     ((130, 7, 6, 4), (3, 3, 4, 24), (1, 1), "same", (2, 1)),
     ((41, 5, 30, 2), (3, 5, 2, 40), (1, 3), "valid"),  # more pixels of an image than images
+    ((41, 11, 9, 2), (5, 7, 2, 20), (3, 1), "same", (2, 1)),  # filter rows of several phases
+    ((3, 12, 40, 1), (7, 9, 1, 24), (4, 1), ((9, 2), (4, 4)), (3, 1)),
 )
 def test_inputs_of_few_channels_in_many_images(case, dtype):
     check(case, dtype)
