@@ -48,7 +48,7 @@ _FAR = {
     "few": (41.0, {2: (29.0, 10.0), 4: (19.0, 15.0), 6: (17.0, 21.0)}),
     "filters": (12.0, {2: (28.0, 19.0), 4: (17.0, 28.0), 6: (14.0, 36.0)}),
 }
-FEW_TILES = 4
+FEW_TILES = 4  # FC_DOT_ROWS of _core/kernels/kernels.h
 # Where L3 is far filters' points, of which there are more than filters, cost more.
 COSTS = _FAR if _runtime.has_far_l3() else _NEAR
 # Groups, by their channels and filters, of which so many fit into a vector at least: with fewer, vectors filled by one

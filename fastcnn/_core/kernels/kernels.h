@@ -19,7 +19,7 @@
 #define FC_WINOGRAD_TILES 3
 #define FC_DOT_ROWS 4
 #define FC_NARROW_FILTERS 8
-#define FC_NARROW_STEP 4 /* taps whose sums a leaf takes at a time, or a half of them */
+#define FC_NARROW_STEP 4 /* taps, of which a leaf has the sums in registers at a time, or half of them */
 
 /* C[m, n] = act(start[n] + sum_k A[m, k] B[k, n]) for one register tile.
  *
@@ -131,8 +131,8 @@ typedef struct {
  * narrow_pool: of two rows of pixels in `filters` planes, the second y_row from the first, the maxima of 2 x 2, `pixels`
  * of them, to pixels of as many channels at `maxima`, maxima_pixel bytes apart, and which of the four each is to argmax,
  * NULL: that is not wanted.  narrow_pool_backward: from what comes in for these, dense, and relu's result as in fc_pool,
- * the gradients of the two rows, zeros behind them, and to a tap's sums the sums of what relu lets through.  Both take room for 4 * filters runs
- * of half a row in whole vectors.
+ * the gradients of the two rows, zeros behind them, and to a tap's sums the sums of what relu lets through.  Both take
+ * room for 4 * filters runs of half a row in whole vectors.
  * Tail rule: planes are read and written in whole vectors, and but by narrow_filters in pairs of vectors; what the last
  * one has too many lies behind a row. */
 typedef struct {
