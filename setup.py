@@ -81,6 +81,8 @@ class build_ext(_build_ext):
             for isa, (macro, flags) in ISAS.items()
             if self.compiles(f"#ifndef {macro}\n#error other target\n#endif\nint x;\n", flags)
         }
+        if len(isas) > 1:
+            isas["scalar"] = ["-Os"]  # no CPU of this target takes it unasked: it need not be fast, but small
         with ThreadPoolExecutor(self.parallel) as pool:
             tables = pool.map(lambda isa: self.compile_kernel(f"isa_{isa}.c", isas[isa]), isas)
             objects = [name for names in tables for name in names]
