@@ -437,33 +437,50 @@ cdef void stream_part(const Product *p, Py_ssize_t k, Py_ssize_t length, Py_ssiz
                       char *scratch) noexcept nogil:
     """Columns n to end of C, reduced over rows k to k + length of B, as many at a time as have room in L1.
 
-    The second rows of A find them in L2.
+    Of these so many rows at a time that the second rows of A find them in L2.
     """
-    cdef Py_ssize_t size = p.table.itemsize, no_offset = 0, groups = ceil_div(p.m, STREAM_ROWS), i, m
+    cdef Py_ssize_t size = p.table.itemsize, no_offset = 0, groups = ceil_div(p.m, STREAM_ROWS), i, m, first
     cdef Py_ssize_t rows = ceil_div(p.m, groups)
-    cdef Py_ssize_t most = max(16, l1_bytes // 2 // (rows * size)) // p.table.lanes * p.table.lanes
+    cdef Py_ssize_t most = max(16, l1_bytes // 2 // (rows * size)) // p.table.lanes * p.table.lanes, depth = length
     cdef fc_tile t
+    if groups > 1:
+        depth = max(STREAM_DEPTH, l2_bytes // 4 // (most * size) // 4 * 4)
     t.runs = &no_offset
     t.n_runs = 1
-    t.run_length = length
     t.a_row = p.a_row
     t.a_step = p.a_step
     t.b_step = p.b_row
     t.c_row = stream_row(p)
     t.residual = 0
-    t.accumulate = False
     t.relu = 0
     scratch = apart_from(p.b + k * p.b_row, scratch)
     while n < end:
         t.columns = min(most, end - n)
         t.bias = p.bias + n * size if p.bias != NULL and k == 0 else NULL
-        t.b = p.b + k * p.b_row + n * size
-        for i in range(groups):
-            m = p.m * i // groups
-            t.a = p.a + m * p.a_row + k * p.a_step
-            t.c = scratch + m * t.c_row + n * size
-            p.table.stream[p.m * (i + 1) // groups - m - 1](&t)
+        first = k
+        while first < k + length:
+            t.run_length = min(depth, k + length - first)
+            t.accumulate = first > k
+            t.b = p.b + first * p.b_row + n * size
+            for i in range(groups):
+                m = p.m * i // groups
+                t.a = p.a + m * p.a_row + first * p.a_step
+                t.c = scratch + m * t.c_row + n * size
+                p.table.stream[p.m * (i + 1) // groups - m - 1](&t)
+            first += t.run_length
         n += t.columns
+
+
+cdef void add_stream_parts(const Product *p, Py_ssize_t m, Py_ssize_t parts, Py_ssize_t length, char *scratch,
+                           Py_ssize_t nbytes) noexcept nogil:
+    """One row of C from those of its parts."""
+    cdef char *c = p.c + m * p.c_row
+    cdef Py_ssize_t i
+    memset(c, 0, p.n * p.table.itemsize)
+    for i in range(parts):
+        p.table.column_sum(1, p.n, apart_from(p.b + i * length * p.b_row, scratch + i * nbytes) + m * stream_row(p), c)
+    if p.relu:
+        p.table.map[FC_CLIPPED_RELU if p.relu == 2 else FC_RELU](p.n, c, c, c, 6)
 
 
 cdef int multiply_stream(const Product *p, int threads) except -1:
@@ -474,22 +491,15 @@ cdef int multiply_stream(const Product *p, int threads) except -1:
     cdef Py_ssize_t length = stream_length(p), parts = ceil_div(p.k, length)
     cdef Py_ssize_t lanes = p.table.lanes, columns = ceil_div(ceil_div(p.n, lanes), STREAM_PARTS // parts) * lanes
     cdef Py_ssize_t across = ceil_div(p.n, columns), k, n, i, m
-    cdef Py_ssize_t size = p.table.itemsize, nbytes = p.m * stream_row(p) + PAGE
+    cdef Py_ssize_t nbytes = p.m * stream_row(p) + PAGE
     cdef char *scratch = acquire(parts * nbytes)
-    cdef char *row
     with nogil:
         for i in prange(parts * across, num_threads=threads, schedule="static"):
             k = i // across * length
             n = i % across * columns
             stream_part(p, k, min(length, p.k - k), n, min(p.n, n + columns), scratch + i // across * nbytes)
-        for m in range(p.m):
-            memset(p.c + m * p.c_row, 0, p.n * size)
-            for i in range(parts):
-                row = apart_from(p.b + i * length * p.b_row, scratch + i * nbytes) + m * stream_row(p)
-                p.table.column_sum(1, p.n, row, p.c + m * p.c_row)
-            if p.relu:
-                row = p.c + m * p.c_row
-                p.table.map[FC_CLIPPED_RELU if p.relu == 2 else FC_RELU](p.n, row, row, row, 6)
+        for m in prange(p.m, num_threads=threads if p.m > STREAM_ROWS else 1, schedule="static"):
+            add_stream_parts(p, m, parts, length, scratch, nbytes)
     release(scratch)
     return 0
 
@@ -569,13 +579,11 @@ cdef bint fits_in_place(const Product *p) noexcept nogil:
 
 
 cdef bint pays_streamed(const Product *p) noexcept nogil:
-    """Whether to stream through a B that is not transposed: more rows than a stream takes at a time, if those that come
-    second find a part of B in L2, and B is not as narrow as a panel, whose products stay in registers."""
-    cdef Py_ssize_t row = min(p.n * p.table.itemsize, l1_bytes // 2 // STREAM_ROWS)
+    """Whether to stream through a B that is not transposed: few rows do, more than a stream takes at a time where B is
+    not as narrow as a panel, whose products stay in registers."""
     if p.residual:
         return False
-    return p.m <= STREAM_ROWS or (p.m <= STREAMED_ROWS and p.n > p.table.panel_vectors * p.table.lanes
-                                  and stream_length(p) * row <= l2_bytes)
+    return p.m <= STREAM_ROWS or (p.m <= STREAMED_ROWS and p.n > p.table.panel_vectors * p.table.lanes)
 
 
 cdef bint pays_packed(const Product *p) noexcept nogil:
