@@ -533,8 +533,8 @@ def forward(Geometry g, cnp.ndarray x, cnp.ndarray w, cnp.ndarray bias, cnp.ndar
     """Write act(conv(x, w) + bias + residual) to y, whose pixels may lie apart; bias and residual may be None.
 
     Or, of one group and more than one tap, without a residual, the maxima of 2 x 2 pixels, and to argmax, of bytes, if
-    there is one, which pixel it is.
-    Ahead is an array that will be read from memory afterwards, such as another layer's filters, or None.
+    there is one, which pixel it is. Ahead is an array that will be read from memory afterwards, such as another layer's
+    filters, or None.
     """
     cdef const char *b = NULL if bias is None else cnp.PyArray_BYTES(bias)
     cdef int threads = threads_for_flops(kernels(x), g.flops())

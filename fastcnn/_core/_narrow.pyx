@@ -18,7 +18,7 @@ cimport numpy as cnp
 
 from ._conv cimport Geometry, scaled_array
 from ._runtime cimport (
-    FC_LINE, FC_NARROW_STEP, Shares, acquire, ceil_div, fc_kernels, fc_narrow, kernels, l1_bytes, l2_bytes, line,
+    FC_NARROW_STEP, Shares, acquire, ceil_div, fc_kernels, fc_narrow, kernels, l1_bytes, l2_bytes, line, odd_lines,
     pixel_pitch, release, share, take, threads_for_flops,
 )
 
@@ -72,12 +72,6 @@ def pays(Geometry g, Py_ssize_t lanes, bint filters=False):
                    + INPUT_MOVED * g.channels * seen)
 
 
-cdef inline Py_ssize_t plane_bytes(Py_ssize_t nbytes) noexcept nogil:
-    """Round up to cache lines, no multiple of four of them: planes so far apart would meet in a few sets of L1."""
-    nbytes = line(nbytes)
-    return nbytes if nbytes % (4 * FC_LINE) else nbytes + FC_LINE
-
-
 cdef Narrow narrow(Geometry g, cnp.ndarray x) noexcept:
     """Lay out the planes of bands that stay in L1."""
     cdef Narrow n
@@ -98,8 +92,8 @@ cdef Narrow narrow(Geometry g, cnp.ndarray x) noexcept:
     pair = 2 * n.table.lanes * n.size
     pixels = ceil_div(n.rows * n.row, pair) * pair
     n.x_phase = line(pixels + (n.span_h - 1) // n.stride_h * n.row + span_w * n.size)
-    n.x_plane = plane_bytes((n.stride_h if g.out_h > 1 else min(n.stride_h, n.span_h)) * n.x_phase)
-    n.y_plane = plane_bytes(pixels + pair)
+    n.x_plane = odd_lines((n.stride_h if g.out_h > 1 else min(n.stride_h, n.span_h)) * n.x_phase)
+    n.y_plane = odd_lines(pixels + pair)
     n.x_bytes = n.channels * n.x_plane
     n.y_bytes = n.filters * n.y_plane
     n.room_bytes = 2 * n.filters * ceil_div(n.row, pair) * pair

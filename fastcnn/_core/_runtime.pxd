@@ -233,6 +233,11 @@ cdef inline Py_ssize_t line(Py_ssize_t nbytes) noexcept nogil:
     return (nbytes + 63) & ~63
 
 
+cdef inline Py_ssize_t odd_lines(Py_ssize_t nbytes) noexcept nogil:
+    """Round up to an odd number of lines: what lies so far apart does not meet in the same cache sets."""
+    return line(nbytes) | 64
+
+
 # ---- tasks that threads share ----
 
 cdef extern from *:

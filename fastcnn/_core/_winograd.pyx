@@ -28,7 +28,7 @@ from ._conv cimport Geometry, Pooled, pool_pixels, pooled_to, scaled
 from ._gemm cimport bring_near, fc_prefetch, multiply_tiles, packed_width, pad_bias, panel_shape
 from ._runtime cimport (
     FC_DOT_ROWS, Shares, acquire, aligned, ceil_div, distance, fc_dot, fc_kernels, fc_tile, fc_winograd,
-    fc_winograd_leaves, kernels, l2_bytes, line, pixel_pitch, release, share, take, threads_for,
+    fc_winograd_leaves, kernels, l2_bytes, line, odd_lines, pixel_pitch, release, share, take, threads_for,
 )
 
 cnp.import_array()
@@ -136,17 +136,12 @@ cdef struct Convolution:
     Pooled pooled
     # Cut of the work: tiles of a block, panels of a group; or, by panels, one block, and where the filters are not
     # transformed yet, those of a panel when they are needed, a slab of channels at a time, to points slab_point bytes
-    # apart; or, by dots, likewise some rows of the filters at a time, with all channels.
+    # apart; where these are by dots, some of their rows at a time, with all channels.
     bint by_panels, by_dots
     Py_ssize_t tiles, block, blocks, group, groups, slab, slab_point
     # Scratch of a thread: the block's points of the input, `row` bytes a tile and `point` bytes from one to the next;
     # those of a panel's product, likewise; a tile of a result that is pooled.
     Py_ssize_t row, point, product_point, input_bytes, product_bytes, tile_bytes
-
-
-cdef inline Py_ssize_t odd_lines(Py_ssize_t nbytes) noexcept nogil:
-    """Round up to an odd number of lines: what lies so far apart does not meet in the same cache sets."""
-    return line(nbytes) | 64
 
 
 cdef inline void prefetch_taps(const Convolution *g, const char *x, Py_ssize_t nbytes) noexcept nogil:
@@ -376,21 +371,21 @@ cdef void cut(Convolution *g, int threads) noexcept nogil:
     if g.by_dots:
         g.width = g.table.lanes
         g.panels = ceil_div(g.columns, g.width)
-    g.by_panels = not g.by_dots and pays_panels(g, threads)
+    g.by_panels = g.by_dots or pays_panels(g, threads)
     # Not so few tiles that the filters' points, which come from beyond L2, are read for little.
     g.block = max(32, l2_bytes * 3 // 4 // (g.points * (g.row + g.width * size)))
     g.slab = g.slab_point = 0
-    if g.by_panels or g.by_dots:
+    if g.by_panels:
         g.block = g.tiles
     if g.by_dots:
         g.slab_point = odd_lines(DOT_COLUMNS * g.row)
-    if g.by_panels and g.filters == NULL:
+    elif g.by_panels and g.filters == NULL:
         g.slab = max(SLICE, l2_bytes * 5 // 8 // (g.points * g.width * size) // SLICE * SLICE)
         g.slab = min(g.slab, g.channels)
         g.slab_point = odd_lines(g.slab * g.width * size)
     g.blocks = ceil_div(g.tiles, min(g.block, g.tiles))
     even = ceil_div(g.blocks, threads) * threads
-    if not (g.by_panels or g.by_dots) and (g.tiles >= FEWEST_TILES * even or g.panels < threads):
+    if not g.by_panels and (g.tiles >= FEWEST_TILES * even or g.panels < threads):
         g.blocks = min(even, g.tiles)
     g.block = ceil_div(g.tiles, g.blocks)
     g.blocks = ceil_div(g.tiles, g.block)
@@ -465,7 +460,7 @@ cdef int convolve(Convolution *g, const char *bias, int threads) except -1:
     bias_bytes = line(g.panels * g.width * size)
     if g.filters == NULL:
         taps_bytes = 9 * g.width * SLICE * size if g.transposed else 0
-    if g.by_panels or g.by_dots:
+    if g.by_panels:
         thread_bytes = g.product_bytes + max(g.points * g.slab_point + taps_bytes, g.tile_bytes)
         shared_bytes = g.input_bytes
     else:
@@ -476,7 +471,7 @@ cdef int convolve(Convolution *g, const char *bias, int threads) except -1:
     g.bias = pad_bias(bias, g.columns * size, bias_bytes, scratch)
     scratch += bias_bytes
     with nogil:
-        if g.by_panels or g.by_dots:
+        if g.by_panels:
             convolve_panels(g, scratch, thread_bytes, threads)
         else:
             if g.filters == NULL:
