@@ -150,11 +150,12 @@ FC_INLINE void depthwise_grid(const fc_depthwise *t, ptrdiff_t c, ptrdiff_t left
 FC_INLINE void depthwise_grid_run(const fc_depthwise *t, ptrdiff_t i, const int count, const int width,
                                   const int stride, const int grouped, mask lanes) {
     ptrdiff_t c = 0;
-    /* The row of taps that none has seen yet (two with a stride of 2) of the next pixels, and their results. */
-    const char *x = (t->next_x ? t->next_x : t->x + t->taps[t->n_taps - 1]) + (i + count) * t->x_step;
+    /* What the pixels of the next row see first, a row of the source or, with a stride of 2, two; and the results of the
+     * next pixels. */
+    const ptrdiff_t last = t->taps[t->n_taps - 1];
+    const ptrdiff_t row = t->next_x ? t->next_row : t->n_taps > width ? last - t->taps[t->n_taps - 1 - width] : 0;
+    const char *x = (t->next_x ? t->next_x : t->x + last + row) + i * t->x_step;
     const char *y = (const char *)t->y + (i + count) * t->y_step;
-    ptrdiff_t row = t->n_taps > width ? t->taps[t->n_taps - 1] - t->taps[t->n_taps - 1 - width] : 0;
-    if (t->next_x) row = -t->next_row;
     if (grouped) {
         depthwise_grid(t, 0, t->channels, i, count, width, stride, grouped, lanes);
         return;
@@ -163,7 +164,7 @@ FC_INLINE void depthwise_grid_run(const fc_depthwise *t, ptrdiff_t i, const int 
         if (t->prefetch) {
             if (t->prefetch == 1) FC_UNROLL for (int j = 0; j < count * stride; j++, x += FC_VECTOR_BYTES) {
                 __builtin_prefetch(x);
-                if (stride == 2) __builtin_prefetch(x - row);
+                if (stride == 2) __builtin_prefetch(x + row);
             }
             if (!t->past) FC_UNROLL for (int j = 0; j < count; j++) __builtin_prefetch(AT(y, j * t->y_step), 1);
         }

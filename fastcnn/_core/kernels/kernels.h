@@ -103,8 +103,8 @@ typedef struct {
     const char *bias; /* NULL: zero */
     char *y;
     ptrdiff_t y_step, pixels, channels, residual; /* as of fc_tile */
-    int relu, prefetch; /* prefetch: 1: ask for what the next pixels read and write, which lies far away; 2: for what
-                         * they write only */
+    int relu, prefetch; /* prefetch: 1: ask for what the next row reads (of pairs the next pixels) and what the next
+                         * pixels write, which lie far away; 2: for what they write only */
     int past; /* y is written past the caches: its pixels are whole vectors, at multiples of their size */
     /* Taps are in rows of so many columns.  So many of the first pixel's first columns, and of the last pixel's last, are
      * outside and not read: at most half a row's, of 3 or 5 columns that are neighbours, where there are 4 pixels or
