@@ -437,6 +437,27 @@ def test_depthwise_of_a_result_made_on_the_way(shape, filters, taps, options, ac
     assert_equal(out, wanted, dtype)
 
 
+@pytest.mark.parametrize("count", [1, 2, 3, 4, 7])
+@pytest.mark.parametrize(
+    ("shape", "filters", "taps", "strides"),
+    [
+        ((1, 14, 14, 64), 384, 3, 1),  # six panels of AVX-512, in some threads' own channels
+        ((1, 14, 13, 96), 576, 3, 2),  # nine: of the last one a band for each of two threads
+        ((2, 7, 7, 160), 960, 5, 1),
+        ((1, 5, 9, 300), 450, 3, 1),  # too few rows for bands
+        ((1, 30, 30, 24), 144, 3, 1),  # bands of all channels, or channels where there are more threads
+        ((3, 12, 12, 64), 200, 3, 1),
+    ],
+)
+def test_threads_share_what_is_made_on_the_way(shape, filters, taps, strides, count, dtype):
+    x, w, v = (normals(*s, dtype=dtype) for s in (shape, (1, 1, shape[3], filters), (taps, taps, 1, filters)))
+    first = nn.PreparedConv2D(w, shape, activation="relu", algorithm="direct")
+    options = {"groups": filters, "strides": strides, "padding": "same"}
+    plain, both = (nn.PreparedConv2D(v, first.output_shape, after=after, **options) for after in (None, first))
+    with runtime.threads(count):
+        assert_equal(both(x), plain(first(x)), dtype)
+
+
 @pytest.mark.parametrize(
     ("first", "options", "words"),
     [

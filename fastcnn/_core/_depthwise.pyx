@@ -46,8 +46,10 @@ cdef enum:
     EDGE_PIXELS = 4
     # No vector has more lanes.
     MOST_LANES = 16
-    # Output rows of a band, at least.
-    BAND_ROWS = 4
+    # Output rows of a band, at least; and of those that all groups of channels are cut into: where they would be fewer,
+    # what bands make twice costs more than to read what the other threads' caches have.
+    BAND_ROWS = 3
+    ALL_BANDS_ROWS = 4
     # Rows from which the centre of moments is found.
     CENTRE_ROWS = 8
     # So many times of L2 must images have that are made on the way. (Of 3x3, 2 threads, 1 MB each: both passes of 16 x
@@ -666,8 +668,9 @@ cdef struct Expansion:
     int relu
     fc_map *activation
     double parameter
-    # A task is a group of so many panels of one of the bands of an image.
-    Py_ssize_t bands, group, groups
+    # Channels are cut into groups of so many panels. Threads that share an image have so many tasks each: first the
+    # groups that are a thread's own, in all rows; then one or other band of those that are left.
+    Py_ssize_t group, groups, sharers, tasks, own, bands
 
 
 cdef inline Py_ssize_t window_rows(const Depthwise *d) noexcept nogil:
@@ -717,12 +720,20 @@ cdef void expand(const Depthwise *d, const Expansion *e, Py_ssize_t image, Py_ss
 
 cdef void run_expanded(const Depthwise *all, const Expansion *e, Py_ssize_t task, Py_ssize_t *lists,
                        char *kept) noexcept nogil:
-    """A band of output rows of one image, in the channels of a group of panels."""
-    cdef Py_ssize_t size = all.table.itemsize, panel = task % e.groups * e.group
-    cdef Py_ssize_t band = task // e.groups % e.bands, image = task // e.groups // e.bands
-    cdef Py_ssize_t row = all.rows.out * band // e.bands, end = all.rows.out * (band + 1) // e.bands
+    """Output rows of one image, all of them or a band, in the channels of a group of panels."""
+    cdef Py_ssize_t size = all.table.itemsize, number = task % e.tasks, sharer = task // e.tasks % e.sharers
+    cdef Py_ssize_t image = task // e.tasks // e.sharers, group = sharer * e.own + number, panel, part
+    cdef Py_ssize_t row = 0, end = all.rows.out
     cdef Py_ssize_t made = 0, first, wanted, last, next_row
     cdef Depthwise d = all[0]
+    if number >= e.own:
+        part = (number - e.own) * e.sharers + sharer
+        group = e.sharers * e.own + part // e.bands
+        row = d.rows.out * (part % e.bands) // e.bands
+        end = d.rows.out * (part % e.bands + 1) // e.bands
+    if group >= e.groups:
+        return
+    panel = group * e.group
     d.unit_filters = min(e.group * e.width, all.filters - panel * e.width)
     d.x = kept
     d.x_pixel = d.unit_filters * size
@@ -745,19 +756,25 @@ cdef void run_expanded(const Depthwise *all, const Expansion *e, Py_ssize_t task
 
 
 cdef void cut_expansion(Depthwise *d, Expansion *e, int threads) noexcept nogil:
-    """Choose bands and groups, and how many rows of the source are kept: these stay in L2.
+    """Choose groups and bands, and how many rows of the source are kept: these stay in L2.
 
     Bands side by side make some rows twice, groups all read x.
     """
     cdef Py_ssize_t least = min(d.rows.source, window_rows(d) + d.rows.out_step - 1 + may_pair(d)), most
     cdef Py_ssize_t pixels = d.cols.source * d.table.itemsize
+    cdef bint whole
     e.width = panel_width(d.table, d.filters, e.depth)
     e.panels = ceil_div(d.filters, e.width)
-    e.bands = max(1, min(ceil_div(threads, d.images), d.rows.out // BAND_ROWS))
+    e.sharers = ceil_div(threads, d.images)
+    e.bands = max(1, min(e.sharers, d.rows.out // BAND_ROWS))
+    whole = (e.sharers > 1 and d.rows.out < ALL_BANDS_ROWS * e.sharers
+             and d.rows.source * pixels * e.depth <= l2_bytes // 2)
     most = max(1, l2_bytes // 2 // max(1, least * pixels * e.width))
-    e.groups = min(e.panels, ceil_div(4 * threads, d.images * e.bands))
+    e.groups = e.panels if whole else min(e.panels, ceil_div(4 * threads, d.images * e.bands))
     e.group = min(most, ceil_div(e.panels, e.groups))
     e.groups = ceil_div(e.panels, e.group)
+    e.own = e.groups // e.sharers if whole else 0
+    e.tasks = e.own + ceil_div((e.groups - e.sharers * e.own) * e.bands, e.sharers)
     d.kept = min(d.rows.source, max(least, l2_bytes // 8 // max(1, pixels * e.width * e.group)))
 
 
@@ -788,7 +805,7 @@ cdef int run_expansion(Depthwise *d, Py_ssize_t depth, tuple expansion, double f
     scratch = acquire(lists + bias_bytes + threads * task_bytes)
     own = scratch + lists + bias_bytes
     e.bias = pad_bias(NULL if bias is None else cnp.PyArray_BYTES(bias), d.filters * size, bias_bytes, scratch + lists)
-    share(&shares, d.images * e.bands * e.groups, threads)
+    share(&shares, d.images * e.sharers * e.tasks, threads)
     with nogil:
         cut_columns(d, True, scratch)
         for i in prange(threads, num_threads=threads, schedule="static", chunksize=1):
