@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 import time
 from collections.abc import Mapping
@@ -61,26 +62,28 @@ class Progress:
         if verbose == 1:
             from tqdm import tqdm
 
+            size = shutil.get_terminal_size()  # which knows what to say of a terminal that says 0 x 0
             self._bar = tqdm(
                 total=total,
-                desc=title,
-                unit="batch",
+                unit=title,
                 file=sys.stdout,
-                dynamic_ncols=True,
+                ncols=size.columns,
+                nrows=size.lines,
                 ascii=True,
-                bar_format=_FORMAT,
+                bar_format=_RUNNING,
             )
 
     def advance(self, figures: Mapping[str, float]) -> None:
         """Count a batch, and show the figures so far."""
         if self._bar is not None:
-            self._bar.set_postfix_str(_text(figures), refresh=False)
+            self._bar.set_description_str(_text(figures, " "), refresh=False)
             self._bar.update()
 
     def finish(self, figures: Mapping[str, float]) -> None:
         """Show the final figures."""
         if self._bar is not None:
-            self._bar.set_postfix_str(_text(figures))
+            self._bar.bar_format = _FINISHED
+            self._bar.set_description_str(_text(figures, " "))
         elif self._verbose == 2:
             seconds = time.perf_counter() - self._start
             print(f"{self._title}  {_text(figures)}  {seconds:.1f} s", flush=True)
@@ -93,9 +96,12 @@ class Progress:
             self._bar.close()
 
 
-_FORMAT = "{desc} {percentage:3.0f}%|{bar:10}| {elapsed}<{remaining} {postfix}"
+# Of tqdm's fields the unit is the title, and the description the figures: what it calls a postfix begins with a comma.
+_RUNNING = "{unit} {percentage:3.0f}%|{bar}| {elapsed}<{remaining} {desc}"
+# Loss and accuracy, and the same in validation, fit into 80 columns.
+_FINISHED = "{unit} {percentage:3.0f}%|{bar}| {elapsed} {desc}"
 _SHORT = {"accuracy": "acc", "val_accuracy": "val_acc"}
 
 
-def _text(figures: Mapping[str, float]) -> str:
-    return "  ".join(f"{_SHORT.get(name, name)} {value:.4f}" for name, value in figures.items())
+def _text(figures: Mapping[str, float], gap: str = "  ") -> str:
+    return gap.join(f"{_SHORT.get(name, name)} {value:.4f}" for name, value in figures.items())

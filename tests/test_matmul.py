@@ -70,7 +70,7 @@ def longer_than_a_slab(columns, dtype):
 
 @pytest.mark.parametrize(("transpose_a", "transpose_b"), TRANSPOSES)
 @pytest.mark.parametrize(
-    ("m", "vectors"),  # dots take up to 16 rows, streams up to 4 or 8, slabs the others
+    ("m", "vectors"),  # dots take up to 16 rows, streams up to 4, 8 or 24, slabs the others
     [(1, 1), (5, 0.5), (5, 1.5), (5, 16), (9, 0.5), (9, 1.5), (9, 16), (17, 1), (17, 2), (17, 16), (70, 1.5)],
 )
 def test_a_reduction_longer_than_one_slab(m, vectors, transpose_a, transpose_b, dtype):
@@ -81,6 +81,23 @@ def test_a_reduction_longer_than_one_slab(m, vectors, transpose_a, transpose_b, 
         stored(a, transpose_a).astype(dtype), stored(b, transpose_b).astype(dtype), transpose_a, transpose_b
     )
     assert_equal(out, a @ b, dtype)
+
+
+@pytest.mark.parametrize("transpose_a", [False, True])
+@pytest.mark.parametrize("columns", ["panel and one", "slab and one", "many"])
+@pytest.mark.parametrize("m", [9, 16, 24, 25])
+def test_few_rows_with_a_matrix_from_afar(m, columns, transpose_a, dtype):
+    lanes, size, l2 = _runtime.lanes(np.dtype(dtype)), np.dtype(dtype).itemsize, _runtime.cache_bytes()[1]
+    # Where B is beyond four times L2, up to 24 rows have it packed a few rows at a time, in a quarter of L2.
+    n = {"panel and one": 4 * lanes + 1, "slab and one": l2 // (64 * size) + 1, "many": 777}[columns]
+    k = 4 * l2 // (n * size) + 5
+    a, b, bias = np.resize(integers(m * 997), (m, k)), np.resize(integers(991 * n, seed=1), (k, n)), integers(n, seed=2)
+    out = nn.matmul(stored(a, transpose_a).astype(dtype), b.astype(dtype), transpose_a)
+    wanted = a @ b
+    assert_equal(out, wanted, dtype)
+    if not transpose_a:
+        out = nn.dense(a.astype(dtype), b.astype(dtype), bias.astype(dtype), activation="relu")
+        assert_equal(out, np.maximum(wanted + bias, 0), dtype)
 
 
 # Rows and columns of B: beyond L2, or of one panel that all threads would wait for.

@@ -466,6 +466,16 @@ def test_a_bar_can_be_asked_for(capsys):
         assert re.search(rf"{title} 100%\|#+\|", shown)
 
 
+def test_a_bar_leaves_room_for_the_figures_in_80_columns(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    x, y = points(64)
+    classifier().fit(x, y, epochs=10, verbose=1, validation_data=(x, y))
+    shown = [line.rstrip() for line in re.split(r"[\r\n]+", capsys.readouterr().out)]
+    assert max(map(len, shown)) <= 80
+    pattern = r"Epoch 10/10 100%\|#+\| 00:0\d loss \d\.\d{4} acc \d\.\d{4} val_loss \d\.\d{4} val_acc \d\.\d{4}"
+    assert any(re.fullmatch(pattern, line) for line in shown), shown
+
+
 def test_a_summary_counts_parameters_within_80_columns(capsys):
     model = fastcnn.Sequential([Input((8, 8, 3)), Conv2D(4, 3), BatchNormalization(), Flatten(), Dense(2)])
     model.summary()

@@ -8,8 +8,9 @@ Four ways, by shape:
   high-performance matrix multiplication", 2008, without a packed A: its rows are read in place, unless it is
   transposed). Of a B that was packed before, panel after panel passes by the rows of A in L2;
 * *in place*, where A has few rows and B fits into L2: as blocks, but tiles read B where it is;
-* *stream*, where A has very few rows and B is larger: rows of B are added up in long passes, each read once from afar
-  and in its own order;
+* *stream*, where A has few rows and B is larger: B is read once from afar and in its own order, row after row, parts
+  of the reduction side by side. For very few rows of A those of B are added up in long passes, for more they are
+  packed, a few from end to end at a time;
 * *dots*, where A has few rows and B is transposed: rows of A against rows of B. Of short ones, where A is transposed
   too, the product is that of B and A, and C is turned.
 
@@ -17,8 +18,8 @@ A tile's element is one chain of multiply-adds over k in all of the tile's width
 continue it through C, so neither the threads nor the cut of the work change a bit of the result.
 """
 
-from cython.parallel cimport prange
-from libc.string cimport memset
+from cython.parallel cimport prange, threadid
+from libc.string cimport memcpy, memset
 
 cimport numpy as cnp
 
@@ -43,12 +44,16 @@ cdef enum:
     LEAST_SUMS = 12
     # Vectors of a panel that L1 has no room for.
     DEEP_VECTORS = 2
-    # Rows of A that a stream through B takes at a time, and up to which streaming, part by part, beats packing it.
+    # Rows of A that a stream through B takes at a time; up to which it reads B where it is; and up to which streaming,
+    # part by part, beats packing B block by block.
     STREAM_ROWS = 4
-    STREAMED_ROWS = 8
-    # Parts of such a product, each of which a thread may take, and the rows of B that a part has at least.
+    UNPACKED_ROWS = 8
+    STREAMED_ROWS = 24
+    # Parts of such a product, each of which a thread may take, and the rows of B that a part has at least; and of those
+    # that are packed at a time.
     STREAM_PARTS = 8
     STREAM_DEPTH = 64
+    PACKED_DEPTH = 16
     PAGE = 4096
     # Elements of a B no wider than a panel from which a product of one row is reduced in parts, if it is in the caches.
     NARROW_B = 1 << 17
@@ -451,12 +456,12 @@ cdef void stream_part(const Product *p, Py_ssize_t k, Py_ssize_t length, Py_ssiz
     t.a_step = p.a_step
     t.b_step = p.b_row
     t.c_row = stream_row(p)
+    t.bias = NULL
     t.residual = 0
     t.relu = 0
     scratch = apart_from(p.b + k * p.b_row, scratch)
     while n < end:
         t.columns = min(most, end - n)
-        t.bias = p.bias + n * size if p.bias != NULL and k == 0 else NULL
         first = k
         while first < k + length:
             t.run_length = min(depth, k + length - first)
@@ -471,14 +476,72 @@ cdef void stream_part(const Product *p, Py_ssize_t k, Py_ssize_t length, Py_ssiz
         n += t.columns
 
 
+cdef inline Py_ssize_t slab_bytes() noexcept nogil:
+    """Room for the rows of B that a part packs at a time; the next ones, and C, have the rest of L2."""
+    return l2_bytes // 4
+
+
+cdef void packed_part(const Product *p, Py_ssize_t k, Py_ssize_t length, Py_ssize_t n, Py_ssize_t end, char *scratch,
+                      char *packed) noexcept nogil:
+    """As stream_part, for more rows of A: rows of B are packed, a few from end to end, while the next are brought near.
+    """
+    cdef Py_ssize_t size = p.table.itemsize, most = panel_width(p.table, p.n, 0), no_offset = 0, last = k + length
+    cdef Py_ssize_t columns, depth, first, width, at
+    cdef const char *b
+    cdef int kind
+    cdef Ahead next
+    cdef fc_tile t
+    t.runs = &no_offset
+    t.n_runs = 1
+    t.a_row = p.a_row
+    t.a_step = p.a_step
+    t.c_row = stream_row(p)
+    t.bias = NULL
+    t.residual = 0
+    t.relu = 0
+    t.past = False
+    scratch = apart_from(p.b + k * p.b_row, scratch)
+    while n < end:
+        columns = min(end - n, max(1, slab_bytes() // (PACKED_DEPTH * most * size)) * most)
+        depth = max(1, slab_bytes() // (ceil_div(columns, most) * most * size))
+        depth = ceil_div(length, ceil_div(length, depth))  # slabs of equal depth
+        first = k
+        while first < last:
+            t.run_length = min(depth, last - first)
+            t.accumulate = first > k
+            b = p.b + first * p.b_row + n * size
+            pack_panels(p.table, b, p.b_row, False, t.run_length, columns, most, packed)
+            next.stretches = 0
+            if columns == p.n and first + t.run_length < p.k:
+                add_stretch(&next, b + t.run_length * p.b_row, min(depth, p.k - first - t.run_length) * p.b_row)
+            share_out(&next, panel_steps(p.table, p.m, t.run_length, columns, most))
+            t.b = packed
+            at = 0
+            while at < columns:
+                t.columns = min(most, columns - at)
+                panel_shape(p.table, t.columns, &width, &kind)
+                t.b_step = width * size
+                t.a = p.a + first * p.a_step
+                t.c = scratch + (n + at) * size
+                bring_share(p.table, kind, &t, p.m, &next)
+                multiply_tiles(p.table, kind, &t, p.m)
+                t.b += t.run_length * t.b_step
+                at += width
+            first += t.run_length
+        n += columns
+
+
 cdef void add_stream_parts(const Product *p, Py_ssize_t m, Py_ssize_t parts, Py_ssize_t length, char *scratch,
-                           Py_ssize_t nbytes) noexcept nogil:
-    """One row of C from those of its parts."""
+                           Py_ssize_t part_bytes) noexcept nogil:
+    """One row of C from the bias and those of its parts."""
     cdef char *c = p.c + m * p.c_row
-    cdef Py_ssize_t i
-    memset(c, 0, p.n * p.table.itemsize)
+    cdef Py_ssize_t nbytes = p.n * p.table.itemsize, i
+    if p.bias == NULL:
+        memset(c, 0, nbytes)
+    else:
+        memcpy(c, p.bias, nbytes)
     for i in range(parts):
-        p.table.column_sum(1, p.n, apart_from(p.b + i * length * p.b_row, scratch + i * nbytes) + m * stream_row(p), c)
+        p.table.column_sum(1, p.n, apart_from(p.b + i * length * p.b_row, scratch + i * part_bytes) + m * stream_row(p), c)
     if p.relu:
         p.table.map[FC_CLIPPED_RELU if p.relu == 2 else FC_RELU](p.n, c, c, c, 6)
 
@@ -490,14 +553,23 @@ cdef int multiply_stream(const Product *p, int threads) except -1:
     """
     cdef Py_ssize_t length = stream_length(p), parts = ceil_div(p.k, length)
     cdef Py_ssize_t lanes = p.table.lanes, columns = ceil_div(ceil_div(p.n, lanes), STREAM_PARTS // parts) * lanes
+    cdef Py_ssize_t size = p.table.itemsize
     cdef Py_ssize_t across = ceil_div(p.n, columns), k, n, i, m
     cdef Py_ssize_t nbytes = p.m * stream_row(p) + PAGE
-    cdef char *scratch = acquire(parts * nbytes)
+    cdef bint packs = p.m > UNPACKED_ROWS
+    # A panel may be wider than there is room for.
+    cdef Py_ssize_t own_bytes = line(slab_bytes() + PACKED_DEPTH * lanes * p.table.panel_vectors * size) if packs else 0
+    cdef char *scratch = acquire(parts * nbytes + threads * own_bytes)
+    cdef char *own = scratch + parts * nbytes
     with nogil:
         for i in prange(parts * across, num_threads=threads, schedule="static"):
             k = i // across * length
             n = i % across * columns
-            stream_part(p, k, min(length, p.k - k), n, min(p.n, n + columns), scratch + i // across * nbytes)
+            if packs:
+                packed_part(p, k, min(length, p.k - k), n, min(p.n, n + columns), scratch + i // across * nbytes,
+                            own + threadid() * own_bytes)
+            else:
+                stream_part(p, k, min(length, p.k - k), n, min(p.n, n + columns), scratch + i // across * nbytes)
         for m in prange(p.m, num_threads=threads if p.m > STREAM_ROWS else 1, schedule="static"):
             add_stream_parts(p, m, parts, length, scratch, nbytes)
     release(scratch)
@@ -580,10 +652,14 @@ cdef bint fits_in_place(const Product *p) noexcept nogil:
 
 cdef bint pays_streamed(const Product *p) noexcept nogil:
     """Whether to stream through a B that is not transposed: few rows do, more than a stream takes at a time where B is
-    not as narrow as a panel, whose products stay in registers."""
+    not as narrow as a panel, whose products stay in registers, and those for which it is packed where it is far."""
     if p.residual:
         return False
-    return p.m <= STREAM_ROWS or (p.m <= STREAMED_ROWS and p.n > p.table.panel_vectors * p.table.lanes)
+    if p.m <= STREAM_ROWS:
+        return True
+    if p.m > STREAMED_ROWS or p.n <= p.table.panel_vectors * p.table.lanes:
+        return False
+    return p.m <= UNPACKED_ROWS or p.k * p.b_row > 4 * l2_bytes
 
 
 cdef bint pays_packed(const Product *p) noexcept nogil:
