@@ -31,6 +31,8 @@ from .shapes import elements
 
 Array = NDArray[Any]
 
+_OWN = __name__.split(".")[0]
+
 # What the layers compute that may be fused with the one after them.
 FOLLOWED = tuple(layer.forward for layer in (BatchNormalization, Activated, Add, Activation, ReLU, ReLU6))
 
@@ -126,6 +128,8 @@ class Graph:
             and len(users.get(call.target, [])) == 1
             and call.target not in self.outputs
         }
+        # Of layers from elsewhere, which might change in place what others read too.
+        self._guarded = {i for i, call in enumerate(self.calls) if type(call.layer).__module__.split(".")[0] != _OWN}
         self._normalizes = any(type(layer) is BatchNormalization for layer in self.layers)
         # Elements of each call's result for one sample, once the graph is built.
         self._sizes = [1] * len(self.calls)
@@ -255,6 +259,8 @@ class Graph:
             layer, x = call.layer, call.argument(values)
             given: Any
             is_array = True
+            if index in self._guarded:
+                x = _read_only(x)
             if index in done:
                 given, is_array = (values[call.target - 1], done.pop(index)), False
             elif index == pooled:
@@ -432,6 +438,8 @@ class Graph:
                         pending.add(source, grad)
                 continue
             grad = pending.pop_sum(call.target)
+            if index in self._guarded:
+                grad = _read_only(grad)
             if not wanted.isdisjoint(call.sources):
                 parts: Sequence[Any]
                 if self._normalizes and self._leaves_gradient(index):
@@ -487,6 +495,15 @@ class _Sums:
     def pop_sum(self, value: int) -> Array:
         arrays = self.pop(value)
         return arrays[0] if len(arrays) == 1 else nn.add(*arrays)
+
+
+def _read_only(x: Any) -> Any:
+    """Return an array, or a list of them, as views that can't be written to."""
+    if isinstance(x, list):
+        return [_read_only(array) for array in x]
+    view = x.view()
+    view.flags.writeable = False
+    return view
 
 
 def _parts(call: Call, dx: Any) -> list[Array]:

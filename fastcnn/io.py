@@ -6,6 +6,7 @@ import json
 import os
 import stat
 from collections.abc import Mapping
+from contextlib import suppress
 from errno import ENOENT
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -39,15 +40,19 @@ def write_atomically(path: Path, content: bytes) -> None:
     if path.is_dir():
         raise IsADirectoryError(f"{path} is a folder, not a file to write")
     try:
-        mode = stat.S_IMODE(path.stat().st_mode)
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode):
+            raise OSError(f"{path} is no regular file, which another one could take the place of")
+        mode = stat.S_IMODE(status.st_mode)
     except FileNotFoundError:
         mask = os.umask(0)
         os.umask(mask)
         mode = 0o666 & ~mask
     if not path.parent.is_dir():
         raise FileNotFoundError(ENOENT, "there is no such folder", str(path.parent))
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:100]}.")
+    name = ""
     try:
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:100]}.")
         with os.fdopen(handle, "wb") as file:
             file.write(content)
             file.flush()
@@ -55,7 +60,9 @@ def write_atomically(path: Path, content: bytes) -> None:
         os.chmod(name, mode)
         os.replace(name, path)
     except BaseException:
-        os.unlink(name)
+        if name:
+            with suppress(FileNotFoundError):  # an interrupt may come behind the renaming
+                os.unlink(name)
         raise
 
 

@@ -7,6 +7,7 @@ training that is resumed from a file goes on exactly where it stopped.
 
 from __future__ import annotations
 
+import copy
 import itertools
 import json
 import warnings
@@ -111,6 +112,26 @@ class Model(Configurable):
         # Whether all layers compute in the model's element type, as a plan does.
         self._has_one_dtype = True
         self._plans = Plans()
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Take over what a copy begins with: weights are those that its layers have taken over."""
+        vars(self).update(state)
+        self.weights = _weights_of(self.layers) if self.built else {}
+        if self.compiled:
+            self.optimizer.rebind(self.weights)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return a copy of what a model consists of, of one moment, whatever other threads change."""
+        with CHANGING:
+            return copy.deepcopy(vars(self))
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Model:
+        """Return a model of its own, of one moment."""
+        twin = type(self).__new__(type(self))
+        memo[id(self)] = twin
+        with CHANGING:
+            twin.__setstate__(copy.deepcopy(vars(self), memo))
+        return twin
 
     def _describe_by(self, inputs: Any, outputs: Any) -> None:
         """Take over the network between symbolic tensors."""
@@ -370,7 +391,7 @@ class Model(Configurable):
             for layer in new:
                 layer.unbuild()
             raise
-        self.weights = {f"{layer.name}/{n}": a for layer in self.layers for n, a in layer.weights.items()}
+        self.weights = _weights_of(self.layers)
         self._has_one_dtype = all(layer.dtype == self.dtype for layer in self.layers)
         self._graph, self._shapes = graph, built
         # At last: where another thread finds these it takes all else for granted.
@@ -638,6 +659,8 @@ class Model(Configurable):
     def _train_batch(self, x: Any, y: Any, key: int) -> tuple[int, list[float]]:
         """Take one step; return the number of samples and the figures of the batch."""
         inputs = self._prepared(x)
+        if not len(inputs[0]):  # which is no step
+            return 0, self._figures(inputs, y, False, 0, keeps=False)[0]
         weights = self._traced().trainable_weights()
         self.optimizer.bind(self._named(weights))
         with runtime.ReusingMemory():
@@ -840,7 +863,7 @@ class Model(Configurable):
         """Return the outputs for a batch of each input."""
         batch = len(inputs[0])
         if not batch or not self._has_one_dtype:
-            return self._traced().infer([plain(x, self.dtype, "x") for x in inputs])
+            return _apart_from(inputs, self._traced().infer([plain(x, self.dtype, "x") for x in inputs]))
         while True:
             plan = self._plans.get(self._traced(), self._shapes, batch, self.dtype)
             try:
@@ -931,7 +954,7 @@ class Model(Configurable):
         if not training:
             return self.predict_on_batch(x)
         inputs = self._prepared(x)
-        return self._given(self._traced().forward(inputs, True, self._step_seed(self.seed))[0])
+        return self._given(_apart_from(inputs, self._traced().forward(inputs, True, self._step_seed(self.seed))[0]))
 
     def _described_on(self, tensors: tuple[Tensor, ...]) -> list[Any]:
         if len(tensors) != len(self._input_names):
@@ -1158,10 +1181,12 @@ class Model(Configurable):
         TypeError
             If a layer of one's own is not registered, or keeps an argument under another name.
         ValueError
-            If the model is not built yet.
+            If the model is not built yet, or a layer's arguments have changed so that its weights are none for them.
         """
         self._must_be_built()
         include_optimizer = flag(include_optimizer, "include_optimizer")
+        for layer in self.layers:
+            layer.must_match_arguments()
         about: dict[str, Any] = {"format": FORMAT, "model": describe(self)}
         # What layers that follow each other are built for; other models say so themselves.
         if self._single_input:
@@ -1180,7 +1205,10 @@ class Model(Configurable):
                     about["compiled"]["loss_weights"] = self._objective.weights
                 if include_optimizer:
                     about["iterations"] = self.optimizer.iterations
-                    arrays |= {f"optimizer/{name}": array for name, array in self.optimizer.state().items()}
+                    # Slots that it has no more, as without momentum, would be strangers to who reads the file.
+                    slots = type(self.optimizer).from_config(self.optimizer.get_config()).slot_names
+                    state = self.optimizer.state().items()
+                    arrays |= {f"optimizer/{n}": array for n, array in state if n.partition("/")[0] in slots}
             io.save_arrays(path, arrays, {_METADATA: json.dumps(about)})
 
     def save_weights(self, path: io.PathLike) -> None:
@@ -1295,8 +1323,10 @@ def _restored(arrays: dict[str, Array], texts: dict[str, str]) -> Model:
         _compile_as(model, about["compiled"])
         if "iterations" in about:
             model.optimizer.iterations = integer(about["iterations"], "iterations", 0)
-        if any(name.startswith("optimizer/") for name in left):
-            model.optimizer.bind(model.trainable_weights)
+        # Of the layers that were trained; others may be trainable by now.
+        trained = {name.split("/", 2)[2] for name in left if name.startswith("optimizer/") and name.count("/") > 1}
+        if trained:
+            model.optimizer.bind({name: array for name, array in model.weights.items() if name in trained})
             for name, slot in model.optimizer.state().items():
                 slot[...] = _taken(left, f"optimizer/{name}", slot.shape, slot.dtype)
     if left:
@@ -1382,6 +1412,15 @@ def _entry(values: list[Any], index: Any, what: str) -> Any:
     if isinstance(index, bool) or not isinstance(index, int) or not 0 <= index < len(values):
         raise ValueError(f"a model's {what} must name what comes before, one of {len(values)}, got {index!r}")
     return values[index]
+
+
+def _weights_of(layers: Sequence[Layer]) -> dict[str, Array]:
+    return {f"{layer.name}/{name}": array for layer in layers for name, array in layer.weights.items()}
+
+
+def _apart_from(inputs: Sequence[Array], results: Sequence[Array]) -> list[Array]:
+    """Return results, copied where a view of what the caller gave would change with it."""
+    return [r.copy() if any(np.may_share_memory(r, x) for x in inputs) else r for r in results]
 
 
 def _name_layers(layers: Sequence[Layer]) -> None:

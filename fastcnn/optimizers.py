@@ -47,9 +47,15 @@ class Optimizer(Configurable):
                     "anew where other layers become trainable"
                 )
             return
-        self._params = arrays
+        self._slots = {slot: [np.zeros_like(p) for p in arrays] for slot in self.slot_names}  # there may be no room
         self._names = list(params)
-        self._slots = {slot: [np.zeros_like(p) for p in arrays] for slot in self.slot_names}
+        self._params = arrays
+
+    def rebind(self, params: Mapping[str, Array]) -> None:
+        """Go on with the same parameters, by name, and slots in arrays of their own, as a copy from a pickle has to."""
+        if self._params is not None:
+            self._params = [params[name] for name in self._names]
+            self._slots = {s: [np.require(a, requirements=["O", "W"]) for a in own] for s, own in self._slots.items()}
 
     def step(self, grads: list[Array]) -> None:
         """Move the parameters, in place, by one step along their gradients, in the order of ``bind``.
@@ -62,7 +68,11 @@ class Optimizer(Configurable):
         if self._params is None:
             raise ValueError("bind must be called before step")
         self.iterations += 1
-        self.update(self._params, grads, *self._slots.values())
+        try:
+            self.update(self._params, grads, *self._slots.values())
+        except (TypeError, ValueError):  # of what is refused there is no step
+            self.iterations -= 1
+            raise
 
     def update(self, params: list[Array], grads: list[Array], *slots: list[Array]) -> None:
         """Take step number ``iterations``: change params and slots in place."""

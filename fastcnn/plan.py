@@ -35,6 +35,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import nn
+from .arguments import brief
 from .graph import Graph
 from .layers.base import CHANGING, Changes, Layer, Shape
 from .ops import Concatenation, Elementwise, Op, Opaque, Run, Same
@@ -251,6 +252,7 @@ class _Context:
         for value, (whole, channel) in plan.slices.items():
             values[value] = values[whole][..., channel : channel + plan.shape(value)[-1]]
         self.inputs = [values[i] for i in range(plan.lowered.inputs)]
+        self.shapes = [array.shape for array in self.inputs]
         self.outputs = [values[output] for output in plan.lowered.outputs]
         self.runs: list[Run] = []
         for step, op, about in zip(plan.lowered.steps, plan.ops, plan.steps, strict=True):
@@ -327,6 +329,8 @@ class Plan:
 
         Raises
         ------
+        ValueError
+            If there are more or fewer inputs, or of other shapes.
         StalePlan
             If weights have changed since the plan was made.
         """
@@ -339,6 +343,8 @@ class Plan:
             context.thread = get_ident()
             if self.stale:  # asked after the context is taken, as it is set before contexts are looked for
                 raise StalePlan("weights have changed since this plan was made: get a new one by model.plan")
+            if [getattr(x, "shape", None) for x in inputs] != context.shapes:
+                raise ValueError(f"inputs must be arrays of shapes {context.shapes}, got {brief(inputs)}")
             for place, x in zip(context.inputs, inputs, strict=True):
                 place[...] = x
             if self._timed_runs < TIMED_RUNS:

@@ -44,7 +44,7 @@ def verbosity(verbose: Any) -> int:
     ValueError
         If it is something else.
     """
-    if verbose == "auto":
+    if isinstance(verbose, str) and verbose == "auto":
         return 1 if sys.stdout.isatty() else 2
     if isinstance(verbose, (bool, int)) and verbose in (0, 1, 2):
         return int(verbose)

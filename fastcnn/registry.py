@@ -153,7 +153,7 @@ def describe(value: Any) -> Any:
         return {"class": name, "config": {key: describe(v) for key, v in value.get_config().items()}}
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
-    if isinstance(value, np.generic):
+    if isinstance(value, np.generic) or (isinstance(value, np.ndarray) and value.ndim == 0):
         return value.item()
     if isinstance(value, np.dtype):
         return value.name

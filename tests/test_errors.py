@@ -495,6 +495,16 @@ def shown(value) -> str:
     return "" if isinstance(value, (list, tuple)) else repr(value)
 
 
+def test_an_integer_of_thousands_of_digits_is_told_by_its_size():
+    with pytest.raises(ValueError, match=r"strides must be .* from 1 to 2\*\*47, got an integer of 16610 bits"):
+        nn.max_pool(ones(1, 4, 4, 1), 2, 10**5000)
+
+
+def test_words_may_be_of_numpys_type():
+    x = ones(1, 4, 4, 1)
+    assert nn.max_pool(x, 3, 1, np.str_("same")).shape == x.shape
+
+
 @pytest.mark.parametrize("bad", NOT_INTEGERS, ids=repr)
 @pytest.mark.parametrize(("op", "name"), [*STEPS, *PADDINGS, *GROUPS])
 def test_spatial_arguments_are_made_of_integers(op, name, bad):

@@ -97,6 +97,64 @@ def test_single_steps_go_on_to_the_bit(tmp_path, digits):
     assert equal(model, twin)
 
 
+def test_layers_that_are_frozen_or_freed_after_training_leave_a_file_that_loads(tmp_path, digits):
+    (x, y), _ = digits
+    path = tmp_path / "m.safetensors"
+    for before in (True, False):
+        model = small_model()
+        model.build((None, *x.shape[1:]))
+        model.layers[0].trainable = before
+        model.train_on_batch(x[:8], y[:8])
+        model.layers[0].trainable = not before
+        model.save(path)
+        same = fastcnn.load(path)
+        for one in (model, same):
+            with pytest.raises(ValueError, match="compile anew where other layers become trainable"):
+                one.train_on_batch(x[:8], y[:8])
+            one.layers[0].trainable = before
+            one.train_on_batch(x[:8], y[:8])
+        assert equal(model, same)
+
+
+def test_slots_that_an_optimiser_has_no_use_for_any_more_are_left_out(tmp_path, digits):
+    (x, y), _ = digits
+    model = small_model(optimizers.SGD(0.1, momentum=0.9))
+    model.train_on_batch(x[:8], y[:8])
+    model.optimizer.momentum = 0.0
+    model.optimizer.learning_rate = np.array(0.5)
+    model.save(tmp_path / "m.safetensors")
+    same = fastcnn.load(tmp_path / "m.safetensors")
+    assert (same.optimizer.momentum, same.optimizer.learning_rate) == (0.0, 0.5)
+    for one in (model, same):
+        one.train_on_batch(x[:8], y[:8])
+    assert equal(model, same)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "complaint"),
+    [
+        ("filters", 5, r"weights of layer conv2d must be .*\(3, 3, 1, 5\).*, got .*\(3, 3, 1, 4\)"),
+        ("use_bias", False, "weights of layer conv2d must be"),
+        ("dtype", "float64", "weights of layer conv2d must be .*float64.*, got .*float32"),
+        ("kernel_size", (99, 99), "layer conv2d can't be built by its arguments any more"),
+    ],
+)
+def test_a_model_whose_weights_are_none_for_its_arguments_is_not_saved(name, value, complaint, saved):
+    _, path = saved
+    model, content = fastcnn.load(path), path.read_bytes()
+    setattr(model.layers[0], name, value)
+    with pytest.raises(ValueError, match=complaint):
+        model.save(path)
+    assert path.read_bytes() == content
+
+
+def test_a_layer_keeps_its_name_once_it_is_built(saved):
+    model, _ = saved
+    with pytest.raises(ValueError, match="name of layer conv2d must not change once it is built, got 'other'"):
+        model.layers[0].name = "other"
+    model.layers[0].name = "conv2d"
+
+
 def test_the_optimisers_state_can_be_left_out(saved, tmp_path):
     model, path = saved
     model.save(tmp_path / "bare", include_optimizer=False)
@@ -143,6 +201,27 @@ def test_a_crash_leaves_the_old_file_whole(saved, monkeypatch):
                 model.save(path)
         assert path.read_bytes() == old
         assert [p.name for p in path.parent.iterdir()] == [path.name]
+
+
+def test_an_interrupt_behind_the_renaming_stays_one(tmp_path, monkeypatch):
+    rename = os.replace
+
+    def interrupted(*paths):
+        rename(*paths)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "replace", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        io.write_atomically(tmp_path / "m", b"whole")
+    assert [(p.name, p.read_bytes()) for p in tmp_path.iterdir()] == [("m", b"whole")]
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
+def test_what_is_no_file_is_not_replaced_by_one(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(OSError, match="pipe is no regular file"):
+        io.write_atomically(tmp_path / "pipe", b"")
+    assert [stat.S_ISFIFO(p.stat().st_mode) for p in tmp_path.iterdir()] == [True]
 
 
 def test_permissions_and_links_are_kept(saved, tmp_path):

@@ -564,6 +564,14 @@ def test_copies_and_files_of_a_model_have_plans_of_their_own(tmp_path):
     assert (fastcnn.load(tmp_path / "m.safetensors").predict(x) == expected).all()
 
 
+def test_a_plan_takes_what_it_is_for_alone():
+    plan = fastcnn.Sequential([Input((6,)), Dense(3)]).plan((4, 6))
+    for inputs in ([], [np.ones((1, 6))], [3.0], [np.ones((4, 6))] * 2):
+        with pytest.raises(ValueError, match=r"inputs must be arrays of shapes \[\(4, 6\)\], got \["):
+            plan.run(inputs)
+    assert plan.run([np.ones((4, 6))])[0].shape == (4, 3)
+
+
 # ---- memory and threads ----
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import itertools
+import pickle
 import re
 import threading
 
@@ -44,6 +46,67 @@ def classifier(*extra, last="softmax", seed=0, dtype="float32", optimizer="adam"
 
 def weights_equal(a, b):
     return all(np.array_equal(v, w) for v, w in zip(a.get_weights(), b.get_weights(), strict=True))
+
+
+# Copies
+
+
+@pytest.mark.parametrize("predicts", [False, True])
+@pytest.mark.parametrize(
+    "copied", [copy.deepcopy, *(lambda m, p=p: pickle.loads(pickle.dumps(m, p)) for p in (2, 4, 5))]
+)
+def test_a_copy_trains_on_to_the_bit_and_alone(copied, predicts):
+    x, y = points()
+    model = classifier(Dense(64))
+    model.fit(x, y, verbose=0)
+    if predicts:
+        model.predict(x)
+    twin, before = copied(model), model.get_weights()
+    twin.predict(x)
+    twin.fit(x, y, verbose=0)
+    assert all(np.array_equal(v, w) for v, w in zip(model.get_weights(), before, strict=True))
+    model.fit(x, y, verbose=0)
+    assert weights_equal(model, twin)
+    twin.set_weights(before)
+    twin.layers[0].kernel = before[0] + 1
+    assert (twin.weights["dense/kernel"] == before[0] + 1).all()
+
+
+def test_a_pickle_whose_buffers_are_read_only_trains_on():
+    x, y = points()
+    model, buffers = classifier(Dense(64)), []
+    model.fit(x, y, verbose=0)
+    content = pickle.dumps(model, 5, buffer_callback=buffers.append)
+    twin = pickle.loads(content, buffers=[bytes(buffer.raw()) for buffer in buffers])
+    for one in (model, twin):
+        one.fit(x, y, verbose=0)
+    assert weights_equal(model, twin)
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda m: pickle.loads(pickle.dumps(m))], ids=["deepcopy", "pickle"])
+def test_copies_are_of_one_moment(copied):
+    x, _ = points(8)
+    model = classifier(*[Dense(64) for _ in range(8)])
+    model.predict(x)
+    states = [[np.full_like(w, value) for w in model.get_weights()] for value in (1, 2)]
+    model.set_weights(states[0])
+    done = threading.Event()
+
+    def change():
+        for i in itertools.count(1):
+            if done.is_set():
+                return
+            model.set_weights(states[i % 2])
+            model.predict(x)
+
+    changing = threading.Thread(target=change)
+    changing.start()
+    try:
+        found = [{value for w in copied(model).get_weights() for value in np.unique(w)} for _ in range(100)]
+    finally:
+        done.set()
+        changing.join()
+    assert all(values in ({1.0}, {2.0}) for values in found)
 
 
 # It learns
@@ -436,6 +499,85 @@ def test_batch_norm_learns_its_running_statistics_in_training_alone():
 
 
 # What it shows
+
+
+def test_a_step_that_is_refused_is_none():
+    x, y = points()
+    models = [classifier(), classifier()]
+    for model in models:
+        model.train_on_batch(x, y)
+    with pytest.raises(ValueError, match="learning_rate"):
+        models[0].optimizer.learning_rate = -1.0
+        models[0].train_on_batch(x, y)
+    models[0].optimizer.learning_rate = models[1].optimizer.learning_rate
+    assert models[0].train_on_batch(x[:0], y[:0]) == [0.0, 0.0]
+    with pytest.raises(ValueError, match="batches without samples alone"):
+        models[0].fit([(x[:0], y[:0])], verbose=0)
+    for model in models:
+        model.train_on_batch(x, y)
+    assert weights_equal(*models)
+    assert [model.optimizer.iterations for model in models] == [2, 2]
+
+
+def test_an_optimiser_without_room_for_its_slots_can_be_asked_again(monkeypatch, tmp_path):
+    x, y = points()
+    model = classifier()
+
+    def no_room(array):
+        raise MemoryError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(optimizers.np, "zeros_like", no_room)
+        with pytest.raises(MemoryError):
+            model.train_on_batch(x, y)
+        model.save(tmp_path / "m.safetensors")
+    other = classifier()
+    for one in (model, other):
+        one.train_on_batch(x, y)
+    assert weights_equal(model, other)
+
+
+def test_results_share_no_memory_with_what_is_given():
+    x = np.ones((4, 2, 3), np.float32)
+    model = fastcnn.Sequential([Input((2, 3)), Flatten(), Dropout(0.0), Reshape((3, 2), dtype="float64")])
+    for result in (model.predict(x), model(x, training=True)):
+        result[:] = 7
+        assert (x == 1).all()
+
+
+def test_layers_of_ones_own_cannot_change_what_others_read():
+    class InPlace(Layer):
+        def __init__(self, way):
+            super().__init__()
+            self.way = way
+
+        def forward(self, x, training=False):
+            if self.way == "forward":
+                x *= 2
+            return x * 2, None
+
+        def backward(self, grad, cache):
+            if self.way == "backward":
+                grad *= 2
+            return grad * 2, {}
+
+    x, y = points()
+    for way in ("forward", "backward"):
+        inputs = Input((4,))
+        sides = [Dense(2)(inputs), InPlace(way)(Dense(2)(inputs))]
+        model = fastcnn.Model(inputs, fastcnn.layers.Add()(sides), seed=0)
+        model.compile("sgd", losses.SparseCategoricalCrossentropy(from_logits=True))
+        before = model.get_weights()
+        with pytest.raises(ValueError, match="read-only"):
+            model.train_on_batch(x, y)
+        assert all(np.array_equal(v, w) for v, w in zip(model.get_weights(), before, strict=True))
+
+
+@pytest.mark.parametrize("wrong", [3, "loud", None, np.array([1, 2]), [1]])
+def test_a_verbosity_that_is_none_is_told(wrong):
+    x, y = points(8)
+    with pytest.raises(ValueError, match=r'verbose must be "auto", 0, 1 or 2, got '):
+        classifier().fit(x, y, verbose=wrong)
 
 
 def test_plain_lines_where_there_is_no_terminal(capsys):

@@ -535,13 +535,15 @@ cdef void add_stream_parts(const Product *p, Py_ssize_t m, Py_ssize_t parts, Py_
                            Py_ssize_t part_bytes) noexcept nogil:
     """One row of C from the bias and those of its parts."""
     cdef char *c = p.c + m * p.c_row
+    cdef const char *part
     cdef Py_ssize_t nbytes = p.n * p.table.itemsize, i
     if p.bias == NULL:
         memset(c, 0, nbytes)
     else:
         memcpy(c, p.bias, nbytes)
     for i in range(parts):
-        p.table.column_sum(1, p.n, apart_from(p.b + i * length * p.b_row, scratch + i * part_bytes) + m * stream_row(p), c)
+        part = apart_from(p.b + i * length * p.b_row, scratch + i * part_bytes)
+        p.table.column_sum(1, p.n, part + m * stream_row(p), c)
     if p.relu:
         p.table.map[FC_CLIPPED_RELU if p.relu == 2 else FC_RELU](p.n, c, c, c, 6)
 

@@ -63,12 +63,13 @@ class Layer(Configurable):
     A subclass has ``forward`` and ``backward``; ``build`` where it has weights; ``compute_output_shape`` where a
     forward pass would be a dear way to find that out. A layer keeps its constructor's arguments, under their names,
     and its weights, nothing of a call: what backward needs is returned by forward. So several threads may use one
-    layer at a time.
+    layer at a time. What a model gives forward and backward is read-only, as others read it too.
 
     Parameters
     ----------
     name
-        What the layer is called in summaries and files; None for one that the model gives.
+        What the layer is called in summaries and files; None for one that the model gives. It stays once the layer is
+        built.
     dtype
         "float32" or "float64", the element type of weights and results; None for that of the model.
     trainable
@@ -294,6 +295,8 @@ class Layer(Configurable):
         """Copy into a weight of that name, so that whoever else holds it sees the change; else set an attribute."""
         weight = vars(self).get("_weights", {}).get(name)
         if weight is None:
+            if name == "name" and self.built and self.name not in (None, value):
+                raise ValueError(f"name of layer {self.name} must not change once it is built, got {brief(value)}")
             super().__setattr__(name, flag(value, name) if name == "trainable" else value)
             if self._frozen:
                 self._changed()
@@ -305,6 +308,15 @@ class Layer(Configurable):
             with CHANGING:
                 self.thaw()
                 weight[...] = array
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Take over what a copy begins with; weights that lie in the bytes of a pickle become arrays of their own."""
+        vars(self).update(state)
+        weights = state.get("_weights", {})
+        for name, array in weights.items():
+            if not array.flags.owndata:
+                with AlignedMemory():
+                    vars(self)[name] = weights[name] = array.copy()
 
     def count_params(self) -> int:
         """Return how many numbers the weights hold."""
@@ -344,6 +356,22 @@ class Layer(Configurable):
                 f"x must have shape {state['_input_shape']} as the layer is built for it, got {input_shape}"
             )
         return twin.build_once(input_shape)
+
+    def must_match_arguments(self) -> None:
+        """Check that a built layer would be built the same again.
+
+        Raises
+        ------
+        ValueError
+            If arguments have changed since, to which other weights belong.
+        """
+        try:
+            weights = self._twin(vars(self)["_input_shape"]).weights
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"{self._title()} can't be built by its arguments any more: {error}") from error
+        wanted, got = ({n: (w.shape, w.dtype.name) for n, w in ws.items()} for ws in (weights, self.weights))
+        if wanted != got:
+            raise ValueError(f"weights of {self._title()} must be {wanted} by its arguments as they are now, got {got}")
 
     def _twin(self, input_shape: Any) -> Layer:
         """Return the same layer as it would be built for inputs of this shape, with weights of zeros."""

@@ -93,9 +93,9 @@ def checked_name(name: Any) -> str | None:
     Raises
     ------
     ValueError
-        If it is no word, or has a slash.
+        If it is no word, has a slash, or half of a character, which no file can hold.
     """
-    if name is not None and not (isinstance(name, str) and re.fullmatch(r"[^/\s]+", name)):
+    if name is not None and not (isinstance(name, str) and re.fullmatch(r"[^/\s\ud800-\udfff]+", name)):
         raise ValueError(f"name must be a word without '/', got {name!r}")
     return name
 

@@ -91,4 +91,6 @@ def frozen(value: Any, name: str, depth: int = 0) -> Any:
         return frozen(value.tolist(), name)
     if isinstance(value, np.integer):
         return int(value)
+    if isinstance(value, str):
+        return str(value)
     raise TypeError(f"{name} must be made of integers, got {brief(value)}")
