@@ -294,8 +294,11 @@ def brief(value: Any) -> str:
 class _Brief(Repr):
     """Knows what to show of arrays, by the name of their class."""
 
-    def repr_int(self, value: int, _level: int) -> str:
-        return repr(value) if -(1 << 200) < value < 1 << 200 else f"an integer of {value.bit_length()} bits"
+    def repr_int(self, x: int, level: int) -> str:
+        try:
+            return super().repr_int(x, level)
+        except ValueError:  # Python writes no numbers of thousands of digits
+            return f"an integer of {x.bit_length()} bits"
 
     def repr_ndarray(self, array: NDArray[Any], _level: int) -> str:
         return repr(array) if array.size <= 6 else f"an array of {array.dtype} of shape {array.shape}"
