@@ -113,7 +113,9 @@ def parse(
         metavar="PATH",
         help=f"the interpreter that has the peers; ${peers.PYTHON_VARIABLE}, or else this one",
     )
-    parser.add_argument("--quick", action="store_true", help="fewer and shorter rounds")
+    parser.add_argument(
+        "--quick", action="store_true", help="fewer layers, unless --only names them, and fewer and shorter rounds"
+    )
     parser.add_argument("--rounds", type=int, help="how often each library gets its turn")
     parser.add_argument("--seconds", type=float, help="of each turn")
     parser.add_argument("--out", type=Path, default=DEFAULT_OUT, help=f"folder for {name}.md, .json, .png")

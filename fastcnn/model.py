@@ -346,6 +346,15 @@ class Model(Configurable):
         ------
         TypeError, ValueError
             If a layer can't take what the one before it gives, or the model is built for other inputs.
+
+        Examples
+        --------
+        >>> import fastcnn
+        >>> from fastcnn.layers import Dense
+        >>> model = fastcnn.Sequential([Dense(2)])
+        >>> model.build((None, 4))
+        >>> model.output_shape
+        (None, 2)
         """
         shapes = [input_shape] if self._single_input else in_order(input_shape, self._input_names, "input_shape")
         for shape in shapes:
@@ -448,6 +457,12 @@ class Model(Configurable):
         ------
         ValueError
             If the model is not built yet.
+
+        Examples
+        --------
+        >>> import fastcnn
+        >>> fastcnn.models.lenet5().count_params()
+        61706
         """
         self._must_be_built()
         return sum(array.size for array in self.weights.values())
@@ -490,6 +505,15 @@ class Model(Configurable):
         ------
         TypeError, ValueError
             Naming the argument that does not fit.
+
+        Examples
+        --------
+        >>> import numpy as np, fastcnn
+        >>> from fastcnn.layers import Dense
+        >>> model = fastcnn.Sequential([fastcnn.Input((4,)), Dense(2)])
+        >>> model.compile("sgd", fastcnn.losses.SparseCategoricalCrossentropy(from_logits=True), metrics=["accuracy"])
+        >>> sorted(model.evaluate(np.ones((3, 4)), [0, 1, 1], return_dict=True))
+        ['accuracy', 'loss']
         """
         objective = Objective(loss, metrics, loss_weights, self._parts[1])
         for given, activation in zip(objective.losses, self._last_activations(), strict=True):
@@ -715,12 +739,42 @@ class Model(Configurable):
         -------
         float or list
             The loss before the step, and the metrics where there are any.
+
+        Raises
+        ------
+        TypeError, ValueError
+            Naming the argument that does not fit.
+
+        Examples
+        --------
+        >>> import numpy as np, fastcnn
+        >>> from fastcnn.layers import Dense
+        >>> model = fastcnn.Sequential([fastcnn.Input((4,)), Dense(2, kernel_initializer="zeros")])
+        >>> model.compile("sgd", "mse")
+        >>> losses = [model.train_on_batch(np.ones((3, 4)), np.ones((3, 2))) for _ in range(2)]
+        >>> losses[0] == 1 and losses[1] < 1
+        True
         """
         self._must_be_compiled()
         return _alone_or_list(self._train_batch(x, y, self.seed)[1])
 
     def test_on_batch(self, x: ArrayLike, y: ArrayLike) -> float | list[float]:
-        """Return the loss of one batch, and the metrics where there are any; as ``train_on_batch`` without a step."""
+        """Return the loss of one batch, and the metrics where there are any; as ``train_on_batch`` without a step.
+
+        Raises
+        ------
+        TypeError, ValueError
+            Naming the argument that does not fit.
+
+        Examples
+        --------
+        >>> import numpy as np, fastcnn
+        >>> from fastcnn.layers import Dense
+        >>> model = fastcnn.Sequential([fastcnn.Input((4,)), Dense(2, kernel_initializer="zeros")])
+        >>> model.compile(loss="mse")
+        >>> model.test_on_batch(np.ones((3, 4)), np.full((3, 2), 3.0))
+        9.0
+        """
         self._must_be_compiled()
         return _alone_or_list(self._test_batch(x, y)[1])
 
@@ -743,6 +797,21 @@ class Model(Configurable):
         loss : float
         gradients : dict
             By parameter, ``"layer/weight"``, in the order of ``trainable_weights``.
+
+        Raises
+        ------
+        TypeError, ValueError
+            Naming the argument that does not fit.
+
+        Examples
+        --------
+        >>> import numpy as np, fastcnn
+        >>> from fastcnn.layers import Dense
+        >>> model = fastcnn.Sequential([fastcnn.Input((4,)), Dense(2, kernel_initializer="zeros")])
+        >>> model.compile(loss="mse")
+        >>> loss, gradients = model.loss_and_gradients(np.ones((3, 4)), np.ones((3, 2)))
+        >>> loss, gradients["dense/bias"].tolist()
+        (1.0, [-1.0, -1.0])
         """
         self._must_be_compiled()
         training = flag(training, "training")
@@ -776,6 +845,15 @@ class Model(Configurable):
         ------
         TypeError, ValueError
             Naming the argument that does not fit.
+
+        Examples
+        --------
+        >>> import numpy as np, fastcnn
+        >>> from fastcnn.layers import Dense
+        >>> model = fastcnn.Sequential([fastcnn.Input((4,)), Dense(2, kernel_initializer="zeros")])
+        >>> model.compile(loss="mse")
+        >>> model.evaluate(np.ones((5, 4)), np.full((5, 2), 2.0), batch_size=2)
+        4.0
         """
         self._must_be_compiled()
         return_dict = flag(return_dict, "return_dict")
@@ -828,6 +906,14 @@ class Model(Configurable):
         ------
         TypeError, ValueError
             Naming the argument that does not fit.
+
+        Examples
+        --------
+        >>> import numpy as np, fastcnn
+        >>> from fastcnn.layers import Dense
+        >>> model = fastcnn.Sequential([fastcnn.Input((4,)), Dense(2, kernel_initializer="ones")])
+        >>> model.predict(np.ones((3, 4))).tolist()
+        [[4.0, 4.0], [4.0, 4.0], [4.0, 4.0]]
         """
         data = batches(x, None, batch_size, labelled=False, parts=self._parts)
         if data.length == 1 and not verbose:
@@ -856,6 +942,19 @@ class Model(Configurable):
         -------
         ndarray or list
             (N, ...), or a list of such of several outputs.
+
+        Raises
+        ------
+        TypeError, ValueError
+            Naming the argument that does not fit.
+
+        Examples
+        --------
+        >>> import numpy as np, fastcnn
+        >>> from fastcnn.layers import Dense
+        >>> model = fastcnn.Sequential([fastcnn.Input((4,)), Dense(2, kernel_initializer="ones")])
+        >>> model.predict_on_batch(np.ones((1, 4))).tolist()
+        [[4.0, 4.0]]
         """
         return self._given(self._infer(self._batch(x)))
 
@@ -974,6 +1073,20 @@ class Model(Configurable):
         ndarray
             int64 (N, ...): the number of the largest prediction. Where there is only one, 1 if it is above 1/2, or
             above 0 where the loss works from logits.
+
+        Raises
+        ------
+        TypeError, ValueError
+            Naming the argument that does not fit.
+
+        Examples
+        --------
+        >>> import numpy as np, fastcnn
+        >>> from fastcnn.layers import Dense
+        >>> model = fastcnn.Sequential([fastcnn.Input((4,)), Dense(2)])
+        >>> model.set_weights([np.eye(4, 2), np.zeros(2)])
+        >>> model.predict_classes(np.eye(2, 4)).tolist()
+        [0, 1]
         """
         scores = self.predict(x, batch_size)
         if not self._single_output:
@@ -990,7 +1103,16 @@ class Model(Configurable):
     # ---- weights ----
 
     def get_weights(self) -> list[Array]:
-        """Return copies of all weights, layer by layer, in the order of ``weights``."""
+        """Return copies of all weights, layer by layer, in the order of ``weights``.
+
+        Examples
+        --------
+        >>> import numpy as np, fastcnn
+        >>> from fastcnn.layers import Dense
+        >>> model = fastcnn.Sequential([fastcnn.Input((4,)), Dense(2)])
+        >>> [array.shape for array in model.get_weights()]
+        [(4, 2), (2,)]
+        """
         self._must_be_built()
         with CHANGING:
             return [array.copy() for array in self.weights.values()]
@@ -1004,6 +1126,15 @@ class Model(Configurable):
         ------
         TypeError, ValueError
             If there are more or fewer, or one has another shape or holds no numbers; the message names it.
+
+        Examples
+        --------
+        >>> import numpy as np, fastcnn
+        >>> from fastcnn.layers import Dense
+        >>> model = fastcnn.Sequential([fastcnn.Input((4,)), Dense(2)])
+        >>> model.set_weights([np.ones((4, 2)), np.zeros(2)])
+        >>> model.predict(np.ones((1, 4))).tolist()
+        [[4.0, 4.0]]
         """
         self._must_be_built()
         if not isinstance(weights, (list, tuple)):
@@ -1109,6 +1240,18 @@ class Model(Configurable):
         ----------
         print_fn
             What is called with each line.
+
+        Examples
+        --------
+        >>> import fastcnn
+        >>> from fastcnn.layers import Dense
+        >>> model = fastcnn.Sequential([fastcnn.Input((4,)), Dense(2)])
+        >>> model.summary()
+        layer          output shape  parameters  FLOPs
+        ----------------------------------------------
+        dense (Dense)  (None, 2)             10     16
+        ----------------------------------------------
+        10 parameters, 10 of them trained; 16 FLOPs a sample
         """
         self._must_be_built()
         if not callable(print_fn):
@@ -1182,6 +1325,15 @@ class Model(Configurable):
             If a layer of one's own is not registered, or keeps an argument under another name.
         ValueError
             If the model is not built yet, or a layer's arguments have changed so that its weights are none for them.
+
+        Examples
+        --------
+        >>> import fastcnn
+        >>> from fastcnn.layers import Dense
+        >>> model = fastcnn.Sequential([fastcnn.Input((4,)), Dense(2)])
+        >>> model.save("model.safetensors")
+        >>> fastcnn.load("model.safetensors").count_params()
+        10
         """
         self._must_be_built()
         include_optimizer = flag(include_optimizer, "include_optimizer")
@@ -1220,6 +1372,14 @@ class Model(Configurable):
             If it cannot be written.
         ValueError
             If the model is not built yet.
+
+        Examples
+        --------
+        >>> import fastcnn
+        >>> from fastcnn.layers import Dense
+        >>> model = fastcnn.Sequential([fastcnn.Input((4,)), Dense(2)])
+        >>> model.save_weights("weights.safetensors")
+        >>> model.load_weights("weights.safetensors")
         """
         self._must_be_built()
         with CHANGING:

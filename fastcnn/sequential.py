@@ -59,6 +59,15 @@ class Sequential(Model):
         ------
         TypeError, ValueError
             If it is no layer, its name is taken, or the model is built already.
+
+        Examples
+        --------
+        >>> import fastcnn
+        >>> from fastcnn.layers import Dense
+        >>> model = fastcnn.Sequential()
+        >>> model.add(Dense(2))
+        >>> len(model.layers)
+        1
         """
         if self.built:
             raise ValueError(f"layer can't be added to a model that is built, got {layer!r}")

@@ -361,7 +361,26 @@ def conv2d_output_shape(
     dilations: Any = 1,
     groups: Any = 1,
 ) -> Shape:
-    """Return the shape of a convolution's result; see :func:`conv2d`.
+    """Return the shape of a convolution's result.
+
+    Parameters
+    ----------
+    input_shape
+        (N, H, W, C); N may be None.
+    filters_shape
+        (R, S, C / groups, K).
+    strides, padding, dilations, groups
+        As in :func:`fastcnn.nn.conv2d`.
+
+    Returns
+    -------
+    tuple
+        (N, H', W', K); for H' see :func:`conv2d`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        Naming the argument that does not fit.
 
     Examples
     --------
@@ -445,7 +464,24 @@ def conv2d_transpose_output_shape(
 def pool_output_shape(
     input_shape: Sequence[int | None], ksize: Any, strides: Any = None, padding: Any = "valid"
 ) -> Shape:
-    """Return the shape of a pooling's result; see :func:`pool`.
+    """Return the shape of a pooling's result.
+
+    Parameters
+    ----------
+    input_shape
+        (N, H, W, C); N may be None.
+    ksize, strides, padding
+        As in :func:`fastcnn.nn.max_pool`.
+
+    Returns
+    -------
+    tuple
+        (N, H', W', C); for H' see :func:`pool`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        Naming the argument that does not fit.
 
     Examples
     --------

@@ -50,6 +50,12 @@ def test_there_are_examples_to_run():
     assert sum(bool(test.examples) for test in tests) > 20
 
 
-@pytest.mark.parametrize("value", public_callables())
+def methods_of_models() -> list[object]:
+    functions = {**vars(fastcnn.Model), **vars(fastcnn.Sequential)}
+    plain = {n: f for n, f in functions.items() if inspect.isfunction(f) and not n.startswith("_")}
+    return [pytest.param(f, id=f"Model.{n}") for n, f in plain.items() if n not in ("get_config", "from_config")]
+
+
+@pytest.mark.parametrize("value", public_callables() + methods_of_models())
 def test_every_public_callable_shows_an_example(value):
     assert ">>>" in (inspect.getdoc(value) or "")

@@ -636,9 +636,9 @@ def conv2d_backward_filters(
     strides, padding, dilations, groups
         As given to :func:`conv2d`.
     algorithm
-        As in :func:`conv2d`. But Winograd's errors are one to three ("winograd-2x2"), four to eleven ("winograd-4x4")
-        and seven to fourteen times those of direct ("winograd-6x6"), the more the larger the images are (README), and
-        the latter two overflow from about 1e34 on.
+        As in :func:`conv2d`. But Winograd's errors are up to three ("winograd-2x2"), three to eleven ("winograd-4x4")
+        and five to fourteen times those of direct ("winograd-6x6"; RMS, layers of VGG-16), and the latter two overflow
+        from about 1e34 on.
 
     Returns
     -------
