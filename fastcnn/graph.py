@@ -131,8 +131,10 @@ class Graph:
         # Of layers from elsewhere, which might change in place what others read too.
         self._guarded = {i for i, call in enumerate(self.calls) if type(call.layer).__module__.split(".")[0] != _OWN}
         self._normalizes = any(type(layer) is BatchNormalization for layer in self.layers)
-        # Elements of each call's result for one sample, once the graph is built.
+        # Elements of each call's result for one sample, once the graph is built; and whether its layers compute in one
+        # element type.
         self._sizes = [1] * len(self.calls)
+        self._has_one_dtype = True
 
     @classmethod
     def chain(cls, layers: Sequence[Layer]) -> Graph:
@@ -197,6 +199,9 @@ class Graph:
         for call in self.calls:
             shapes.append(build(index[id(call.layer)], call.layer, call.argument(shapes)))
         self._sizes = [elements(shape, "result") for shape in shapes[self.inputs :]]
+        self._has_one_dtype = len({layer.dtype for layer in self.layers}) == 1
+        if not self._has_one_dtype:
+            self._followers = {}  # what is fused is of one
         return shapes
 
     def last_activation(self, output: int) -> str | None:
@@ -259,6 +264,8 @@ class Graph:
             layer, x = call.layer, call.argument(values)
             given: Any
             is_array = True
+            if not self._has_one_dtype:
+                x = _as_type(x, layer.dtype)
             if index in self._guarded:
                 x = _read_only(x)
             if index in done:
@@ -438,6 +445,8 @@ class Graph:
                         pending.add(source, grad)
                 continue
             grad = pending.pop_sum(call.target)
+            if not self._has_one_dtype:
+                grad = _as_type(grad, layer.dtype)
             if index in self._guarded:
                 grad = _read_only(grad)
             if not wanted.isdisjoint(call.sources):
@@ -495,6 +504,11 @@ class _Sums:
     def pop_sum(self, value: int) -> Array:
         arrays = self.pop(value)
         return arrays[0] if len(arrays) == 1 else nn.add(*arrays)
+
+
+def _as_type(x: Any, dtype: str | None) -> Any:
+    """Return an array, or a list of them, in an element type."""
+    return [_as_type(array, dtype) for array in x] if isinstance(x, list) else x.astype(dtype, copy=False)
 
 
 def _read_only(x: Any) -> Any:

@@ -68,14 +68,20 @@ class Optimizer(Configurable):
         if self._params is None:
             raise ValueError("bind must be called before step")
         self.iterations += 1
+        lists = self._params, grads, *self._slots.values()
+        types = dict.fromkeys(p.dtype for p in self._params)
         try:
-            self.update(self._params, grads, *self._slots.values())
+            for dtype in types:
+                alike: Any = lists
+                if len(types) > 1:
+                    alike = ([a for a, p in zip(own, self._params, strict=True) if p.dtype == dtype] for own in lists)
+                self.update(*alike)
         except (TypeError, ValueError):  # of what is refused there is no step
             self.iterations -= 1
             raise
 
     def update(self, params: list[Array], grads: list[Array], *slots: list[Array]) -> None:
-        """Take step number ``iterations``: change params and slots in place."""
+        """Take step number ``iterations``: change params, which are of one element type, and slots in place."""
         raise NotImplementedError
 
     def state(self) -> dict[str, Array]:

@@ -317,6 +317,38 @@ def test_gradients_and_what_backward_needs_are_let_go_of_on_the_way_back():
     assert counts == [5, 4, 3, 2, 1]
 
 
+@pytest.mark.parametrize("middle", ["float32", "float64"])
+def test_every_layer_computes_in_its_own_element_type(middle, tmp_path):
+    other = {"float32": "float64", "float64": "float32"}[middle]
+
+    def network(outer, inner):
+        x = Input((6, 6, 2))
+        y = BatchNormalization(dtype=inner)(Conv2D(4, 3, padding="same", dtype=outer)(x))
+        y = Add(dtype=outer)([Activation("relu", dtype=outer)(y), Conv2D(4, 1, dtype=inner)(x)])
+        y = Dense(3, dtype=inner)(GlobalAveragePooling2D(dtype=outer)(y))
+        model = fastcnn.Model(x, y, seed=0, dtype=outer)
+        model.compile("sgd", "mse")
+        return model
+
+    mixed, alike = network(other, middle), network("float64", "float64")
+    alike.set_weights(mixed.get_weights())
+    x, y = np.random.default_rng(0).standard_normal((4, 6, 6, 2)), np.ones((4, 3))
+    assert {array.dtype.name for array in mixed.weights.values()} == {"float32", "float64"}
+    for training in (False, True):
+        result = mixed(x, training)
+        assert result.dtype == middle
+        np.testing.assert_allclose(result, alike(x, training), rtol=1e-5, atol=1e-5)
+    loss, gradients = mixed.loss_and_gradients(x, y)
+    wanted, others = alike.loss_and_gradients(x, y)
+    assert abs(loss - wanted) < 1e-5
+    for name, gradient in gradients.items():
+        assert gradient.dtype == mixed.weights[name].dtype
+        np.testing.assert_allclose(gradient, others[name], rtol=1e-3, atol=1e-5)
+    mixed.train_on_batch(x, y)
+    mixed.save(tmp_path / "m.safetensors")
+    assert np.array_equal(fastcnn.load(tmp_path / "m.safetensors").predict(x), mixed.predict(x))
+
+
 def test_layers_without_names_are_called_as_in_keras():
     layers = [Conv2DTranspose(2, 1), PReLU(), MaxPool2D(1), PReLU(), Conv2DTranspose(2, 1)]
     names = ["conv2d_transpose", "p_re_lu", "max_pool2d", "p_re_lu_1", "conv2d_transpose_1"]
