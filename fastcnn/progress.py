@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import sys
 import time
 from collections.abc import Mapping
@@ -60,6 +59,8 @@ class Progress:
         self._start = time.perf_counter()
         self._bar: Any = None
         if verbose == 1:
+            import shutil
+
             from tqdm import tqdm
 
             size = shutil.get_terminal_size()  # which knows what to say of a terminal that says 0 x 0
