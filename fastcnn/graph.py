@@ -200,8 +200,6 @@ class Graph:
             shapes.append(build(index[id(call.layer)], call.layer, call.argument(shapes)))
         self._sizes = [elements(shape, "result") for shape in shapes[self.inputs :]]
         self._has_one_dtype = len({layer.dtype for layer in self.layers}) == 1
-        if not self._has_one_dtype:
-            self._followers = {}  # what is fused is of one
         return shapes
 
     def last_activation(self, output: int) -> str | None:
@@ -252,7 +250,14 @@ class Graph:
                 before = {value: values[value] for value in taken if value < self.inputs + first}
                 tape.parts.append(Part(first, last, before))
             self._run(values, first, last, tape, keeps and is_last)
-        return [values[output] for output in self.outputs], tape
+        results = [values[output] for output in self.outputs]
+        if not self._has_one_dtype:  # what is done on the way is done in the type of the layer before
+            results = [_as_type(r, self._dtype(output)) for r, output in zip(results, self.outputs, strict=True)]
+        return results, tape
+
+    def _dtype(self, value: int) -> str | None:
+        """Return the element type of the layer that gives a value; an input keeps its own."""
+        return self.calls[value - self.inputs].layer.dtype if value >= self.inputs else None
 
     def _run(self, values: Any, first: int, last: int, tape: Tape, keeps: bool) -> None:
         """Add the results of some calls to the values by number; what backward needs goes to the tape if it is kept."""
@@ -507,8 +512,10 @@ class _Sums:
 
 
 def _as_type(x: Any, dtype: str | None) -> Any:
-    """Return an array, or a list of them, in an element type."""
-    return [_as_type(array, dtype) for array in x] if isinstance(x, list) else x.astype(dtype, copy=False)
+    """Return an array, or a list of them, in an element type; what is not written yet is made in its own."""
+    if isinstance(x, list):
+        return [_as_type(array, dtype) for array in x]
+    return x.astype(dtype, copy=False) if dtype and isinstance(x, np.ndarray) else x
 
 
 def _read_only(x: Any) -> Any:

@@ -325,7 +325,8 @@ def test_every_layer_computes_in_its_own_element_type(middle, tmp_path):
         x = Input((6, 6, 2))
         y = BatchNormalization(dtype=inner)(Conv2D(4, 3, padding="same", dtype=outer)(x))
         y = Add(dtype=outer)([Activation("relu", dtype=outer)(y), Conv2D(4, 1, dtype=inner)(x)])
-        y = Dense(3, dtype=inner)(GlobalAveragePooling2D(dtype=outer)(y))
+        y = Dense(3, dtype=outer)(GlobalAveragePooling2D(dtype=outer)(y))
+        y = Activation("relu", dtype=inner)(BatchNormalization(dtype=outer)(y))
         model = fastcnn.Model(x, y, seed=0, dtype=outer)
         model.compile("sgd", "mse")
         return model
