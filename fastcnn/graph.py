@@ -27,11 +27,10 @@ from .layers.normalization import BatchNormalization
 from .layers.pooling import MaxPool2D
 from .layers.symbolic import Input, Shape, Tensor
 from .nn.activations import FUSED
+from .registry import is_own
 from .shapes import elements
 
 Array = NDArray[Any]
-
-_OWN = __name__.split(".")[0]
 
 # What the layers compute that may be fused with the one after them.
 FOLLOWED = tuple(layer.forward for layer in (BatchNormalization, Activated, Add, Activation, ReLU, ReLU6))
@@ -129,12 +128,12 @@ class Graph:
             and call.target not in self.outputs
         }
         # Of layers from elsewhere, which might change in place what others read too.
-        self._guarded = {i for i, call in enumerate(self.calls) if type(call.layer).__module__.split(".")[0] != _OWN}
+        self._guarded = {i for i, call in enumerate(self.calls) if not is_own(type(call.layer))}
         self._normalizes = any(type(layer) is BatchNormalization for layer in self.layers)
-        # Elements of each call's result for one sample, once the graph is built; and whether its layers compute in one
-        # element type.
+        # Elements of each call's result for one sample, once the graph is built.
         self._sizes = [1] * len(self.calls)
-        self._has_one_dtype = True
+        #: The element types that its layers compute in, likewise.
+        self.dtypes: set[str | None] = set()
 
     @classmethod
     def chain(cls, layers: Sequence[Layer]) -> Graph:
@@ -199,7 +198,7 @@ class Graph:
         for call in self.calls:
             shapes.append(build(index[id(call.layer)], call.layer, call.argument(shapes)))
         self._sizes = [elements(shape, "result") for shape in shapes[self.inputs :]]
-        self._has_one_dtype = len({layer.dtype for layer in self.layers}) == 1
+        self.dtypes = {layer.dtype for layer in self.layers}
         return shapes
 
     def last_activation(self, output: int) -> str | None:
@@ -251,7 +250,7 @@ class Graph:
                 tape.parts.append(Part(first, last, before))
             self._run(values, first, last, tape, keeps and is_last)
         results = [values[output] for output in self.outputs]
-        if not self._has_one_dtype:  # what is done on the way is done in the type of the layer before
+        if len(self.dtypes) > 1:  # what is done on the way is done in the type of the layer before
             results = [_as_type(r, self._dtype(output)) for r, output in zip(results, self.outputs, strict=True)]
         return results, tape
 
@@ -269,7 +268,7 @@ class Graph:
             layer, x = call.layer, call.argument(values)
             given: Any
             is_array = True
-            if not self._has_one_dtype:
+            if len(self.dtypes) > 1:
                 x = _as_type(x, layer.dtype)
             if index in self._guarded:
                 x = _read_only(x)
@@ -450,7 +449,7 @@ class Graph:
                         pending.add(source, grad)
                 continue
             grad = pending.pop_sum(call.target)
-            if not self._has_one_dtype:
+            if len(self.dtypes) > 1:
                 grad = _as_type(grad, layer.dtype)
             if index in self._guarded:
                 grad = _read_only(grad)

@@ -33,7 +33,7 @@ from .arguments import seed as checked_seed
 from .batches import ArrayBatches, Batches, batches, samples, split
 from .graph import Call, Graph, Tape
 from .initializers import Initializer
-from .layers.base import CHANGING, Layer, WeightSource
+from .layers.base import CHANGING, Layer, WeightSource, apart_from
 from .layers.symbolic import Input, Shape, Tensor, tensors_of
 from .losses import Loss
 from .metrics import Metric
@@ -116,7 +116,8 @@ class Model(Configurable):
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Take over what a copy begins with: weights are those that its layers have taken over."""
         vars(self).update(state)
-        self.weights = _weights_of(self.layers) if self.built else {}
+        if self.built:
+            self.weights = self._named([layer.weights for layer in self.layers])
         if self.compiled:
             self.optimizer.rebind(self.weights)
 
@@ -400,8 +401,8 @@ class Model(Configurable):
             for layer in new:
                 layer.unbuild()
             raise
-        self.weights = _weights_of(self.layers)
-        self._has_one_dtype = all(layer.dtype == self.dtype for layer in self.layers)
+        self.weights = self._named([layer.weights for layer in self.layers])
+        self._has_one_dtype = graph.dtypes == {self.dtype}
         self._graph, self._shapes = graph, built
         # At last: where another thread finds these it takes all else for granted.
         self._sizes = [shape[1:] for shape in shapes]
@@ -962,7 +963,8 @@ class Model(Configurable):
         """Return the outputs for a batch of each input."""
         batch = len(inputs[0])
         if not batch or not self._has_one_dtype:
-            return _apart_from(inputs, self._traced().infer([plain(x, self.dtype, "x") for x in inputs]))
+            results = self._traced().infer([plain(x, self.dtype, "x") for x in inputs])
+            return [apart_from(inputs, result) for result in results]
         while True:
             plan = self._plans.get(self._traced(), self._shapes, batch, self.dtype)
             try:
@@ -1053,7 +1055,8 @@ class Model(Configurable):
         if not training:
             return self.predict_on_batch(x)
         inputs = self._prepared(x)
-        return self._given(_apart_from(inputs, self._traced().forward(inputs, True, self._step_seed(self.seed))[0]))
+        results, _ = self._traced().forward(inputs, True, self._step_seed(self.seed))
+        return self._given([apart_from(inputs, result) for result in results])
 
     def _described_on(self, tensors: tuple[Tensor, ...]) -> list[Any]:
         if len(tensors) != len(self._input_names):
@@ -1357,10 +1360,7 @@ class Model(Configurable):
                     about["compiled"]["loss_weights"] = self._objective.weights
                 if include_optimizer:
                     about["iterations"] = self.optimizer.iterations
-                    # Slots that it has no more, as without momentum, would be strangers to who reads the file.
-                    slots = type(self.optimizer).from_config(self.optimizer.get_config()).slot_names
-                    state = self.optimizer.state().items()
-                    arrays |= {f"optimizer/{n}": array for n, array in state if n.partition("/")[0] in slots}
+                    arrays |= {f"optimizer/{name}": array for name, array in self.optimizer.state().items()}
             io.save_arrays(path, arrays, {_METADATA: json.dumps(about)})
 
     def save_weights(self, path: io.PathLike) -> None:
@@ -1572,15 +1572,6 @@ def _entry(values: list[Any], index: Any, what: str) -> Any:
     if isinstance(index, bool) or not isinstance(index, int) or not 0 <= index < len(values):
         raise ValueError(f"a model's {what} must name what comes before, one of {len(values)}, got {index!r}")
     return values[index]
-
-
-def _weights_of(layers: Sequence[Layer]) -> dict[str, Array]:
-    return {f"{layer.name}/{name}": array for layer in layers for name, array in layer.weights.items()}
-
-
-def _apart_from(inputs: Sequence[Array], results: Sequence[Array]) -> list[Array]:
-    """Return results, copied where a view of what the caller gave would change with it."""
-    return [r.copy() if any(np.may_share_memory(r, x) for x in inputs) else r for r in results]
 
 
 def _name_layers(layers: Sequence[Layer]) -> None:

@@ -91,6 +91,7 @@ class Optimizer(Configurable):
         return {
             f"{slot}/{name}": array
             for slot, arrays in self._slots.items()
+            if slot in self.slot_names  # else it has lost its use, as without momentum
             for name, array in zip(self._names, arrays, strict=True)
         }
 
@@ -121,7 +122,10 @@ class SGD(Optimizer):
     [0.5]
     """
 
-    slot_names: tuple[str, ...] = ("momentum",)
+    @property
+    def slot_names(self) -> tuple[str, ...]:  # type: ignore[override]  # others have the same ones always
+        """Those of the momentum, where there is any."""
+        return ("momentum",) if self.momentum else ()
 
     def __init__(
         self,
@@ -134,8 +138,6 @@ class SGD(Optimizer):
         self.momentum = number(momentum, "momentum", 0.0, 1.0)
         self.nesterov = flag(nesterov, "nesterov")
         self.weight_decay = _decay(weight_decay)
-        if not self.momentum:
-            self.slot_names = ()
 
     def update(self, params: list[Array], grads: list[Array], *slots: list[Array]) -> None:
         """Take one step."""

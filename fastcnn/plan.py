@@ -39,6 +39,7 @@ from .arguments import brief
 from .graph import Graph
 from .layers.base import CHANGING, Changes, Layer, Shape
 from .ops import Concatenation, Elementwise, Op, Opaque, Run, Same
+from .registry import is_own
 from .runtime import AlignedMemory
 
 Array = NDArray[Any]
@@ -122,7 +123,7 @@ def _ops_of(layer: Layer, shape: Any) -> Sequence[Op]:
 
 def _from_outside(cls: type) -> list[type]:
     """Return those that are not of this package of a class and its bases."""
-    return [base for base in cls.__mro__[:-1] if base.__module__.partition(".")[0] != __name__.partition(".")[0]]
+    return [base for base in cls.__mro__[:-1] if not is_own(base)]
 
 
 class _Fusing:

@@ -117,14 +117,15 @@ def register(cls: T) -> T:
     if not (isinstance(cls, type) and issubclass(cls, Configurable)):
         raise TypeError(f"cls must be a layer, loss, metric, optimiser or initialiser class, got {cls!r}")
     known = _CLASSES.get(cls.__name__)
-    if known is not None and _is_own(known) and not _is_own(cls):
+    if known is not None and is_own(known) and not is_own(cls):
         raise ValueError(f"cls must not have the name of fastcnn's own class {cls.__name__}, got {cls!r}")
     _CLASSES[cls.__name__] = cls
     return cls
 
 
-def _is_own(cls: type) -> bool:
-    return cls.__module__.split(".")[0] == "fastcnn"
+def is_own(cls: type) -> bool:
+    """Whether a class is of this package, not of whoever uses it."""
+    return cls.__module__.partition(".")[0] == __name__.partition(".")[0]
 
 
 def snake_case(name: str) -> str:

@@ -333,6 +333,34 @@ def test_another_last_layer_is_left_its_probabilities():
             assert got == pytest.approx(expected, rel=1e-9)
 
 
+def test_layers_of_ones_own_cannot_change_what_others_read():
+    class InPlace(Layer):
+        def __init__(self, way):
+            super().__init__()
+            self.way = way
+
+        def forward(self, x, training=False):
+            if self.way == "forward":
+                x *= 2
+            return x * 2, None
+
+        def backward(self, grad, cache):
+            if self.way == "backward":
+                grad *= 2
+            return grad * 2, {}
+
+    x, y = points()
+    for way in ("forward", "backward"):
+        inputs = Input((4,))
+        sides = [Dense(2)(inputs), InPlace(way)(Dense(2)(inputs))]
+        model = fastcnn.Model(inputs, fastcnn.layers.Add()(sides), seed=0)
+        model.compile("sgd", losses.SparseCategoricalCrossentropy(from_logits=True))
+        before = model.get_weights()
+        with pytest.raises(ValueError, match="read-only"):
+            model.train_on_batch(x, y)
+        assert all(np.array_equal(v, w) for v, w in zip(model.get_weights(), before, strict=True))
+
+
 # What is the same each time
 
 
@@ -498,9 +526,6 @@ def test_batch_norm_learns_its_running_statistics_in_training_alone():
     np.testing.assert_allclose(model.layers[0].moving_mean, x.mean(axis=0), rtol=1e-4, atol=1e-6)
 
 
-# What it shows
-
-
 def test_a_step_that_is_refused_is_none():
     x, y = points()
     models = [classifier(), classifier()]
@@ -537,40 +562,7 @@ def test_an_optimiser_without_room_for_its_slots_can_be_asked_again(monkeypatch,
     assert weights_equal(model, other)
 
 
-def test_results_share_no_memory_with_what_is_given():
-    x = np.ones((4, 2, 3), np.float32)
-    model = fastcnn.Sequential([Input((2, 3)), Flatten(), Dropout(0.0), Reshape((3, 2), dtype="float64")])
-    for result in (model.predict(x), model(x, training=True)):
-        result[:] = 7
-        assert (x == 1).all()
-
-
-def test_layers_of_ones_own_cannot_change_what_others_read():
-    class InPlace(Layer):
-        def __init__(self, way):
-            super().__init__()
-            self.way = way
-
-        def forward(self, x, training=False):
-            if self.way == "forward":
-                x *= 2
-            return x * 2, None
-
-        def backward(self, grad, cache):
-            if self.way == "backward":
-                grad *= 2
-            return grad * 2, {}
-
-    x, y = points()
-    for way in ("forward", "backward"):
-        inputs = Input((4,))
-        sides = [Dense(2)(inputs), InPlace(way)(Dense(2)(inputs))]
-        model = fastcnn.Model(inputs, fastcnn.layers.Add()(sides), seed=0)
-        model.compile("sgd", losses.SparseCategoricalCrossentropy(from_logits=True))
-        before = model.get_weights()
-        with pytest.raises(ValueError, match="read-only"):
-            model.train_on_batch(x, y)
-        assert all(np.array_equal(v, w) for v, w in zip(model.get_weights(), before, strict=True))
+# What it shows
 
 
 @pytest.mark.parametrize("wrong", [3, "loud", None, np.array([1, 2]), [1]])
@@ -633,6 +625,14 @@ def test_a_summary_counts_parameters_within_80_columns(capsys):
 
 
 # Prediction
+
+
+def test_results_share_no_memory_with_what_is_given():
+    x = np.ones((4, 2, 3), np.float32)
+    model = fastcnn.Sequential([Input((2, 3)), Flatten(), Dropout(0.0), Reshape((3, 2), dtype="float64")])
+    for result in (model.predict(x), model(x, training=True)):
+        result[:] = 7
+        assert (x == 1).all()
 
 
 def test_predictions_do_not_depend_on_batches():

@@ -126,33 +126,45 @@ cdef void bring_share(const fc_kernels *table, int kind, fc_tile *t, Py_ssize_t 
         next.stretches -= 1
 
 
+cdef void run_panels(const fc_kernels *table, fc_tile *t, Py_ssize_t rows, Py_ssize_t columns, Py_ssize_t most,
+                     Ahead *next) noexcept nogil:
+    """Run tiles over panels of so many columns, as pack_panels has packed them, from t.b on. A and C begin at t.a and
+    t.c; of t all but what panels differ in is there."""
+    cdef Py_ssize_t width, n = 0
+    cdef const char *a = t.a
+    cdef char *c = t.c
+    cdef int kind
+    while n < columns:
+        t.columns = min(most, columns - n)
+        panel_shape(table, t.columns, &width, &kind)
+        t.b_step = width * table.itemsize
+        t.a = a
+        t.c = c + n * table.itemsize
+        bring_share(table, kind, t, rows, next)
+        multiply_tiles(table, kind, t, rows)
+        t.b += t.run_length * t.b_step
+        n += width
+
+
 cdef void multiply_panels(const fc_kernels *table, const char *a, Py_ssize_t rows, const char *packed,
                           Py_ssize_t depth, Py_ssize_t columns, Py_ssize_t most, char *c, Ahead *next) noexcept nogil:
     """Write the product of so many dense rows and a B that pack_panels has packed, by one thread, to dense rows."""
-    cdef Py_ssize_t size = table.itemsize, no_offset = 0, width, n = 0
-    cdef int kind
+    cdef Py_ssize_t no_offset = 0
     cdef fc_tile t
     t.runs = &no_offset
     t.n_runs = 1
     t.run_length = depth
-    t.a_row = depth * size
-    t.a_step = size
+    t.a = a
+    t.a_row = depth * table.itemsize
+    t.a_step = table.itemsize
     t.b = packed
     t.bias = NULL
-    t.c_row = columns * size
+    t.c = c
+    t.c_row = columns * table.itemsize
     t.residual = 0
     t.accumulate = t.past = False
     t.relu = 0
-    while n < columns:
-        t.columns = min(most, columns - n)
-        panel_shape(table, t.columns, &width, &kind)
-        t.b_step = width * size
-        t.a = a
-        t.c = c + n * size
-        bring_share(table, kind, &t, rows, next)
-        multiply_tiles(table, kind, &t, rows)
-        t.b += depth * t.b_step
-        n += width
+    run_panels(table, &t, rows, columns, most, next)
 
 
 cdef struct Blocks:
@@ -438,6 +450,26 @@ cdef inline char *apart_from(const char *other, char *scratch) noexcept nogil:
     return scratch + (<size_t> other + PAGE // 8 - <size_t> scratch) % PAGE
 
 
+cdef fc_tile stream_tile(const Product *p, const Py_ssize_t *no_offset) noexcept nogil:
+    """Return what all steps of a part have in common: sums that neither begin with a bias nor end in a relu."""
+    cdef fc_tile t
+    t.runs = no_offset
+    t.n_runs = 1
+    t.a_row = p.a_row
+    t.a_step = p.a_step
+    t.c_row = stream_row(p)
+    t.bias = NULL
+    t.residual = 0
+    t.relu = 0
+    t.past = False
+    return t
+
+
+cdef inline Py_ssize_t slab_bytes() noexcept nogil:
+    """Room for the rows of B that a part takes at a time; C, and the rows that are packed next, have the rest of L2."""
+    return l2_bytes // 4
+
+
 cdef void stream_part(const Product *p, Py_ssize_t k, Py_ssize_t length, Py_ssize_t n, Py_ssize_t end,
                       char *scratch) noexcept nogil:
     """Columns n to end of C, reduced over rows k to k + length of B, as many at a time as have room in L1.
@@ -447,18 +479,10 @@ cdef void stream_part(const Product *p, Py_ssize_t k, Py_ssize_t length, Py_ssiz
     cdef Py_ssize_t size = p.table.itemsize, no_offset = 0, groups = ceil_div(p.m, STREAM_ROWS), i, m, first
     cdef Py_ssize_t rows = ceil_div(p.m, groups)
     cdef Py_ssize_t most = max(16, l1_bytes // 2 // (rows * size)) // p.table.lanes * p.table.lanes, depth = length
-    cdef fc_tile t
+    cdef fc_tile t = stream_tile(p, &no_offset)
     if groups > 1:
-        depth = max(STREAM_DEPTH, l2_bytes // 4 // (most * size) // 4 * 4)
-    t.runs = &no_offset
-    t.n_runs = 1
-    t.a_row = p.a_row
-    t.a_step = p.a_step
+        depth = max(STREAM_DEPTH, slab_bytes() // (most * size) // 4 * 4)
     t.b_step = p.b_row
-    t.c_row = stream_row(p)
-    t.bias = NULL
-    t.residual = 0
-    t.relu = 0
     scratch = apart_from(p.b + k * p.b_row, scratch)
     while n < end:
         t.columns = min(most, end - n)
@@ -476,30 +500,15 @@ cdef void stream_part(const Product *p, Py_ssize_t k, Py_ssize_t length, Py_ssiz
         n += t.columns
 
 
-cdef inline Py_ssize_t slab_bytes() noexcept nogil:
-    """Room for the rows of B that a part packs at a time; the next ones, and C, have the rest of L2."""
-    return l2_bytes // 4
-
-
 cdef void packed_part(const Product *p, Py_ssize_t k, Py_ssize_t length, Py_ssize_t n, Py_ssize_t end, char *scratch,
                       char *packed) noexcept nogil:
     """As stream_part, for more rows of A: rows of B are packed, a few from end to end, while the next are brought near.
     """
     cdef Py_ssize_t size = p.table.itemsize, most = panel_width(p.table, p.n, 0), no_offset = 0, last = k + length
-    cdef Py_ssize_t columns, depth, first, width, at
+    cdef Py_ssize_t columns, depth, first
     cdef const char *b
-    cdef int kind
     cdef Ahead next
-    cdef fc_tile t
-    t.runs = &no_offset
-    t.n_runs = 1
-    t.a_row = p.a_row
-    t.a_step = p.a_step
-    t.c_row = stream_row(p)
-    t.bias = NULL
-    t.residual = 0
-    t.relu = 0
-    t.past = False
+    cdef fc_tile t = stream_tile(p, &no_offset)
     scratch = apart_from(p.b + k * p.b_row, scratch)
     while n < end:
         columns = min(end - n, max(1, slab_bytes() // (PACKED_DEPTH * most * size)) * most)
@@ -515,18 +524,10 @@ cdef void packed_part(const Product *p, Py_ssize_t k, Py_ssize_t length, Py_ssiz
             if columns == p.n and first + t.run_length < p.k:
                 add_stretch(&next, b + t.run_length * p.b_row, min(depth, p.k - first - t.run_length) * p.b_row)
             share_out(&next, panel_steps(p.table, p.m, t.run_length, columns, most))
+            t.a = p.a + first * p.a_step
             t.b = packed
-            at = 0
-            while at < columns:
-                t.columns = min(most, columns - at)
-                panel_shape(p.table, t.columns, &width, &kind)
-                t.b_step = width * size
-                t.a = p.a + first * p.a_step
-                t.c = scratch + (n + at) * size
-                bring_share(p.table, kind, &t, p.m, &next)
-                multiply_tiles(p.table, kind, &t, p.m)
-                t.b += t.run_length * t.b_step
-                at += width
+            t.c = scratch + n * size
+            run_panels(p.table, &t, p.m, columns, most, &next)
             first += t.run_length
         n += columns
 

@@ -6,7 +6,7 @@ import copy
 import itertools
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 from weakref import WeakSet
 
@@ -426,8 +426,7 @@ class Layer(Configurable):
         arrays = [plain(array, self.dtype or "float32", "x") for array in arrays]
         given = self.forward(arrays if self.many_inputs else arrays[0], training, **options)
         result: Array = returned_pair(self, given, "forward")[0]
-        # A view of what the caller gave would change with it.
-        return result.copy() if any(np.may_share_memory(result, array) for array in arrays) else result
+        return apart_from(arrays, result)
 
     def _inputs(self, x: Any) -> list[Any]:
         """Return what the layer is called on as a list."""
@@ -452,6 +451,11 @@ class Layer(Configurable):
     def _title(self) -> str:
         """Return what errors call the layer."""
         return f"layer {self.name}" if self.name else f"layer {type(self).__name__}"
+
+
+def apart_from(given: Sequence[Array], result: Array) -> Array:
+    """Return a result, copied where it may be a view of what the caller gave, and would change with it."""
+    return result.copy() if any(np.may_share_memory(result, array) for array in given) else result
 
 
 def returned_pair(layer: Layer, returned: Any, method: str) -> tuple[Any, Any]:
