@@ -51,6 +51,17 @@ def gradients(found: Sequence[Array | None]) -> Array:
     return np.concatenate([array.ravel() for array in found if array is not None])
 
 
+def optimized(step: Callable[[], object], params: Sequence[Array]) -> Prepared:
+    """Return the call of an optimiser's step, which is compared by how many learning rates the parameters move."""
+    begun = gradients(params)
+
+    def call() -> Sequence[Array]:
+        step()
+        return params
+
+    return Prepared(call, lambda found: (gradients(found) - begun) / LEARNING_RATE)
+
+
 def trained(step: Callable[[], float]) -> Prepared:
     """Return the call of a training step, which gives its loss.
 

@@ -15,7 +15,7 @@ from fastcnn import layers, models, nn, optimizers, runtime
 from fastcnn._core import _runtime
 
 from .data import Array, arrays
-from .engine import LEARNING_RATE, NORM_EPSILON, WEIGHTS, Engine, Prepared, gradients, scores, trained
+from .engine import LEARNING_RATE, NORM_EPSILON, WEIGHTS, Engine, Prepared, gradients, optimized, scores, trained
 from .layers import Activation, Case, Conv, Dense, Network, Norm, Optimizer, Pool
 
 # Bytes of the arrays that the memory's rate is measured with, and how often they go by.
@@ -142,11 +142,11 @@ class FastcnnEngine(Engine):
     def optimizer(self, case: Optimizer, what: str, configuration: str) -> Prepared:
         operands = arrays(case)
         params, grads = (list(part) for part in (operands[: len(operands) // 2], operands[len(operands) // 2 :]))
-        first, second = ([np.zeros_like(p) for p in params] for _ in range(2))
-        if case.kind == "adam":
-            return Prepared(lambda: nn.adam_step(params, grads, first, second, LEARNING_RATE, 0.9, 0.999, 1e-7, 10))
-        momentum = 0.9 if case.kind == "momentum" else 0.0
-        return Prepared(lambda: nn.sgd_step(params, grads, first, LEARNING_RATE, momentum))
+        optimizer: optimizers.Optimizer = optimizers.Adam(LEARNING_RATE)
+        if case.kind != "adam":
+            optimizer = optimizers.SGD(LEARNING_RATE, momentum=0.9 if case.kind == "momentum" else 0.0)
+        optimizer.bind({str(i): param for i, param in enumerate(params)})
+        return optimized(lambda: optimizer.step(grads), params)
 
     def export(self, network: str) -> list[str]:
         model = MODELS[network](seed=0)

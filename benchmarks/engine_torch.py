@@ -19,7 +19,19 @@ import torch  # type: ignore[import-not-found,unused-ignore]
 
 from . import torch_networks
 from .data import Array, arrays
-from .engine import LEARNING_RATE, NCNN, NORM_EPSILON, ONNX, WEIGHTS, Engine, Prepared, gradients, scores, trained
+from .engine import (
+    LEARNING_RATE,
+    NCNN,
+    NORM_EPSILON,
+    ONNX,
+    WEIGHTS,
+    Engine,
+    Prepared,
+    gradients,
+    optimized,
+    scores,
+    trained,
+)
 from .layers import NETWORKS, Activation, Case, Conv, Dense, Network, Norm, Optimizer, Pool
 
 LAYOUTS = {
@@ -165,10 +177,11 @@ class TorchEngine(Engine):
         params = [torch.nn.Parameter(p) for p in operands[: len(operands) // 2]]
         for param, grad in zip(params, operands[len(params) :], strict=True):
             param.grad = grad
-        if case.kind == "adam":
-            return Prepared(torch.optim.Adam(params, LEARNING_RATE, fused=True).step)
-        momentum = 0.9 if case.kind == "momentum" else 0.0
-        return Prepared(torch.optim.SGD(params, LEARNING_RATE, momentum=momentum, fused=True).step)
+        optimizer: torch.optim.Optimizer = torch.optim.Adam(params, LEARNING_RATE, fused=True)
+        if case.kind != "adam":
+            momentum = 0.9 if case.kind == "momentum" else 0.0
+            optimizer = torch.optim.SGD(params, LEARNING_RATE, momentum=momentum, fused=True)
+        return optimized(optimizer.step, [param.detach().numpy() for param in params])
 
     def export(self, network: str) -> list[str]:
         model = torch_networks.NETWORKS[network]()

@@ -79,29 +79,22 @@ class Panel:
     rows: list[Row]
 
 
-def _convs_of(*networks: str, batched: bool) -> Callable[[Case], bool]:
-    return lambda case: (
-        isinstance(case, Conv)
-        and case.network in networks
-        and (case.network != "resnet50" or (case.batch > 1) == batched)
-    )
+def _convs_of(*networks: str, batch: int | None = None) -> Callable[[Case], bool]:
+    return lambda case: isinstance(case, Conv) and case.network in networks and batch in (None, case.batch)
 
 
 # Columns of panels of layers: title, peer, cases.
 PANELS: tuple[tuple[tuple[str, str, Callable[[Case], bool]], ...], ...] = (
     (
-        ("ResNet-50, batch 1", "torch", _convs_of("resnet50", batched=False)),
-        ("MobileNetV2", "torch", _convs_of("mobilenet2", batched=True)),
+        ("ResNet-50, batch 1", "torch", _convs_of("resnet50", batch=1)),
+        ("MobileNetV2, EfficientNet-B0", "torch", _convs_of("mobilenet2", "efficientnet")),
     ),
     (
-        (
-            "LeNet-5, CIFAR-VGG, VGG-16",
-            "torch",
-            _convs_of("lenet5", "cifar", "vgg16", batched=True),
-        ),
-        ("ResNet-50, batch 16", "torch", _convs_of("resnet50", batched=True)),
+        ("LeNet-5, two convolutions, CIFAR-VGG, VGG-16", "torch", _convs_of("lenet5", "fashion", "cifar", "vgg16")),
+        ("ResNet-50, batch 16", "torch", _convs_of("resnet50", batch=16)),
     ),
     (
+        ("ResNet-18, ResNeXt-50, DeepLab", "torch", _convs_of("resnet18", "resnext50", "deeplab")),
         ("Matrix products", "numpy", lambda case: isinstance(case, Dense)),
         ("Pooling", "torch", lambda case: isinstance(case, Pool)),
         ("Batch norm and ReLU", "torch", lambda case: isinstance(case, Norm)),

@@ -15,6 +15,8 @@ from numpy.typing import NDArray
 #: No array can have more elements: their bytes would not fit into the 47-bit address space of today's CPUs. Products
 #: with an element's size and a number of threads then fit into the kernels' 64-bit offsets.
 MAX_ELEMENTS = 2**47
+#: The least normal float32: a smaller divisor would be lost in the kernels.
+TINY = float(np.finfo(np.float32).tiny)
 
 
 def integer(value: Any, name: str, minimum: int = 1, got: Any = None) -> int:

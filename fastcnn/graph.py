@@ -2,7 +2,8 @@
 
 A network's values are numbered: first its inputs, then the result of each call. A call comes after what it is called
 on, so that a pass forward is a loop over the calls, and a pass backward the same loop from the end. A layer that is
-called several times is shared: its gradients add up.
+called several times is shared: its gradients add up. In training, normalisations, sums, activations and max poolings
+are done by the layers beside them where these can.
 """
 
 from __future__ import annotations

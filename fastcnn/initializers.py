@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .arguments import choice, number
+from .arguments import TINY, choice, number
 from .arguments import seed as checked_seed
 from .registry import Configurable, lookup, register
 
@@ -186,7 +186,7 @@ class VarianceScaling(_Random):
     ) -> None:
         self.mode = choice(mode, "mode", self.MODES)
         self.distribution = choice(distribution, "distribution", self.DISTRIBUTIONS)
-        self.scale = number(scale, "scale", float(np.finfo(np.float32).tiny), np.inf)
+        self.scale = number(scale, "scale", TINY, np.inf)
         self.seed = _checked(seed)
 
     def draw(self, shape: tuple[int, ...], rng: np.random.Generator) -> Array:

@@ -39,7 +39,7 @@ from .losses import Loss
 from .metrics import Metric
 from .objective import Means, Objective
 from .optimizers import Optimizer
-from .plan import Plan, Plans, StalePlan, StepProfile
+from .plan import Plan, Plans, StalePlan, StepProfile, table
 from .progress import History, Progress, verbosity
 from .registry import Configurable, describe, register, restore, snake_case
 
@@ -120,11 +120,6 @@ class Model(Configurable):
             self.weights = self._named([layer.weights for layer in self.layers])
         if self.compiled:
             self.optimizer.rebind(self.weights)
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Return a copy of what a model consists of, of one moment, whatever other threads change."""
-        with CHANGING:
-            return copy.deepcopy(vars(self))
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Model:
         """Return a model of its own, of one moment."""
@@ -1273,18 +1268,10 @@ class Model(Configurable):
         head = ["layer", "output shape", "parameters", "FLOPs", "called on"]
         if self._traced().is_chain():
             head, rows = head[:-1], [row[:-1] for row in rows]
-        widths = [max(len(row[i]) for row in [head, *rows]) for i in range(len(head))]
-
-        def line(cells: list[str]) -> str:
-            aligned = [
-                f"{c:>{w}}" if i in (2, 3) else f"{c:{w}}" for i, (c, w) in enumerate(zip(cells, widths, strict=True))
-            ]
-            return "  ".join(aligned).rstrip()
-
+        lines = [*table(head, rows, (2, 3), "  ")]
         trained = sum(array.size for array in self.trainable_weights.values())
-        rule = "-" * len(line(head))
-        for text in (line(head), rule, *map(line, rows), rule):
-            print_fn(text)
+        for line in [*lines, lines[1]]:
+            print_fn(line)
         total = sum(flops.values())
         print_fn(f"{self.count_params():,} parameters, {trained:,} of them trained; {total:,} FLOPs a sample")
 

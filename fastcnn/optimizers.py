@@ -9,12 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import nn
-from .arguments import flag, number
+from .arguments import TINY, flag, number
 from .registry import Configurable, lookup, register
 
 Array = NDArray[Any]
-
-_TINY = float(np.finfo(np.float32).tiny)
 
 
 class Optimizer(Configurable):
@@ -188,7 +186,7 @@ class Adam(Optimizer):
         self.learning_rate = number(learning_rate, "learning_rate", 0.0, np.inf)
         self.beta_1 = number(beta_1, "beta_1", 0.0, 1.0, open_end=True)
         self.beta_2 = number(beta_2, "beta_2", 0.0, 1.0, open_end=True)
-        self.epsilon = number(epsilon, "epsilon", _TINY, np.inf)
+        self.epsilon = number(epsilon, "epsilon", TINY, np.inf)
         self.weight_decay = _decay(weight_decay)
 
     def update(self, params: list[Array], grads: list[Array], *slots: list[Array]) -> None:

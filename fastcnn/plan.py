@@ -26,7 +26,7 @@ import sys
 import time
 import weakref
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from threading import get_ident
 from typing import Any, NamedTuple
@@ -429,7 +429,7 @@ class Plan:
             if step.seconds is not None:
                 row += [_figure(step.seconds * 1e6), f"{100 * step.seconds / (total or 1):.1f}"]
             rows.append(row)
-        for line in _table(head, rows, numbers_from=3):
+        for line in table(head, rows, range(3, len(head))):
             print_fn(line)
         flops = sum(step.flops for step in steps)
         print_fn(
@@ -454,85 +454,100 @@ def _figure(value: float) -> str:
     return f"{value:.2f}" if value < 100 else f"{value:.0f}"
 
 
-def _table(head: list[str], rows: list[list[str]], numbers_from: int) -> Iterator[str]:
-    widths = [max(len(row[i]) for row in [head, *rows]) for i in range(len(head))]
+def table(head: list[str], rows: list[list[str]], numbers: Container[int], gap: str = " ") -> Iterator[str]:
+    """Return the lines of a table for a terminal: the head, a rule, and the rows; columns of numbers end alike."""
+    widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
 
     def line(cells: list[str]) -> str:
-        return " ".join(
-            f"{cell:>{width}}" if i >= numbers_from else f"{cell:{width}}"
+        return gap.join(
+            f"{cell:>{width}}" if i in numbers else f"{cell:{width}}"
             for i, (cell, width) in enumerate(zip(cells, widths, strict=True))
         ).rstrip()
 
     yield line(head)
-    yield "-" * (sum(widths) + len(widths) - 1)
+    yield "-" * len(line(head))
     yield from map(line, rows)
 
 
 class _Places:
-    """Where values lie in the arena: the largest first, each at the lowest place that is free for as long as it lives.
-
-    That is the greedy rule "by size" of Pisarchyk and Lee, "Efficient memory management for deep neural net
-    inference", 2020.
-    """
+    """Where values lie in the arena, how large that is, and how much of it is needed at once."""
 
     def __init__(self, plan: Plan) -> None:
-        steps = plan.lowered.steps
-        end = len(steps)
         self.slices = _in_concatenations(plan)
-        # A value that is another one in another shape, or that may be written over it, lies where that one does.
-        owner: dict[int, int] = {value: value for value in range(plan.lowered.inputs)}
-        first: dict[int, int] = {value: -1 for value in owner}
-        last: dict[int, int] = {}
-        for index, step in enumerate(steps):
-            for source in step.sources:
-                last[source] = index
-            first[step.target] = index
-            if step.room is not None:
-                owner[step.room] = step.room
-                first[step.room] = index
-        for output in plan.lowered.outputs:
-            last[output] = end
-        for index, step in enumerate(steps):
-            roots = [owner[source] for source in step.sources]
-            if step.target in self.slices:
-                owner[step.target] = self.slices[step.target][0]
-            elif isinstance(step.op, Same):
-                owner[step.target] = roots[0]
-            else:
-                finished = (
-                    root
-                    for root, source in zip(roots, step.sources, strict=True)
-                    if step.op.in_place
-                    and source not in self.slices
-                    and plan.shape(source) == plan.shape(step.target)
-                    and roots.count(root) <= 2
-                    and all(last.get(value, -1) <= index for value, at in owner.items() if at == root)
-                )
-                owner[step.target] = next(finished, step.target)
-        spans: dict[int, tuple[int, int]] = {}
-        for value, root in owner.items():
-            begin, until = spans.get(root, (first[value], -1))
-            spans[root] = min(begin, first[value]), max(until, last.get(value, first[value]))
+        owner, spans = _owners(plan, self.slices)
         sizes = {root: -(-math.prod(plan.shape(root)) * plan.dtype.itemsize // LINE) * LINE for root in spans}
-        placed: list[tuple[int, int, int, int]] = []
-        offsets: dict[int, int] = {}
-        for root in sorted(spans, key=lambda root: (-sizes[root], root)):
-            begin, until = spans[root]
-            place = 0
-            for low, high, since, till in placed:  # by where they begin
-                if since <= until and begin <= till:
-                    if low - place >= sizes[root]:
-                        break
-                    place = max(place, high)
-            offsets[root] = place
-            placed.append((place, place + sizes[root], begin, until))
-            placed.sort()
+        offsets = _offsets(spans, sizes)
         self.offsets = {value: offsets[root] for value, root in owner.items() if value not in self.slices}
         self.nbytes = max((offsets[root] + sizes[root] for root in spans), default=0)
         self.least_bytes = max(
             sum(sizes[root] for root, (begin, until) in spans.items() if begin <= index <= until)
-            for index in range(-1, end + 1)
+            for index in range(-1, len(plan.lowered.steps) + 1)
         )
+
+
+def _owners(plan: Plan, slices: Mapping[int, tuple[int, int]]) -> tuple[dict[int, int], dict[int, tuple[int, int]]]:
+    """Return the value in whose place each one lies, and the first and the last step that such a place is needed in.
+
+    A value that is another one in another shape, or that may be written over it, lies where that one does.
+    """
+    steps = plan.lowered.steps
+    end = len(steps)
+    owner: dict[int, int] = {value: value for value in range(plan.lowered.inputs)}
+    first: dict[int, int] = {value: -1 for value in owner}
+    last: dict[int, int] = {}
+    for index, step in enumerate(steps):
+        for source in step.sources:
+            last[source] = index
+        first[step.target] = index
+        if step.room is not None:
+            owner[step.room] = step.room
+            first[step.room] = index
+    for output in plan.lowered.outputs:
+        last[output] = end
+    for index, step in enumerate(steps):
+        roots = [owner[source] for source in step.sources]
+        if step.target in slices:
+            owner[step.target] = slices[step.target][0]
+        elif isinstance(step.op, Same):
+            owner[step.target] = roots[0]
+        else:
+            finished = (
+                root
+                for root, source in zip(roots, step.sources, strict=True)
+                if step.op.in_place
+                and source not in slices
+                and plan.shape(source) == plan.shape(step.target)
+                and roots.count(root) <= 2
+                and all(last.get(value, -1) <= index for value, at in owner.items() if at == root)
+            )
+            owner[step.target] = next(finished, step.target)
+    spans: dict[int, tuple[int, int]] = {}
+    for value, root in owner.items():
+        begin, until = spans.get(root, (first[value], -1))
+        spans[root] = min(begin, first[value]), max(until, last.get(value, first[value]))
+    return owner, spans
+
+
+def _offsets(spans: Mapping[int, tuple[int, int]], sizes: Mapping[int, int]) -> dict[int, int]:
+    """Return where each place begins: the largest first, each at the lowest place that is free for as long as it lives.
+
+    That is the greedy rule "by size" of Pisarchyk and Lee, "Efficient memory management for deep neural net
+    inference", 2020.
+    """
+    placed: list[tuple[int, int, int, int]] = []
+    offsets: dict[int, int] = {}
+    for root in sorted(spans, key=lambda root: (-sizes[root], root)):
+        begin, until = spans[root]
+        place = 0
+        for low, high, since, till in placed:  # by where they begin
+            if since <= until and begin <= till:
+                if low - place >= sizes[root]:
+                    break
+                place = max(place, high)
+        offsets[root] = place
+        placed.append((place, place + sizes[root], begin, until))
+        placed.sort()
+    return offsets
 
 
 def _in_concatenations(plan: Plan) -> dict[int, tuple[int, int]]:

@@ -45,6 +45,12 @@ def _through_maxima(x, w):
     return nn.conv2d_max_pool_with_argmax_backward(y, y, argmax, x, w, **SAME, activation="relu")
 
 
+def _from_maxima(g):
+    batch, height, width, channels = np.shape(g)
+    argmax = np.arange(np.size(g), dtype=np.uint8).reshape(np.shape(g)) % 4
+    return nn.max_pool_with_argmax_backward(g, argmax, (batch, 2 * height, 2 * width, channels), 2)
+
+
 ROWS = ((3, 7),), ((300, 90),)
 TWO = tuple(shapes * 2 for shapes in ROWS)
 CHANNELS = ((2, 3, 7), *((7,),) * 4), ((9, 40, 90), *((90,),) * 4)
@@ -64,6 +70,7 @@ OPS = [
     ),
     Op("softmax of the first axis", lambda x: nn.softmax(x, 0), 1, *ROWS),
     Op("log_softmax_backward of the first axis", lambda g, y: nn.log_softmax_backward(g, y, 0), 2, *TWO),
+    Op("relu with a most", lambda x: nn.relu(x, 2.5), 1, *ROWS),
     Op("leaky_relu with a slope", lambda x: nn.leaky_relu(x, 0.3), 1, *ROWS),
     Op("gelu by tanh", lambda x: nn.gelu(x, True), 1, *ROWS),
     Op("gelu_backward by tanh", lambda g, x: nn.gelu_backward(g, x, True), 2, *TWO),
@@ -119,6 +126,7 @@ OPS = [
        (IMAGE, GRAD, FILTERS), (LARGE_IMAGE, LARGE_GRAD, LARGE_FILTERS)),
     Op("max_pool", lambda x: nn.max_pool(x, 2, padding="same"), 1, (IMAGE,), (LARGE_IMAGE,)),
     Op("max_pool_with_argmax", lambda x: nn.max_pool_with_argmax(x, 2, padding="same")[0], 1, (IMAGE,), (LARGE_IMAGE,)),
+    Op("max_pool_with_argmax_backward", _from_maxima, 1, (POOLED,), (LARGE_POOLED,)),
     Op("max_pool_backward", lambda g, x: nn.max_pool_backward(g, x, 2, padding="same"), 2,
        (POOLED, IMAGE), (LARGE_POOLED, LARGE_IMAGE)),
     Op("max_pool_backward with windows that overlap", lambda g, x: nn.max_pool_backward(g, x, 3, 1, padding="same"), 2,
@@ -145,5 +153,6 @@ OPS = [
     Op("dropout", lambda x: nn.dropout(x, 0.4, seed=7), 1, *ROWS),
     Op("dropout out of training", lambda x: nn.dropout(x, 0.4, training=False), 1, *ROWS),
     Op("dropout_backward", lambda g: nn.dropout_backward(g, 0.4, 7), 1, *ROWS),
+    Op("class_probabilities", lambda x: nn.class_probabilities(_labels(x), x, 0.1), 1, *ROWS),
     Op("softmax_cross_entropy", lambda x: nn.softmax_cross_entropy(_labels(x), x, 0.1), 1, *ROWS),
 ]  # fmt: skip

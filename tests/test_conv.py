@@ -147,6 +147,52 @@ def test_images_smaller_than_the_filters(case, dtype):
 
 
 @cases(
+    ((2, 8, 7, 3), (3, 3, 3, 4), (1, 1), "same", (30, 8)),
+    ((2, 8, 7, 3), (3, 3, 3, 4), (1, 1), "same", (2, 9)),
+    ((2, 8, 7, 3), (3, 5, 3, 4), (1, 2), "same", (1000, 5)),
+    ((2, 8, 7, 3), (2, 4, 3, 4), (1, 1), "same", (20, 4)),
+    ((2, 8, 7, 3), (4, 3, 3, 4), (1, 1), ((9, 0), (3, 40)), (3, 2)),
+    ((2, 8, 7, 3), (4, 3, 3, 4), (1, 1), ((0, 9), (40, 3)), (3, 2)),
+    ((2, 8, 7, 3), (3, 3, 3, 4), (3, 2), ((11, 9), (10, 12)), (10, 11)),
+    ((2, 8, 7, 6), (3, 3, 3, 4), (1, 1), "same", (9, 9), 2),
+    ((2, 1, 1, 3), (1, 3, 3, 4), (1, 1), ((3, 5), (9, 0)), (1, 4)),
+    ((2, 2, 2, 40), (3, 3, 40, 40), (1, 1), "same", (2, 2)),
+    ((2, 8, 7, 3), (2, 2, 3, 4), (1, 1), "same", (40, 40)),
+)
+def test_taps_that_see_padding_alone(case, dtype):
+    check(case, dtype)
+
+
+@pytest.mark.parametrize("algorithm", ["direct", "auto"])
+def test_padding_costs_no_memory_where_taps_see_nothing_else(algorithm):
+    """With it an image would be of 4e10 pixels."""
+    options = {"padding": "same", "dilations": 100_000, "algorithm": algorithm}
+    x, w, grad = integers(2, 8, 7, 3), integers(3, 3, 3, 4, seed=1), integers(2, 8, 7, 4, seed=2)
+    of_centre = np.zeros_like(w)
+    of_centre[1, 1] = np.einsum("nhwc,nhwk->ck", x, grad)
+    assert_equal(nn.conv2d(x, w, **options), x @ w[1, 1], x.dtype)
+    assert_equal(nn.PreparedConv2D(w, x.shape, **options)(x), x @ w[1, 1], x.dtype)
+    dx, dw, _ = nn.conv2d_backward(grad, x, w, **options)
+    assert_equal(dx, grad @ w[1, 1].T, x.dtype)
+    assert_equal(dw, of_centre, x.dtype)
+    transposed = {k: v for k, v in options.items() if k != "padding"}
+    assert_equal(nn.conv2d_transpose(grad, w, padding="same", **transposed), grad @ w[1, 1].T, x.dtype)
+
+
+def test_filters_are_shared_where_the_same_taps_see_pixels():
+    w = integers(3, 3, 3, 4)
+    w.flags.writeable = False
+    sizes = [(1, n, n, 3) for n in (1, 2, 6, 7, 9)]
+    made = []
+    for size in sizes:
+        x = integers(*size, seed=1)
+        made.append(nn.PreparedConv2D(w, size, padding="same", dilations=6, algorithm="direct", share_with=made))
+        assert_equal(made[-1](x), nn.conv2d(x, w, padding="same", dilations=6, algorithm="direct"), w.dtype)
+    assert [m._filters is made[0]._filters for m in made[:3]] == [True] * 3
+    assert made[3]._filters is not made[0]._filters and made[4]._filters is made[3]._filters
+
+
+@cases(
     ((1, 5, 4, 1500), (3, 3, 1500, 18), (1, 1), "same"),
     ((2, 5, 4, 1500), (3, 3, 1500, 18), (1, 1), "same"),
     ((1, 5, 6, 18), (3, 3, 18, 1500), (1, 1), "same"),

@@ -20,7 +20,7 @@ TRANSPOSES = [(False, False), (False, True), (True, False), (True, True)]
 # One below, at and one above the widths of tiles of 1, 2 and 4 vectors of 1 to 16 lanes.
 COLUMNS = [1, 2, 3, 4, 5, 7, 8, 9, 15, 16, 17, 31, 32, 33, 47, 63, 64, 65, 100]
 # One below, at and one above: one row; STREAM_ROWS; the rows of tiles (6 or 14, wide ones 2 or 6), and several of them;
-# DOT_ROWS; IN_PLACE_ROWS; and more than turns at a panel are taken by.
+# MOST_DOT_ROWS; IN_PLACE_ROWS; and more than turns at a panel are taken by.
 ROWS = [1, 2, 3, 4, 5, 6, 7, 8, 9, 12, 13, 14, 15, 16, 17, 28, 29, 63, 64, 65, 127, 128, 129]
 # (M, N, K) where two threads share the work, with edges that are no multiple of anything.
 SHARED = [(131, 70, 45), (300, 3, 250), (3, 300, 250), (17, 200, 101), (1, 1003, 301), (8, 201, 200), (129, 33, 50)]

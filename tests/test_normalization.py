@@ -29,7 +29,7 @@ def batch(shape, dtype):
 
 
 @pytest.mark.parametrize("shape", [*SHAPES, (0, 3), (3, 0)])
-@pytest.mark.parametrize("activation", [None, "relu"])
+@pytest.mark.parametrize("activation", [None, "relu", "relu6"])
 def test_bias_add_is_exact_on_integers(shape, activation, dtype):
     x, bias = integers(*shape), integers(shape[-1], seed=1)
     y = nn.bias_add(x.astype(dtype), bias.astype(dtype), activation)

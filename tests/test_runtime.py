@@ -84,6 +84,12 @@ def test_the_number_of_threads_is_what_was_set():
     assert fastcnn.info().threads_reason == "set_num_threads"
 
 
+def test_to_ask_for_threads_does_not_change_what_the_last_call_used():
+    with fastcnn.threads(3):
+        nn.relu(np.ones(3))
+        assert (fastcnn.get_num_threads(), _runtime.last_threads()) == (3, 1)
+
+
 @parallel
 def test_blocks_of_threads_nest():
     fastcnn.set_num_threads(3)

@@ -83,8 +83,7 @@ def test_a_pickle_whose_buffers_are_read_only_trains_on():
     assert weights_equal(model, twin)
 
 
-@pytest.mark.parametrize("copied", [copy.deepcopy, lambda m: pickle.loads(pickle.dumps(m))], ids=["deepcopy", "pickle"])
-def test_copies_are_of_one_moment(copied):
+def test_a_deep_copy_is_of_one_moment():
     x, _ = points(8)
     model = classifier(*[Dense(64) for _ in range(8)])
     model.predict(x)
@@ -102,11 +101,28 @@ def test_copies_are_of_one_moment(copied):
     changing = threading.Thread(target=change)
     changing.start()
     try:
-        found = [{value for w in copied(model).get_weights() for value in np.unique(w)} for _ in range(100)]
+        found = [{value for w in copy.deepcopy(model).get_weights() for value in np.unique(w)} for _ in range(100)]
     finally:
         done.set()
         changing.join()
     assert all(values in ({1.0}, {2.0}) for values in found)
+
+
+@pytest.mark.parametrize(
+    "copied", [copy.deepcopy, *(lambda m, p=p: pickle.loads(pickle.dumps(m, p)) for p in (2, 4, 5))]
+)
+def test_what_models_share_their_copies_share(copied):
+    x = points(8)[0]
+    inputs = Input((4,))
+    shared = Dense(3)
+    encoder, whole = fastcnn.Model(inputs, shared(inputs)), fastcnn.Model(inputs, Dense(2)(shared(inputs)))
+    whole.compile("adam", "mse")
+    for model in (encoder, whole):
+        model.predict(x)
+    encoder, whole, shared = copied((encoder, whole, shared))
+    assert encoder.layers[0] is whole.layers[0] is shared
+    whole.fit(x, np.ones((8, 2), np.float32), verbose=0)
+    assert np.array_equal(encoder.predict(x), shared(x))
 
 
 # It learns

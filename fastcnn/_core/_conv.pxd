@@ -8,6 +8,9 @@ from ._runtime cimport fc_kernels
 cdef class Geometry:
     cdef readonly Py_ssize_t images, in_h, in_w, channels, rows, cols, filters, out_h, out_w
     cdef readonly Py_ssize_t stride_h, stride_w, top, left, dilation_h, dilation_w, groups
+    # Where filters have taps that see padding alone: the same without them, and the others' (rows, columns); else None.
+    cdef readonly Geometry seen
+    cdef readonly tuple taps
 
     cdef double flops(self) noexcept
     cpdef bint is_product(self) noexcept

@@ -41,8 +41,17 @@ cdef inline Py_ssize_t floor_mod(Py_ssize_t a, Py_ssize_t b) noexcept nogil:
     return ((a % b) + b) % b
 
 
+cdef slice seen_taps(Py_ssize_t size, Py_ssize_t outputs, Py_ssize_t stride, Py_ssize_t before, Py_ssize_t dilation,
+                     Py_ssize_t taps):
+    """Return which taps, along one axis, see pixels: all where none does. Of those before them as many are left out as
+    there is padding for: what begins behind an image's first pixel is an image larger than its padding."""
+    cdef Py_ssize_t first = max(0, min(ceil_div(before - (outputs - 1) * stride, dilation), before // dilation))
+    cdef Py_ssize_t stop = min(taps, (size - 1 + before) // dilation + 1)
+    return slice(first, stop) if first < stop and size and outputs else slice(0, taps)
+
+
 cdef class Geometry:
-    """The sizes of one convolution, checked by whoever makes it; every field is an int."""
+    """The sizes of one convolution, checked by whoever makes it."""
 
     def __init__(self, input_shape, filters_shape, output_shape, strides, offsets, dilations, groups):
         self.images, self.in_h, self.in_w, self.channels = input_shape
@@ -52,6 +61,14 @@ cdef class Geometry:
         self.top, self.left = offsets
         self.dilation_h, self.dilation_w = dilations
         self.groups = groups
+        v = seen_taps(self.in_h, self.out_h, self.stride_h, self.top, self.dilation_h, self.rows)
+        h = seen_taps(self.in_w, self.out_w, self.stride_w, self.left, self.dilation_w, self.cols)
+        seen = v.stop - v.start, h.stop - h.start
+        if seen != filters_shape[:2]:
+            self.taps = v, h
+            inside = self.top - v.start * self.dilation_h, self.left - h.start * self.dilation_w
+            self.seen = Geometry(input_shape, (*seen, *filters_shape[2:]), output_shape, strides, inside, dilations,
+                                 groups)
 
     cdef double flops(self) noexcept:
         return (2.0 * self.images * self.out_h * self.out_w * self.filters * self.rows * self.cols
@@ -64,7 +81,7 @@ cdef class Geometry:
                 and self.out_h == self.in_h and self.out_w == self.in_w)
 
     cdef bint samples(self) noexcept:
-        """Whether it is one of some of the pixels, few enough that a copy of them stays in L2."""
+        """Whether this is one of 1x1 filters at some of the pixels, few enough that a copy of them stays in L2."""
         return (self.rows == 1 and self.cols == 1 and self.top == 0 and self.left == 0 and self.groups == 1
                 and (self.out_h - 1) * self.stride_h < self.in_h and (self.out_w - 1) * self.stride_w < self.in_w
                 and self.images * self.out_h * self.out_w * self.channels <= l2_bytes // 8)
@@ -466,6 +483,11 @@ def takes_plain(Geometry g, cnp.ndarray w):
     return g.is_product() and not pays_packed(&p)
 
 
+cdef cnp.ndarray seen_filters(Geometry g, cnp.ndarray w):
+    """Return a copy of the taps that see pixels."""
+    return cnp.PyArray_NewCopy(w[g.taps], cnp.NPY_CORDER)
+
+
 cdef void scale_filters(cnp.ndarray w, cnp.ndarray scale, char *to) noexcept:
     cdef Py_ssize_t columns = cnp.PyArray_SIZE(scale), rows = cnp.PyArray_SIZE(w) // max(1, columns), i, j
     cdef const double *s = <const double *> cnp.PyArray_DATA(scale)
@@ -509,6 +531,8 @@ def prepare(Geometry g, cnp.ndarray w, cnp.ndarray scale=None, bint packs=False)
     cdef Py_ssize_t i
     cdef int threads
     cdef cnp.ndarray filters
+    if g.seen is not None:
+        return prepare(g.seen, seen_filters(g, w), scale, packs)
     if takes_plain(g, w) and not packs:
         return scaled_array(w, scale)
     plan_filters(&c, g.channels // g.groups)
@@ -542,6 +566,10 @@ def forward(Geometry g, cnp.ndarray x, cnp.ndarray w, cnp.ndarray bias, cnp.ndar
     cdef char *pixels = NULL
     cdef Correlation c
     cdef Product p
+    if g.seen is not None:
+        forward(g.seen, x, w if prepared else seen_filters(g, w), bias, residual, relu, y, prepared, pools, argmax,
+                ahead)
+        return
     if g.is_product() or g.samples():
         p = forward_product(g, w)
         p.a = cnp.PyArray_BYTES(x)
@@ -781,10 +809,14 @@ def backward_input(Geometry g, cnp.ndarray dy, cnp.ndarray w, cnp.ndarray dx):
     cdef bint reached
     cdef Correlation c
     cdef Product p
+    if g.seen is not None:
+        backward_input(g.seen, dy, seen_filters(g, w), dx)
+        return
     if g.is_product():
-        p = Product(kernels(dy), g.images * g.in_h * g.in_w, g.channels, g.filters, cnp.PyArray_BYTES(dy),
-                    g.filters * size, size, cnp.PyArray_BYTES(w), g.filters * size, True, False, NULL,
-                    cnp.PyArray_BYTES(dx), g.channels * size, 0, False, NULL, 0)
+        p = forward_product(g, w)
+        p.n, p.k, p.b_transposed = g.channels, g.filters, True
+        p.a, p.a_row = cnp.PyArray_BYTES(dy), g.filters * size
+        p.c, p.c_row = cnp.PyArray_BYTES(dx), g.channels * size
         product(&p)
         return
     c.table = kernels(dy)
@@ -1312,7 +1344,15 @@ cdef FilterGradient filter_gradient(Geometry g, cnp.ndarray x, cnp.ndarray dw) n
 
 def backward_filters(Geometry g, cnp.ndarray dy, cnp.ndarray x, cnp.ndarray dw):
     """Write the gradient of the filters to dw."""
-    cdef FilterGradient f = filter_gradient(g, x, dw)
+    cdef FilterGradient f
+    cdef cnp.ndarray seen
+    if g.seen is not None:
+        seen = seen_filters(g, dw)
+        backward_filters(g.seen, dy, x, seen)
+        dw[...] = 0
+        dw[g.taps] = seen
+        return
+    f = filter_gradient(g, x, dw)
     f.dy = cnp.PyArray_BYTES(dy)
     accumulate_filters(&f, threads_for_flops(f.table, g.flops()))
 
@@ -1329,7 +1369,7 @@ def pays_filters_normalized(Geometry g, cnp.ndarray x):
     """Whether `backward_filters_normalized` is faster than one after the other: there are parts enough, as for those of
     `backward_normalized`, and large filters have few."""
     cdef Py_ssize_t nbytes = g.rows * g.cols * g.channels * g.filters * cnp.PyArray_ITEMSIZE(x)
-    return (g.groups == 1 and nbytes <= PART_BYTES // LEAST_PARTS
+    return (g.groups == 1 and g.seen is None and nbytes <= PART_BYTES // LEAST_PARTS
             and g.images * g.out_h * g.out_w >= LEAST_PARTS * PART_PIXELS)
 
 

@@ -52,8 +52,8 @@ cdef enum:
     ALL_BANDS_ROWS = 4
     # Rows from which the centre of moments is found.
     CENTRE_ROWS = 8
-    # So many times of L2 must images have that are made on the way. (Of 3x3, 2 threads, 1 MB each: both passes of 16 x
-    # 14 x 14 x 576 take 0.8 of the time, of 384 channels 0.93, of 64 x 16 x 16 x 64, four times, 1.15.)
+    # How many times as large as L2 images are at least that are made on the way. (Of 3x3, 2 threads, 1 MB each: both
+    # passes of 16 x 14 x 14 x 576 take 0.8 of the time, of 384 channels 0.93, of 64 x 16 x 16 x 64, four times, 1.15.)
     LEAST_L2 = 4
 
 

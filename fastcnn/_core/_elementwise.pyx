@@ -208,7 +208,7 @@ def column_sum(cnp.ndarray x, cnp.ndarray out):
     release(sums)
 
 
-def bias_add(cnp.ndarray x, cnp.ndarray bias, bint relu, cnp.ndarray y):
+def bias_add(cnp.ndarray x, cnp.ndarray bias, int relu, cnp.ndarray y):
     """Write act(x + bias) to y, which may be x."""
     cdef const fc_kernels *table = kernels(y)
     cdef Rows r = rows_of(y, bias)

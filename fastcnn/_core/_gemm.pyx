@@ -24,8 +24,9 @@ from libc.string cimport memcpy, memset
 cimport numpy as cnp
 
 from ._runtime cimport (
-    FC_CLIPPED_RELU, FC_RELU, Shares, acquire, ceil_div, fc_dot, fc_kernels, fc_tile, in_vectors, is_plain, kernels,
-    l1_bytes, l2_bytes, l3_bytes, line, release, share, take, threads_for, threads_for_flops,
+    FC_CLIPPED_RELU, FC_DOT_ROWS, FC_RELU, FC_STREAM_ROWS, Shares, acquire, ceil_div, fc_dot, fc_kernels, fc_tile,
+    in_vectors, is_plain, kernels, l1_bytes, l2_bytes, l3_bytes, line, release, share, take, threads_for,
+    threads_for_flops,
 )
 
 cnp.import_array()
@@ -35,7 +36,7 @@ cdef Py_ssize_t MAX_ELEMENTS = 1 << 47
 
 cdef enum:
     # Rows of A up to which dots beat packing a transposed B (benchmarks/test_matmul.py, both sides of the crossing).
-    DOT_ROWS = 16
+    MOST_DOT_ROWS = 16
     # Elements of B's rows for each of A's from which dots pay: what ends a sum is the same for short ones.
     DOT_DEPTH = 4
     # Rows of A up to which reading B in place beats packing it, while B fits into half of L2.
@@ -44,9 +45,8 @@ cdef enum:
     LEAST_SUMS = 12
     # Vectors of a panel that L1 has no room for.
     DEEP_VECTORS = 2
-    # Rows of A that a stream through B takes at a time; up to which it reads B where it is; and up to which streaming,
-    # part by part, beats packing B block by block.
-    STREAM_ROWS = 4
+    # Rows of A up to which a stream through B reads it where it is; and up to which streaming, part by part, beats
+    # packing B block by block.
     UNPACKED_ROWS = 8
     STREAMED_ROWS = 24
     # Parts of such a product, each of which a thread may take, and the rows of B that a part has at least; and of those
@@ -476,7 +476,7 @@ cdef void stream_part(const Product *p, Py_ssize_t k, Py_ssize_t length, Py_ssiz
 
     Of these so many rows at a time that the second rows of A find them in L2.
     """
-    cdef Py_ssize_t size = p.table.itemsize, no_offset = 0, groups = ceil_div(p.m, STREAM_ROWS), i, m, first
+    cdef Py_ssize_t size = p.table.itemsize, no_offset = 0, groups = ceil_div(p.m, FC_STREAM_ROWS), i, m, first
     cdef Py_ssize_t rows = ceil_div(p.m, groups)
     cdef Py_ssize_t most = max(16, l1_bytes // 2 // (rows * size)) // p.table.lanes * p.table.lanes, depth = length
     cdef fc_tile t = stream_tile(p, &no_offset)
@@ -573,7 +573,7 @@ cdef int multiply_stream(const Product *p, int threads) except -1:
                             own + threadid() * own_bytes)
             else:
                 stream_part(p, k, min(length, p.k - k), n, min(p.n, n + columns), scratch + i // across * nbytes)
-        for m in prange(p.m, num_threads=threads if p.m > STREAM_ROWS else 1, schedule="static"):
+        for m in prange(p.m, num_threads=threads if p.m > FC_STREAM_ROWS else 1, schedule="static"):
             add_stream_parts(p, m, parts, length, scratch, nbytes)
     release(scratch)
     return 0
@@ -590,11 +590,11 @@ cdef void dot_columns(const Product *p, const char *a, Py_ssize_t a_row, Py_ssiz
     t.relu = p.relu
     while n < end:
         t.b = p.b + n * p.b_row
-        t.columns = min(end - n, most if p.m > 4 else end)
+        t.columns = min(end - n, most if p.m > FC_DOT_ROWS else end)
         t.bias = p.bias + n * size if p.bias != NULL else NULL
         m = 0
         while m < p.m:
-            rows = min(p.m - m, 4)
+            rows = min(p.m - m, FC_DOT_ROWS)
             t.a = a + m * a_row
             t.c = p.c + m * p.c_row + n * size
             p.table.dot[rows - 1](&t)
@@ -624,7 +624,7 @@ cdef int multiply_dots(const Product *p, int threads) except -1:
 cdef bint pays_turned(const Product *p) noexcept nogil:
     """Whether, where both are transposed, the product of B and A is less work: lanes that its tiles leave empty cost
     less than what ends dots."""
-    return (p.m <= DOT_ROWS and 2 * p.m * p.m >= p.k and p.a_step != p.table.itemsize and p.b_transposed
+    return (p.m <= MOST_DOT_ROWS and 2 * p.m * p.m >= p.k and p.a_step != p.table.itemsize and p.b_transposed
             and p.bias == NULL and not p.residual and p.c_row == p.n * p.table.itemsize
             and p.m * p.c_row <= l2_bytes // 2)
 
@@ -658,7 +658,7 @@ cdef bint pays_streamed(const Product *p) noexcept nogil:
     not as narrow as a panel, whose products stay in registers, and those for which it is packed where it is far."""
     if p.residual:
         return False
-    if p.m <= STREAM_ROWS:
+    if p.m <= FC_STREAM_ROWS:
         return True
     if p.m > STREAMED_ROWS or p.n <= p.table.panel_vectors * p.table.lanes:
         return False
@@ -667,7 +667,7 @@ cdef bint pays_streamed(const Product *p) noexcept nogil:
 
 cdef bint pays_packed(const Product *p) noexcept nogil:
     """Whether a product whose B is not transposed would be glad of a packed B, which goes by blocks."""
-    if is_panel(p) or p.m <= STREAM_ROWS:
+    if is_panel(p) or p.m <= FC_STREAM_ROWS:
         return False
     return p.k * p.b_row > l1_bytes // 2 or not fits_in_place(p)
 
@@ -684,7 +684,7 @@ cdef int product(const Product *p) except -1:
     if pays_turned(p):
         return multiply_turned(p)
     if p.b_transposed:
-        if p.m <= DOT_ROWS and p.k >= DOT_DEPTH * p.m and not p.residual:
+        if p.m <= MOST_DOT_ROWS and p.k >= DOT_DEPTH * p.m and not p.residual:
             return multiply_dots(p, threads)
     elif fits_in_place(p):
         return multiply_in_place(p, threads)

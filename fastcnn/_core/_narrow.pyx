@@ -62,8 +62,8 @@ def pays(Geometry g, Py_ssize_t lanes, bint filters=False):
     cdef double taps = g.rows * g.cols * g.channels, row = g.out_w + (g.cols - 1) * g.dilation_w, seen
     if g.stride_w != 1 or g.groups != 1 or g.filters >= lanes or 2 * g.out_w < lanes or not g.out_h:
         return False
-    if g.rows == g.cols == 1:
-        return False  # products, which read dense rows where they are
+    if g.rows == g.cols == 1 or g.seen is not None:
+        return False  # products, which read dense rows where they are, and what may be one once taps are left out
     if filters and 4 * lanes * taps * g.filters > l2_bytes:
         return False  # sums of a vector for each number would not stay in L2
     # Rows of the input for each of the result; a band's first and last ones are others', too.

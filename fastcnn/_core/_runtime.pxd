@@ -7,7 +7,7 @@ cimport numpy as cnp
 
 cdef extern from "kernels.h" nogil:
     enum:
-        FC_MAX_ISAS, FC_LINE, FC_DOT_ROWS, FC_NARROW_FILTERS, FC_NARROW_STEP
+        FC_MAX_ISAS, FC_LINE, FC_STREAM_ROWS, FC_DOT_ROWS, FC_NARROW_FILTERS, FC_NARROW_STEP
         FC_RELU, FC_RELU_BACKWARD, FC_CLIPPED_RELU, FC_CLIPPED_RELU_BACKWARD
         FC_LEAKY_RELU, FC_LEAKY_RELU_BACKWARD
         FC_SIGMOID, FC_SIGMOID_BACKWARD, FC_TANH, FC_TANH_BACKWARD
@@ -182,7 +182,7 @@ cdef extern from "kernels.h" nogil:
                     int nesterov, double decay) noexcept nogil
         void (*adam)(Py_ssize_t n, void *p, const void *g, void *m, void *v, double alpha, double beta_1,
                      double beta_2, double epsilon, double rate_decay) noexcept nogil
-        double (*fma_rounds)(Py_ssize_t rounds, double *sink) noexcept nogil
+        double (*fma_rounds)(Py_ssize_t rounds) noexcept nogil
 
     ctypedef struct fc_isa:
         const char *name

@@ -1,8 +1,8 @@
 """The instruction set in use, threads, scratch memory: the only door to OpenMP and to the kernel table.
 
-Drivers ask here for four things: the kernel table for an array's element type (``kernels``), how many
-threads a piece of work deserves (``threads_for``), scratch memory (``acquire``, ``release``), and the
-sizes of the caches.
+Drivers ask here for the kernel table for an array's element type (``kernels``), how many threads a piece of work
+deserves (``threads_for``) and what each of them takes (``share``, ``take``), scratch memory (``acquire``, ``release``),
+and the sizes of the caches; operations, whether an array can be read as it is (``are_plain``).
 """
 
 import time
@@ -142,12 +142,15 @@ cdef int shared_threads = 1
 cdef bint forked = False
 
 
+cdef int most_threads() noexcept nogil:
+    """Return how many threads a primitive called from this Python thread may use."""
+    return fc_own_threads or shared_threads if FC_OPENMP and not forked else 1
+
+
 cdef int threads_for(double work) noexcept nogil:
     """Return how many threads a primitive of so many floating-point operations should use."""
     global fc_last_threads
-    fc_last_threads = 1
-    if work >= SERIAL_WORK and not forked and FC_OPENMP:
-        fc_last_threads = fc_own_threads or shared_threads
+    fc_last_threads = most_threads() if work >= SERIAL_WORK else 1
     return fc_last_threads
 
 
@@ -172,7 +175,7 @@ def set_own_threads(int n):
 
 def get_num_threads():
     """Return how many threads a large primitive called from this Python thread uses."""
-    return threads_for(SERIAL_WORK)
+    return most_threads()
 
 
 def last_threads():
@@ -330,7 +333,7 @@ def fma_rate(cnp.dtype dtype, int threads, double seconds):
     """Run multiply-adds on registers alone for about so many seconds; return the best rate in FLOP/s."""
     cdef const fc_kernels *table = active.f32 if dtype.itemsize == 4 else active.f64
     cdef Py_ssize_t rounds = 20000
-    cdef double sink = 0, done, best = 0
+    cdef double done, best = 0
     cdef int _t
     end = time.perf_counter() + seconds
     while True:
@@ -338,7 +341,7 @@ def fma_rate(cnp.dtype dtype, int threads, double seconds):
         done = 0
         with nogil:
             for _t in prange(threads, num_threads=threads, schedule="static", chunksize=1):
-                done += table.fma_rounds(rounds, &sink)
+                done += table.fma_rounds(rounds)
         now = time.perf_counter()
         best = max(best, done / (now - start))
         if now > end:

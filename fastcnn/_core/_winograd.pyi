@@ -6,6 +6,8 @@ from numpy.typing import NDArray
 
 from ._conv import Geometry
 
+FEW_TILES: int
+
 class Winograd:
     """F(tile x tile, 3x3) for 3x3 filters at stride 1 in one group."""
 

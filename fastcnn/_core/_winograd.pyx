@@ -33,6 +33,9 @@ from ._runtime cimport (
 
 cnp.import_array()
 
+# Tiles up to which the gradient of the input takes filters as they lie.
+FEW_TILES = FC_DOT_ROWS
+
 cdef enum:
     # Channels of a panel's filters whose taps are transposed at a time, to be transformed while they are near.
     SLICE = 32

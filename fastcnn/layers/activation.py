@@ -42,7 +42,7 @@ class Activation(_Alone):
     ----------
     activation
         One of :data:`fastcnn.nn.ACTIVATIONS`.
-    name, dtype
+    name, dtype, trainable
         As in :class:`Layer`.
 
     Raises
@@ -69,7 +69,7 @@ class ReLU(Layer):
     ----------
     max_value
         Where the result is cut off, positive; None for nowhere.
-    name, dtype
+    name, dtype, trainable
         As in :class:`Layer`.
 
     Raises
@@ -113,7 +113,7 @@ class ReLU6(_Alone):
 
     Parameters
     ----------
-    name, dtype
+    name, dtype, trainable
         As in :class:`Layer`.
 
     Examples
@@ -133,7 +133,7 @@ class LeakyReLU(Layer):
     ----------
     negative_slope
         Slope below zero, finite.
-    name, dtype
+    name, dtype, trainable
         As in :class:`Layer`.
 
     Raises
@@ -179,7 +179,7 @@ class PReLU(Layer):
     shared_axes
         Axes along which all numbers share a slope, counted from the batch, which is 0: for images ``(1, 2)`` gives
         each channel one. None for a slope of its own for each number of a sample.
-    name, dtype
+    name, dtype, trainable
         As in :class:`Layer`.
 
     Notes
@@ -249,7 +249,7 @@ class SiLU(_Alone):
 
     Parameters
     ----------
-    name, dtype
+    name, dtype, trainable
         As in :class:`Layer`.
 
     Examples
@@ -267,7 +267,7 @@ class HardSwish(_Alone):
 
     Parameters
     ----------
-    name, dtype
+    name, dtype, trainable
         As in :class:`Layer`.
 
     Examples
@@ -287,7 +287,7 @@ class GELU(Layer):
     ----------
     approximate
         Whether a tanh takes the place of the error function.
-    name, dtype
+    name, dtype, trainable
         As in :class:`Layer`.
 
     Raises
@@ -330,7 +330,7 @@ class Softmax(Activated):
     ----------
     axis
         The axis that sums to one.
-    name, dtype
+    name, dtype, trainable
         As in :class:`Layer`.
 
     Raises

@@ -179,7 +179,7 @@ class Conv2D(_Convolution):
         Whether there is a bias.
     kernel_initializer, bias_initializer
         Keras strings or initialisers.
-    name, dtype
+    name, dtype, trainable
         As in :class:`Layer`.
 
     Notes
@@ -253,7 +253,7 @@ class DepthwiseConv2D(_Convolution):
         Whether there is a bias.
     depthwise_initializer, bias_initializer
         Keras strings or initialisers.
-    name, dtype
+    name, dtype, trainable
         As in :class:`Layer`.
 
     Notes
@@ -332,7 +332,7 @@ class SeparableConv2D(_Windowed):
         Whether there is a bias.
     depthwise_initializer, pointwise_initializer, bias_initializer
         Keras strings or initialisers.
-    name, dtype
+    name, dtype, trainable
         As in :class:`Layer`.
 
     Notes
@@ -481,7 +481,7 @@ class Conv2DTranspose(_Windowed):
         Whether there is a bias.
     kernel_initializer, bias_initializer
         Keras strings or initialisers.
-    name, dtype
+    name, dtype, trainable
         As in :class:`Layer`.
 
     Notes

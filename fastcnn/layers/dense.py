@@ -26,7 +26,7 @@ class Dense(Activated):
         Whether there is a bias.
     kernel_initializer, bias_initializer
         Keras strings or initialisers.
-    name, dtype
+    name, dtype, trainable
         As in :class:`Layer`.
 
     Notes

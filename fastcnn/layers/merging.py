@@ -41,7 +41,7 @@ class Add(_Elementwise):
 
     Parameters
     ----------
-    name, dtype
+    name, dtype, trainable
         As in :class:`Layer`.
 
     Notes
@@ -79,7 +79,7 @@ class Multiply(_Elementwise):
 
     Parameters
     ----------
-    name, dtype
+    name, dtype, trainable
         As in :class:`Layer`.
 
     Notes
@@ -114,7 +114,7 @@ class Concatenate(Layer):
     ----------
     axis
         The axis along which they may differ: counted from the batch, which is 0, or from the end.
-    name, dtype
+    name, dtype, trainable
         As in :class:`Layer`.
 
     Notes

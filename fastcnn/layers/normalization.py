@@ -98,7 +98,7 @@ class BatchNormalization(_Normalization):
     activation
         One of :data:`fastcnn.nn.ACTIVATIONS`, or None. A ReLU or ReLU6 costs nothing here, forward and backward, where
         a layer of its own would go over memory again.
-    name, dtype
+    name, dtype, trainable
         As in :class:`Layer`.
 
     Notes
@@ -247,7 +247,7 @@ class LayerNormalization(_Normalization):
         Whether there are a beta and a gamma.
     beta_initializer, gamma_initializer
         Keras strings or initialisers.
-    name, dtype
+    name, dtype, trainable
         As in :class:`Layer`.
 
     Notes

@@ -50,7 +50,7 @@ class MaxPool2D(_Pooling):
         Step in pixels, likewise; None for pool_size.
     padding
         "valid", "same", an int, or ((top, bottom), (left, right)); padded pixels never win.
-    name, dtype
+    name, dtype, trainable
         As in :class:`Layer`.
 
     Notes
@@ -113,7 +113,7 @@ class AveragePooling2D(_Pooling):
         Step in pixels, likewise; None for pool_size.
     padding
         "valid", "same", an int, or ((top, bottom), (left, right)); padded pixels are not counted.
-    name, dtype
+    name, dtype, trainable
         As in :class:`Layer`.
 
     Notes
@@ -178,7 +178,7 @@ class GlobalAveragePooling2D(_GlobalPooling):
     ----------
     keepdims
         Whether the result keeps its height and width of 1.
-    name, dtype
+    name, dtype, trainable
         As in :class:`Layer`.
 
     Notes
@@ -212,7 +212,7 @@ class GlobalMaxPool2D(_GlobalPooling):
     ----------
     keepdims
         Whether the result keeps its height and width of 1.
-    name, dtype
+    name, dtype, trainable
         As in :class:`Layer`.
 
     Notes

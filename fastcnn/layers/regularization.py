@@ -23,7 +23,7 @@ class Dropout(Layer):
         The share, in [0, 1).
     seed
         Makes this layer's masks a function of the seed and the step alone; None for the model's seed.
-    name, dtype
+    name, dtype, trainable
         As in :class:`Layer`.
 
     Raises
@@ -85,7 +85,7 @@ class SpatialDropout2D(Dropout):
         The share, in [0, 1).
     seed
         Makes this layer's masks a function of the seed and the step alone; None for the model's seed.
-    name, dtype
+    name, dtype, trainable
         As in :class:`Layer`.
 
     Notes

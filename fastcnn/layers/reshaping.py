@@ -19,7 +19,7 @@ class Flatten(Layer):
 
     Parameters
     ----------
-    name, dtype
+    name, dtype, trainable
         As in :class:`Layer`.
 
     Examples
@@ -54,7 +54,7 @@ class Reshape(Layer):
     ----------
     target_shape
         Without the batch; one size may be -1 and is then worked out.
-    name, dtype
+    name, dtype, trainable
         As in :class:`Layer`.
 
     Raises
@@ -109,7 +109,7 @@ class ZeroPadding2D(Layer):
     ----------
     padding
         Pixels: an int for all sides, (height, width), or ((top, bottom), (left, right)).
-    name, dtype
+    name, dtype, trainable
         As in :class:`Layer`.
 
     Notes

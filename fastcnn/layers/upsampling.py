@@ -25,7 +25,7 @@ class UpSampling2D(Layer):
     interpolation
         "nearest" repeats pixels; "bilinear" draws straight lines between their centres, beyond the outermost of which
         pixels stay the same.
-    name, dtype
+    name, dtype, trainable
         As in :class:`Layer`.
 
     Notes

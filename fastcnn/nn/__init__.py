@@ -2,8 +2,8 @@
 
 Images are NHWC, (batch, height, width, channels); filters HWIO, (height, width, channels, filters). Arrays are
 float32 or float64; integers and half floats are promoted to the float of the other operands, to float32 if
-there is none. Every op returns new C-ordered arrays and changes nothing in place; each differentiable op has
-its gradient beside it. The only exception are the optimiser steps, ``sgd_step`` and ``adam_step``.
+there is none. Every op returns new C-ordered arrays and changes nothing in place, but for the optimiser steps,
+``sgd_step`` and ``adam_step``; each op that layers are made of has its gradient beside it.
 """
 
 import os as _os

@@ -20,6 +20,7 @@ from __future__ import annotations
 
 from .._core import _narrow, _runtime
 from .._core._conv import Geometry
+from .._core._winograd import FEW_TILES
 
 # In the time of a multiply-add of a long product, by pass: what a filter's packing costs for each of its elements, and
 # by the side of a Winograd tile what transforms cost for each of its points, those of a filter and those of a tile.
@@ -48,7 +49,6 @@ _FAR = {
     "few": (41.0, {2: (29.0, 10.0), 4: (19.0, 15.0), 6: (17.0, 21.0)}),
     "filters": (12.0, {2: (28.0, 19.0), 4: (17.0, 28.0), 6: (14.0, 36.0)}),
 }
-FEW_TILES = 4  # FC_DOT_ROWS of _core/kernels/kernels.h
 # Where L3 is far filters' points, of which there are more than filters, cost more.
 COSTS = _FAR if _runtime.has_far_l3() else _NEAR
 # Groups, by their channels and filters, of which so many fit into a vector at least: with fewer, vectors filled by one
@@ -94,7 +94,8 @@ def cheapest_tile(g: Geometry, result: str) -> tuple[int, float]:
         transforms = pairs * filter_point + tiles * (g.channels + g.filters) * tile_point
         costs[side] = (side + 2) ** 2 * (pairs * tiles + transforms)
     side = min(costs, key=lambda side: costs[side])
-    return side, 9.0 * pairs * (g.images * rows * cols + packed_filter) / max(costs[side], 1.0)
+    direct = g.seen or g
+    return side, direct.rows * direct.cols * pairs * (g.images * rows * cols + packed_filter) / max(costs[side], 1.0)
 
 
 def algorithm_of(g: Geometry, algorithm: str, result: str, is_single: bool, lanes: int, pools: bool = False) -> str:

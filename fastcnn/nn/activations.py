@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from .._core import _elementwise as _kernels
-from ..arguments import brief
+from ..arguments import TINY, brief
 from ._arrays import FloatArray, flag, floats, like, number
 
 #: Names that `activation=` arguments accept; None means "linear".
@@ -43,7 +43,6 @@ LEAKY_SLOPE = 0.2
 
 _PARAMETER = {"leaky_relu": LEAKY_SLOPE, "relu6": 6.0}
 
-_TINY = float(np.finfo(np.float32).tiny)
 
 _ELEMENTWISE = {
     "relu": _kernels.RELU,
@@ -325,7 +324,7 @@ def checked_max_value(max_value: Any) -> float:
     TypeError, ValueError
         If it is not.
     """
-    return number(max_value, "max_value", _TINY, np.inf)
+    return number(max_value, "max_value", TINY, np.inf)
 
 
 def relu_backward(grad: ArrayLike, y: ArrayLike, max_value: float | None = None) -> FloatArray:

@@ -1,4 +1,8 @@
-"""Ops of one value per channel, along the last axis: bias, moments, batch and layer normalisation."""
+"""Ops of one value per channel, along the last axis: bias, moments, batch and layer normalisation, PReLU in inference.
+
+In training results and gradients of a batch normalisation need not be written: ``NormalizedResult`` and
+``NormalizedGradient`` are what they would be made of.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +15,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from .._core import _elementwise as _kernels
-from ..arguments import choice
+from ..arguments import TINY, choice
 from ._arrays import FloatArray, flag, floats, like, number
 from .activations import FUSED, apply_in_place, bound_activation, checked_activation
 
@@ -61,9 +65,9 @@ def bias_add(x: ArrayLike, bias: ArrayLike, activation: str | None = None) -> Fl
     x, bias = floats(("x", "bias"), x, bias)
     like(bias, _channels(x, "x"), "bias")
     y = np.empty_like(x)
-    relu = activation == "relu"
-    _kernels.bias_add(x, bias, relu, y)
-    return y if relu else apply_in_place(y, activation)
+    fused = FUSED.get(activation, 0)
+    _kernels.bias_add(x, bias, fused, y)
+    return y if fused else apply_in_place(y, activation)
 
 
 def bias_add_backward(grad: ArrayLike) -> FloatArray:
@@ -531,7 +535,7 @@ def checked_epsilon(value: Any, name: str) -> float:
     TypeError, ValueError
         If it is not.
     """
-    return number(value, name, float(np.finfo(np.float32).tiny), np.inf)
+    return number(value, name, TINY, np.inf)
 
 
 def layer_normalization_backward(

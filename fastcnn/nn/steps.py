@@ -8,7 +8,7 @@ import numpy as np
 
 from .._core import _elementwise as _kernels
 from .._core import _runtime
-from ..arguments import brief, integer
+from ..arguments import TINY, brief, integer
 from ._arrays import FloatArray, flag, number
 
 
@@ -160,7 +160,7 @@ def adam_step(
     rate = number(learning_rate, "learning_rate", 0.0, np.inf)
     beta_1 = number(beta_1, "beta_1", 0.0, 1.0, open_end=True)
     beta_2 = number(beta_2, "beta_2", 0.0, 1.0, open_end=True)
-    epsilon = number(epsilon, "epsilon", float(np.finfo(np.float32).tiny), np.inf)
+    epsilon = number(epsilon, "epsilon", TINY, np.inf)
     decay = number(weight_decay, "weight_decay", 0.0, np.inf)
     step = integer(step, "step")
     alpha = rate * (1 - beta_2**step) ** 0.5 / (1 - beta_1**step)

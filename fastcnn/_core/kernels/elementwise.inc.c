@@ -288,8 +288,6 @@ static double FC_NAME(softmax_cross_entropy)(ptrdiff_t n, const void *x_, const 
 
 /* ---- column by column, over dense rows ---- */
 
-/* Fewer columns than lanes are taken VL rows at a time, as `columns` vectors of the dense memory: lane l of vector j
- * belongs to column (j VL + l) mod columns. */
 #define COLUMN_SUM_BLOCK(COUNT)                                                                   \
     for (; c + COUNT * VL <= columns; c += COUNT * VL) {                                          \
         vec sums[COUNT] = {0};                                                                    \
@@ -304,6 +302,8 @@ static void FC_NAME(column_sum)(ptrdiff_t rows, ptrdiff_t columns, const void *x
     FC_T *out = out_;
     ptrdiff_t r = 0, c = 0;
     if (columns < VL && rows >= VL) {
+        /* VL rows at a time, as `columns` vectors of the dense memory: lane l of vector j belongs to column
+         * (j VL + l) mod columns. */
         vec sums[FC_VECTOR_BYTES / sizeof(FC_T)] = {0};
         for (; r + VL <= rows; r += VL, x += VL * columns)
             for (ptrdiff_t j = 0; j < columns; j++) sums[j] += load(x + j * VL);
@@ -324,17 +324,9 @@ static void FC_NAME(bias_add)(ptrdiff_t rows, ptrdiff_t columns, const void *x_,
                               void *y_) {
     const FC_T *x = x_, *bias = bias_;
     FC_T *y = y_;
-    for (ptrdiff_t r = 0; r < rows; r++, x += columns, y += columns) {
-        ptrdiff_t c = 0;
-        for (; c + VL <= columns; c += VL) {
-            vec v = load(x + c) + load(bias + c);
-            store(y + c, relu ? vrelu(v) : v);
-        }
-        for (; c < columns; c++) {
-            FC_T v = x[c] + bias[c];
-            y[c] = relu && v < 0 ? 0 : v;
-        }
-    }
+    for (ptrdiff_t r = 0; r < rows; r++, x += columns, y += columns)
+        for (ptrdiff_t c = 0; c < columns; c += VL)
+            store_left(y + c, clamp(load_left(x + c, columns - c) + load_left(bias + c, columns - c), relu), columns - c);
 }
 
 /* ---- normalisation: along the rows, so that memory is gone through in one sweep ----
@@ -610,7 +602,7 @@ static void FC_NAME(adam)(ptrdiff_t n, void *p_, const void *g_, void *m_, void 
 
 /* ---- the limit ---- */
 
-static double FC_NAME(fma_rounds)(ptrdiff_t rounds, double *sink) {
+static double FC_NAME(fma_rounds)(ptrdiff_t rounds) {
     enum { CHAINS = FC_REGISTERS >= 32 ? 24 : 12 }; /* enough for two units of latency five */
     vec acc[CHAINS], a = splat((FC_T)0.5), b = splat((FC_T)0.25);
     FC_UNROLL for (int i = 0; i < CHAINS; i++) acc[i] = splat((FC_T)i);
@@ -618,6 +610,8 @@ static double FC_NAME(fma_rounds)(ptrdiff_t rounds, double *sink) {
         __asm__ volatile("" ::: ); /* keeps the loop from being solved in closed form */
         FC_UNROLL for (int i = 0; i < CHAINS; i++) acc[i] = acc[i] * a + b;
     }
-    for (int i = 0; i < CHAINS; i++) *sink += (double)sum_lanes(acc[i]);
+    volatile double sink = 0; /* keeps the sums from being left out */
+    for (int i = 0; i < CHAINS; i++) sink = (double)sum_lanes(acc[i]);
+    (void)sink;
     return (double)rounds * CHAINS * (double)VL * 2;
 }

@@ -33,7 +33,7 @@ FC_INLINE void tile_prefetch(const char *c, ptrdiff_t c_row, const int rows, con
         for (int j = 0; j < vecs; j++) __builtin_prefetch(c + m * c_row + j * FC_VECTOR_BYTES, 1);
 }
 
-/* What becomes of them. */
+/* Applies the relu and stores the sums. */
 FC_INLINE void tile_end(const fc_tile *t, char *c, vec *acc, const int rows, const int vecs, const int whole) {
     const ptrdiff_t left = t->columns;
     if (t->relu) {

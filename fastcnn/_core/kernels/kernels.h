@@ -1,7 +1,8 @@
 /* The kernel table: every leaf that C owns, one row per element type, one table per ISA.
  *
- * A leaf is one register tile or one contiguous run of channels.  Loops over batches, rows, tiles and
- * blocks, packing, and threads belong to the Cython drivers, which reach a leaf only through this table.
+ * A leaf is a column of register tiles, or a row of pixels or a few rows of an array, each along a contiguous run of
+ * channels.  Loops over images, bands and blocks, packing, and threads belong to the Cython drivers, which reach a leaf
+ * only through this table.
  * Pointers are untyped so that one driver serves float and double; all strides are in BYTES, all counts
  * in elements.  No leaf allocates, locks, or keeps state; none reads or writes outside the elements that
  * its comment names ("tail rule").
@@ -31,7 +32,7 @@
  * What lies from ahead up to ahead_end will be read soon: it is asked for, ahead_step bytes with each k, at most a line
  * of the caches.
  * Tail rule: B and bias are read in whole vectors; C and residual only in their first `columns` columns.
- * Overwrites C; every element is one chain of fused multiply-adds in the order of k, in every tile shape,
+ * Overwrites C; every element is one chain of multiply-adds in the order of k, in every tile shape,
  * so that results do not depend on how the drivers cut the work. */
 typedef struct {
     const char *a;
@@ -210,8 +211,8 @@ typedef void fc_map(ptrdiff_t n, const void *a, const void *b, void *out, double
 
 /* Dense rows, and values per column c.
  * normalize: y = act((x - mean) * scale + offset + residual), where there is one.
- * With g, the gradient of the result before the activation: what comes in, or zero where relu cut the result off:
  * normalize_moments: total[c] += sum (x - mean) and dot[c] += sum (x - mean)^2 over the rows.
+ * With g, the gradient of the result before the activation: what comes in, or zero where relu cut the result off:
  * normalize_sums: total[c] += sum g and dot[c] += sum g (x - mean) over the rows.
  * normalize_backward: y = scale * (g - g_mean - (x - mean) * slope).
  * Tail rule: reads and writes these rows and columns only. */
@@ -309,7 +310,7 @@ typedef struct {
                  double beta_2, double epsilon, double rate_decay);
 
     /* Keeps every multiply-add unit busy for `rounds` rounds; returns the floating-point operations done. */
-    double (*fma_rounds)(ptrdiff_t rounds, double *sink);
+    double (*fma_rounds)(ptrdiff_t rounds);
 } fc_kernels;
 
 typedef struct {

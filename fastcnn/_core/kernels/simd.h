@@ -110,7 +110,7 @@ FC_INLINE vec vrelu(vec x) { return larger((vec){0}, x); } /* NaN stays */
 FC_INLINE vec vrelu6(vec x) { return smaller(splat((FC_T)6), vrelu(x)); }
 FC_INLINE vec clamp(vec x, int relu) { return relu == 1 ? vrelu(x) : relu ? vrelu6(x) : x; }
 
-/* Stores past the caches, to multiples of a vector's size: for results that are larger than the caches, which would be
+/* Non-temporal stores, past the caches, to multiples of a vector's size: for results that are larger than the caches, which would be
  * read from memory before they are written, and push out what is of use.  After the last one they are made to be seen
  * before any later store. */
 #if FC_MASKED_MOVES == 64
