@@ -226,6 +226,21 @@ def real_array(value: Any, name: str) -> NDArray[Any]:
     return array
 
 
+def read_only(x: Any) -> Any:
+    """Return an array, or a list of them, as views that can't be written to.
+
+    Examples
+    --------
+    >>> read_only(np.ones(2)).flags.writeable
+    False
+    """
+    if isinstance(x, list):
+        return [read_only(array) for array in x]
+    view = x.view()
+    view.flags.writeable = False
+    return view
+
+
 def real_batch(value: Any, name: str) -> NDArray[Any]:
     """Return value as an array of real numbers whose first axis counts samples.
 

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import nn, ops
-from .arguments import plain, real_array
+from .arguments import plain, read_only, real_array
 from .layers.activation import Activation, ReLU, ReLU6
 from .layers.base import Activated, Layer, returned_pair
 from .layers.conv import Conv2D, DepthwiseConv2D
@@ -272,7 +272,7 @@ class Graph:
             if len(self.dtypes) > 1:
                 x = _as_type(x, layer.dtype)
             if index in self._guarded:
-                x = _read_only(x)
+                x = read_only(x)
             if index in done:
                 given, is_array = (values[call.target - 1], done.pop(index)), False
             elif index == pooled:
@@ -453,7 +453,7 @@ class Graph:
             if len(self.dtypes) > 1:
                 grad = _as_type(grad, layer.dtype)
             if index in self._guarded:
-                grad = _read_only(grad)
+                grad = read_only(grad)
             if not wanted.isdisjoint(call.sources):
                 parts: Sequence[Any]
                 if self._normalizes and self._leaves_gradient(index):
@@ -516,15 +516,6 @@ def _as_type(x: Any, dtype: str | None) -> Any:
     if isinstance(x, list):
         return [_as_type(array, dtype) for array in x]
     return x.astype(dtype, copy=False) if dtype and isinstance(x, np.ndarray) else x
-
-
-def _read_only(x: Any) -> Any:
-    """Return an array, or a list of them, as views that can't be written to."""
-    if isinstance(x, list):
-        return [_read_only(array) for array in x]
-    view = x.view()
-    view.flags.writeable = False
-    return view
 
 
 def _parts(call: Call, dx: Any) -> list[Array]:

@@ -92,8 +92,13 @@ class Model(Configurable):
 
     def __init__(self, inputs: Any, outputs: Any, seed: int | None = None, dtype: str = "float32") -> None:
         self._begin(seed, dtype)
-        self._describe_by(inputs, outputs)
-        self._build(self._sample_shapes, self._draw)
+        named = self._describe_by(inputs, outputs)
+        try:
+            self._build(self._sample_shapes, self._draw)
+        except BaseException:
+            for layer in named:  # by what would have been
+                layer.name = None
+            raise
 
     def _begin(self, seed: int | None, dtype: str) -> None:
         self.seed = fresh_seed() if seed is None else checked_seed(seed)
@@ -129,8 +134,8 @@ class Model(Configurable):
             twin.__setstate__(copy.deepcopy(vars(self), memo))
         return twin
 
-    def _describe_by(self, inputs: Any, outputs: Any) -> None:
-        """Take over the network between symbolic tensors."""
+    def _describe_by(self, inputs: Any, outputs: Any) -> list[Layer]:
+        """Take over the network between symbolic tensors; return the layers that got their names here."""
         first, last = tensors_of(inputs, "inputs"), tensors_of(outputs, "outputs")
         if first is None or not all(isinstance(tensor, Input) for tensor in first):
             raise TypeError(f"inputs must be a fastcnn.Input or a list of them, got {brief(inputs)}")
@@ -147,10 +152,11 @@ class Model(Configurable):
         if len(set(names)) != len(names):
             raise ValueError(f"inputs must have different names, got {names}")
         self._input_names = [str(name) for name in names]
-        _name_layers(graph.layers)
+        named = _name_layers(graph.layers)
         self._sample_shapes = [tensor.shape for tensor in first]
         self._inputs, self._outputs = [*first], _Described(last)  # type: ignore[list-item]  # they are Inputs
         self._graph, self.layers = graph, graph.layers
+        return named
 
     def get_config(self) -> dict[str, Any]:
         """Return what ``from_config`` makes the model of again: the layers, and which is called on what."""
@@ -381,9 +387,9 @@ class Model(Configurable):
         new = []
 
         def build(index: int, layer: Layer, shape: Any) -> Shape:
-            layer.dtype = layer.dtype or self.dtype
             if not layer.built:
-                new.append(layer)
+                new.append((layer, layer.dtype))
+            layer.dtype = layer.dtype or self.dtype
             try:
                 return layer.build_once(shape, source(index, layer))
             except (TypeError, ValueError) as error:
@@ -393,11 +399,13 @@ class Model(Configurable):
             built = graph.build(shapes, build)
         except BaseException:
             # All or none, so that the model can be built for other inputs.
-            for layer in new:
+            for layer, dtype in reversed(new):
                 layer.unbuild()
+                layer.dtype = dtype
             raise
         self.weights = self._named([layer.weights for layer in self.layers])
-        self._has_one_dtype = graph.dtypes == {self.dtype}
+        graph.dtypes.add(self.dtype)  # of the inputs
+        self._has_one_dtype = len(graph.dtypes) == 1
         self._graph, self._shapes = graph, built
         # At last: where another thread finds these it takes all else for granted.
         self._sizes = [shape[1:] for shape in shapes]
@@ -494,8 +502,8 @@ class Model(Configurable):
             Factors of the outputs' losses in the sum, likewise.
         checkpoint_activations
             Whether training keeps the activations of a few layers only, and works the others out again on the way back
-            (Chen et al., "Training deep nets with sublinear memory cost", 2016): less memory, the same results, up to
-            a third more time.
+            (Chen et al., "Training deep nets with sublinear memory cost", 2016): less memory, the same results but for
+            their last bits, up to a third more time.
 
         Raises
         ------
@@ -959,7 +967,7 @@ class Model(Configurable):
         batch = len(inputs[0])
         if not batch or not self._has_one_dtype:
             results = self._traced().infer([plain(x, self.dtype, "x") for x in inputs])
-            return [apart_from(inputs, result) for result in results]
+            return apart_from(inputs, results)
         while True:
             plan = self._plans.get(self._traced(), self._shapes, batch, self.dtype)
             try:
@@ -1051,7 +1059,7 @@ class Model(Configurable):
             return self.predict_on_batch(x)
         inputs = self._prepared(x)
         results, _ = self._traced().forward(inputs, True, self._step_seed(self.seed))
-        return self._given([apart_from(inputs, result) for result in results])
+        return self._given(apart_from(inputs, results))
 
     def _described_on(self, tensors: tuple[Tensor, ...]) -> list[Any]:
         if len(tensors) != len(self._input_names):
@@ -1561,8 +1569,8 @@ def _entry(values: list[Any], index: Any, what: str) -> Any:
     return values[index]
 
 
-def _name_layers(layers: Sequence[Layer]) -> None:
-    """Give each layer that has no name one of its own.
+def _name_layers(layers: Sequence[Layer]) -> list[Layer]:
+    """Give each layer that has no name one of its own; return these layers.
 
     Raises
     ------
@@ -1572,14 +1580,17 @@ def _name_layers(layers: Sequence[Layer]) -> None:
     names: set[str] = set()
     for name in [layer.name for layer in layers if layer.name is not None]:
         if name in names:
-            raise ValueError(f"layers must have different names, got {name!r} twice")
+            raise ValueError(
+                f"layers must have different names, got {name!r} twice: give one of them another, before it is built"
+            )
         names.add(name)
     # One run through the candidates of a class serves all of its layers: a network may have thousands.
     candidates = {cls: numbered(snake_case(cls.__name__)) for cls in {type(layer) for layer in layers}}
-    for layer in layers:
-        if layer.name is None:
-            layer.name = next(name for name in candidates[type(layer)] if name not in names)
-            names.add(layer.name)
+    unnamed = [layer for layer in layers if layer.name is None]
+    for layer in unnamed:
+        layer.name = next(name for name in candidates[type(layer)] if name not in names)
+        names.add(layer.name)
+    return unnamed
 
 
 def numbered(name: str) -> Iterator[str]:

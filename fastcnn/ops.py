@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import nn, shapes
+from .arguments import read_only
 from .nn.activations import bound_activation, is_elementwise
 from .nn.conv import bound_conv2d_transpose, can_max_pool, conv2d_transpose_algorithm
 from .nn.normalization import (
@@ -583,7 +584,8 @@ class Opaque(Op):
     def bound(self, inputs: Sequence[Array], out: Array) -> Run:
         """Return a function that calls the layer."""
         layer = self.layer
-        x: Any = list(inputs) if layer.many_inputs else inputs[0]
+        given = read_only(list(inputs))  # others may read them too
+        x: Any = given if layer.many_inputs else given[0]
 
         def call() -> None:
             y = layer.infer(x)

@@ -413,6 +413,8 @@ class Plan:
         print_fn
             What is called with each line.
         """
+        if not callable(print_fn):
+            raise TypeError(f"print_fn must be a function of a line, got {brief(print_fn)}")
         steps = self.steps
         total = sum(step.seconds or 0.0 for step in steps)
         timed = self._seconds is not None

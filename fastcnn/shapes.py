@@ -173,7 +173,7 @@ def elements(shape: Sequence[int | None], name: str) -> int:
     """
     count = 1
     for n in shape:
-        count *= 1 if n is None else n
+        count *= n or 1  # no array has room for other axes beyond the limit, even if one is empty
     if count > MAX_ELEMENTS:
         raise ValueError(f"{name} of shape {tuple(shape)} is too large: {count} elements")
     return count
@@ -278,6 +278,7 @@ def conv2d(
             f"filters of shape {tuple(filters_shape)} with dilations={dilations!r} span {window[0]} x {window[1]} "
             f"pixels, more than input of shape {tuple(input_shape)} with padding={padding!r}"
         )
+    elements(filters_shape, "filters")
     elements((batch, h + sum(around[0]), w + sum(around[1]), c), "padded input")
     elements(output, "output")
     return output, step, around, dilation, groups

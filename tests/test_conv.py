@@ -179,6 +179,16 @@ def test_padding_costs_no_memory_where_taps_see_nothing_else(algorithm):
     assert_equal(nn.conv2d_transpose(grad, w, padding="same", **transposed), grad @ w[1, 1].T, x.dtype)
 
 
+@pytest.mark.parametrize(("images", "padding", "stride", "pixels"), [(1, 20_000, 20_000, 3), (64, 20_000, 50_000, 1)])
+def test_gradients_of_filters_copy_little_where_there_is_more_padding_than_image(images, padding, stride, pixels):
+    """With all rows of it the copy would have 22 and 60 GB."""
+    options = {"strides": stride, "padding": padding}
+    x, grad = integers(images, 4, 4, 3), integers(images, pixels, pixels, 8, seed=1)
+    seen = grad[0, 1, 1] if pixels == 3 else np.zeros(8)  # by the middle one, where there is one
+    dw = np.einsum("rsc,k->rsck", x[0, :3, :3], seen)
+    assert_equal(nn.conv2d_backward_filters(grad, x, dw.shape, **options), dw, x.dtype)
+
+
 def test_filters_are_shared_where_the_same_taps_see_pixels():
     w = integers(3, 3, 3, 4)
     w.flags.writeable = False

@@ -13,7 +13,7 @@ import pytest
 
 import fastcnn
 from fastcnn import io, nn
-from fastcnn.initializers import Constant
+from fastcnn.initializers import Constant, Initializer
 from fastcnn.layers import (
     Activation,
     Add,
@@ -348,6 +348,43 @@ def test_every_layer_computes_in_its_own_element_type(middle, tmp_path):
     mixed.train_on_batch(x, y)
     mixed.save(tmp_path / "m.safetensors")
     assert np.array_equal(fastcnn.load(tmp_path / "m.safetensors").predict(x), mixed.predict(x))
+
+
+def test_layers_of_one_element_type_in_a_model_of_another_all_compute_in_it():
+    x = np.random.default_rng(0).standard_normal((2, 4, 4, 3)).astype(np.float32)
+    layer = GlobalAveragePooling2D(dtype="float64")
+    model = fastcnn.Sequential([Input((4, 4, 3)), layer])
+    for result in (model.predict(x), model(x, training=True)):
+        assert result.dtype == "float64"
+        assert np.array_equal(result, layer(x))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_results_share_no_memory(dtype):
+    x = Input((2, 3))
+    y = Dense(2)(x)
+    flat = Flatten(dtype=dtype)(y)
+    model = fastcnn.Model(x, [flat, flat, y, Flatten()(x)])
+    given = np.ones((1, 2, 3), np.float32)
+    for results in (model.predict(given), model(given), model(given, training=True)):
+        arrays = [given, *results]
+        assert not any(np.may_share_memory(a, b) for a, b in itertools.combinations(arrays, 2))
+        assert all(array.flags.writeable for array in arrays)
+
+
+def test_layers_of_a_model_that_could_not_be_made_are_as_before():
+    class Failing(Initializer):
+        def __call__(self, shape, dtype, rng):
+            raise ValueError("no")
+
+    first, second = Dense(2), Dense(2, kernel_initializer=Failing())
+    x = Input((3,))
+    y = second(first(x))
+    with pytest.raises(ValueError, match="layer dense_1: no"):
+        fastcnn.Model(x, y)
+    assert [(layer.name, layer.dtype, layer.built) for layer in (first, second)] == [(None, None, False)] * 2
+    second.kernel_initializer = Constant(1)
+    assert fastcnn.Model(x, y, dtype="float64").predict(np.ones((1, 3))).dtype == "float64"
 
 
 def test_layers_without_names_are_called_as_in_keras():

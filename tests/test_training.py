@@ -375,6 +375,14 @@ def test_layers_of_ones_own_cannot_change_what_others_read():
         with pytest.raises(ValueError, match="read-only"):
             model.train_on_batch(x, y)
         assert all(np.array_equal(v, w) for v, w in zip(model.get_weights(), before, strict=True))
+    # Nor do predictions, beside which others read the same value, nor calls, which are given what the caller has.
+    hidden = Dense(1)(inputs)
+    model, given = fastcnn.Model(inputs, fastcnn.layers.Add()([hidden, InPlace("forward")(hidden)])), x.copy()
+    with pytest.raises(ValueError, match="read-only"):
+        model.predict(x)
+    with pytest.raises(ValueError, match="read-only"):
+        InPlace("forward")(given)
+    assert np.array_equal(given, x)
 
 
 # What is the same each time
@@ -540,6 +548,29 @@ def test_batch_norm_learns_its_running_statistics_in_training_alone():
     assert model.layers[0].moving_mean.tolist() == [0] * 4
     model.train_on_batch(x, y)
     np.testing.assert_allclose(model.layers[0].moving_mean, x.mean(axis=0), rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("optimizer", [optimizers.SGD(0.1), optimizers.Adam()], ids=str)
+@pytest.mark.parametrize(
+    ("grads", "error", "words"),
+    [
+        ([np.ones(3, np.float32), np.ones(3)], ValueError, r"grads\[1\] must have shape \(2,\), got \(3,\)"),
+        ([np.ones(3, np.float32), np.ones(2, np.float32)], TypeError, r"grads\[1\] must be .* of float64"),
+        ([np.ones(3, np.float32)], ValueError, "grads must hold 2 arrays, .* got 1"),
+        (None, TypeError, "grads must be a list of arrays, got None"),
+    ],
+)
+def test_a_step_of_several_element_types_is_taken_as_a_whole(optimizer, grads, error, words):
+    optimizer = copy.deepcopy(optimizer)
+    params = {"a": np.ones(3, np.float32), "b": np.ones(2)}
+    optimizer.bind(params)
+    with pytest.raises(error, match=words):
+        optimizer.step(grads)
+    assert optimizer.iterations == 0
+    assert all((array == 1).all() for array in params.values())
+    optimizer.step([np.ones_like(array) for array in params.values()])
+    assert optimizer.iterations == 1
+    assert all((array < 1).all() for array in params.values())
 
 
 def test_a_step_that_is_refused_is_none():

@@ -1229,7 +1229,7 @@ cdef void add_parts(const FilterGradient *all, Py_ssize_t i, Py_ssize_t chunks, 
 cdef void cut_filters(FilterGradient *f, int threads) noexcept nogil:
     """Choose parts, groups, blocks and strips."""
     cdef Py_ssize_t size = f.table.itemsize, height = f.source.out_h, width = f.source.out_w, pixel_bytes, wanted
-    cdef Py_ssize_t elements = sum_rows(f) * f.columns, units, group_panels
+    cdef Py_ssize_t elements = sum_rows(f) * f.columns, units, group_panels, rows
     f.parts = min(f.images * height * width // PART_PIXELS, PART_BYTES // (elements * size))
     f.parts = max(1, min(PARTS, f.parts) // f.convs)
     while f.parts & (f.parts - 1):
@@ -1256,6 +1256,12 @@ cdef void cut_filters(FilterGradient *f, int threads) noexcept nogil:
         f.block_rows = ceil_div(height, ceil_div(height, f.block_rows))
     else:
         f.block_rows = height * min(f.images, wanted // (height * width))
+    if not f.source.in_place:
+        # Nor more than L2's size is copied, where there is more padding than image.
+        rows = 1 + l2_bytes // f.source.pitch // f.source.row_step
+        if rows >= height:
+            rows = height * max(1, l2_bytes // f.source.pitch // band_rows(&f.source, height))
+        f.block_rows = min(f.block_rows, rows)
     f.strip = max(1, l1_bytes // 2 // (f.width * size * max(1, width)))
     f.copy_bytes = 0
     if not f.source.in_place:

@@ -14,9 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .. import initializers, nn, ops
-from ..arguments import brief, flag, float_type, integer, plain, real_array, real_batch
+from ..arguments import brief, flag, float_type, integer, plain, read_only, real_array, real_batch
 from ..initializers import Initializer
-from ..registry import Configurable
+from ..registry import Configurable, is_own
 from ..runtime import AlignedMemory
 from ..shapes import elements
 from .symbolic import Shape as Shape
@@ -424,9 +424,10 @@ class Layer(Configurable):
         shapes = [(None, *array.shape[1:]) for array in arrays]
         self.build_once(shapes if self.many_inputs else shapes[0])
         arrays = [plain(array, self.dtype or "float32", "x") for array in arrays]
+        if not is_own(type(self)):
+            arrays = read_only(arrays)
         given = self.forward(arrays if self.many_inputs else arrays[0], training, **options)
-        result: Array = returned_pair(self, given, "forward")[0]
-        return apart_from(arrays, result)
+        return apart_from(arrays, [returned_pair(self, given, "forward")[0]])[0]
 
     def _inputs(self, x: Any) -> list[Any]:
         """Return what the layer is called on as a list."""
@@ -453,9 +454,13 @@ class Layer(Configurable):
         return f"layer {self.name}" if self.name else f"layer {type(self).__name__}"
 
 
-def apart_from(given: Sequence[Array], result: Array) -> Array:
-    """Return a result, copied where it may be a view of what the caller gave, and would change with it."""
-    return result.copy() if any(np.may_share_memory(result, array) for array in given) else result
+def apart_from(given: Sequence[Array], results: Sequence[Array]) -> list[Array]:
+    """Return results, copied where they may be views of each other or of what the caller gave, and change with it."""
+    kept: list[Array] = []
+    for result in results:
+        shared = not result.flags.writeable or any(np.may_share_memory(result, array) for array in [*given, *kept])
+        kept.append(result.copy() if shared else result)
+    return kept
 
 
 def returned_pair(layer: Layer, returned: Any, method: str) -> tuple[Any, Any]:

@@ -163,6 +163,8 @@ def activate(x: ArrayLike, activation: str | None) -> FloatArray:
     if name is None:
         return np.array(x)
     if name in _ROWWISE:
+        if not x.ndim:
+            raise ValueError(f"x must have at least one axis for {name}, got shape ()")
         return _rowwise(_ROWWISE[name], x, x, -1)
     return _elementwise(_ELEMENTWISE[name], x, x, _PARAMETER.get(name, 0.0))
 
@@ -225,6 +227,8 @@ def activate_backward(
     if name is None:
         return np.array(grad)
     if name in _ROWWISE:
+        if not y.ndim:
+            raise ValueError(f"y must have at least one axis for {name}, got shape ()")
         return _rowwise(_ROWWISE_BACKWARD[name], grad, y, -1)
     return _elementwise(_ELEMENTWISE_BACKWARD[name], grad, y, _PARAMETER.get(name, 0.0))
 

@@ -76,6 +76,8 @@ def geometry_of(
 @lru_cache(maxsize=4096)
 def _halved(shape: tuple[int, ...]) -> tuple[int, ...]:
     """Return the shape of the maxima of every 2 x 2 pixels of a result."""
+    if min(shape[1:3]) < 2:
+        raise ValueError(f"maxima need a result of at least 2 x 2 pixels, got {shape}")
     return shapes.pool(shape, 2, None, "valid", "max_pool")[0]  # type: ignore[return-value]  # the batch is known
 
 
@@ -382,6 +384,8 @@ class PreparedConv2D:
         self._scale = scale
         self._form = self.algorithm, is_plain, self._geometry.groups, self._geometry.taps if is_direct else None
         self._filters: FloatArray
+        if not isinstance(share_with, (list, tuple)) or not all(isinstance(p, PreparedConv2D) for p in share_with):
+            raise TypeError(f"share_with must be a list of PreparedConv2D, got {brief(share_with)}")
         for other in share_with:
             if other._source is filters and other._scale is scale and other._form == self._form:
                 self._filters = other._filters
@@ -725,6 +729,7 @@ def conv2d_backward(
     >>> dinput.shape, dfilters.shape, dbias.tolist()
     ((1, 4, 4, 1), (3, 3, 1, 1), [4.0])
     """
+    input_grad, bias_grad = flag(input_grad, "input_grad"), flag(bias_grad, "bias_grad")
     grad, input, filters = floats(("grad", "input", "filters"), grad, input, filters)
     options = strides, padding, dilations, groups, algorithm
     dinput: FloatArray | None = None
@@ -796,6 +801,7 @@ def conv2d_max_pool_with_argmax_backward(
     activation = checked_activation(activation)
     if activation is not None and activation not in FUSED:
         raise ValueError(f"activation must be relu, relu6 or None, got {activation!r}")
+    input_grad, bias_grad = flag(input_grad, "input_grad"), flag(bias_grad, "bias_grad")
     names = ("grad", "output", "input", "filters")
     grad, output, input, filters = floats(names, grad, output, input, filters)
     geometry, shape = geometry_of(input.shape, filters.shape, strides, padding, dilations, groups)
@@ -1068,6 +1074,7 @@ def conv2d_transpose_backward(
     >>> dinput[0, 0, :, 0].tolist(), dfilters[0, 0].tolist(), dbias.tolist()
     ([9.0, 9.0], [[4.0]], [16.0])
     """
+    input_grad, bias_grad = flag(input_grad, "input_grad"), flag(bias_grad, "bias_grad")
     grad, input, filters = floats(("grad", "input", "filters"), grad, input, filters)
     like(grad, _transposed(input.shape, filters.shape, strides, padding, output_padding, dilations))
     options = strides, padding, dilations, 1

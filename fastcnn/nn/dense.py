@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
-import numpy as np
 from numpy.typing import ArrayLike
 
 from .._core import _gemm
@@ -43,17 +43,30 @@ def matmul(a: ArrayLike, b: ArrayLike, transpose_a: bool = False, transpose_b: b
     """
     if type(transpose_a) is not bool or type(transpose_b) is not bool:
         transpose_a, transpose_b = flag(transpose_a, "transpose_a"), flag(transpose_b, "transpose_b")
-    try:
-        y = _gemm.matmul(a, b, transpose_a, transpose_b, None, 0)
-        if y is None:
-            a, b = floats(("a", "b"), a, b)
-            elements(_product_shape(a, b, transpose_a, transpose_b), "the product of a and b")
-            y = _gemm.matmul(a, b, transpose_a, transpose_b, None, 0)
-            assert y is not None
-    except MemoryError:
-        shape = np.shape(a)[1 if transpose_a else 0], np.shape(b)[0 if transpose_b else 1]
-        raise no_memory(shape, a=np.shape(a), b=np.shape(b)) from None
+    y = _multiplied(("a", "b"), a, b, transpose_a, transpose_b)
+    if y is None:
+        a, b = floats(("a", "b"), a, b)
+        elements(_product_shape(a, b, transpose_a, transpose_b), "the product of a and b")
+        y = _multiplied(("a", "b"), a, b, transpose_a, transpose_b)
+        assert y is not None
     return y
+
+
+def _multiplied(
+    names: tuple[str, str],
+    a: Any,
+    b: Any,
+    transpose_a: bool = False,
+    transpose_b: bool = False,
+    bias: Any = None,
+    fused: int = 0,
+) -> FloatArray | None:
+    """Return act(a @ b + bias), or None unless these are what the kernels take."""
+    try:
+        return _gemm.matmul(a, b, transpose_a, transpose_b, bias, fused)
+    except MemoryError:
+        shape = a.shape[1 if transpose_a else 0], b.shape[0 if transpose_b else 1]
+        raise no_memory(shape, **dict(zip(names, (a.shape, b.shape), strict=True))) from None
 
 
 def _product_shape(a: FloatArray, b: FloatArray, transpose_a: bool, transpose_b: bool) -> tuple[int, int]:
@@ -141,21 +154,17 @@ def dense(x: ArrayLike, kernel: ArrayLike, bias: ArrayLike | None = None, activa
     """
     activation = checked_activation(activation)
     fused = FUSED.get(activation, 0)
-    try:
-        y = _gemm.matmul(x, kernel, False, False, bias, fused)
-        if y is None:
-            x, kernel, bias = floats(("x", "kernel", "bias"), x, kernel, bias, optional=1)
-            _check(x, kernel)
-            if bias is not None:
-                like(bias, kernel.shape[1:], "bias")
-            shape = *x.shape[:-1], kernel.shape[1]
-            elements(shape, "the result of x and kernel")
-            y = _gemm.matmul(_rows(x), kernel, False, False, bias, fused)
-            assert y is not None
-            y = y.reshape(shape)
-    except MemoryError:
-        shape = *np.shape(x)[:-1], np.shape(kernel)[-1]
-        raise no_memory(shape, x=np.shape(x), kernel=np.shape(kernel)) from None
+    y = _multiplied(("x", "kernel"), x, kernel, bias=bias, fused=fused)
+    if y is None:
+        x, kernel, bias = floats(("x", "kernel", "bias"), x, kernel, bias, optional=1)
+        _check(x, kernel)
+        if bias is not None:
+            like(bias, kernel.shape[1:], "bias")
+        shape = *x.shape[:-1], kernel.shape[1]
+        elements(shape, "the result of x and kernel")
+        y = _multiplied(("x", "kernel"), _rows(x), kernel, bias=bias, fused=fused)
+        assert y is not None
+        y = y.reshape(shape)
     return y if fused else apply_in_place(y, activation)
 
 
@@ -207,6 +216,7 @@ def dense_backward(
     >>> dx.tolist(), dkernel.tolist(), dbias.tolist()
     ([[4.0, 5.0]], [[2.0], [3.0]], [1.0])
     """
+    input_grad, bias_grad = flag(input_grad, "input_grad"), flag(bias_grad, "bias_grad")
     grad, x, kernel = floats(("grad", "x", "kernel"), grad, x, kernel)
     _check(x, kernel)
     like(grad, (*x.shape[:-1], kernel.shape[1]))
