@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -21,17 +21,20 @@ DEFAULT_BATCH_SIZE = 32
 class Batches:
     """Something that gives one epoch's batches ``(x, y)`` as often as it is asked; y may be None.
 
-    length is the number of batches where it is known.
+    length is the number of batches where it is known, name what to call the source in errors.
     """
 
     source: Any
     length: int | None
+    name: str = field(default="x", kw_only=True)
 
     def epoch(self, order: np.random.Generator | None = None) -> Iterator[Batch]:
         """Give the batches of one epoch, in an order drawn from the generator where there is one and it can be."""
         for batch in self.source:
             if not (isinstance(batch, (tuple, list)) and len(batch) == 2):
-                raise ValueError(f"x must give pairs (x, y) when it is iterated over, got {type(batch).__name__}")
+                raise ValueError(
+                    f"{self.name} must give pairs (x, y) when it is iterated over, got {type(batch).__name__}"
+                )
             yield batch[0], batch[1]
 
 
@@ -101,7 +104,7 @@ def batches(
     for name, value in ((y_name, y), ("batch_size", batch_size)):
         if value is not None:
             raise ValueError(f"{name} must be None where {x_name} is an iterable of batches, got {brief(value)}")
-    return Batches(x, len(x) if isinstance(x, Sized) else None)
+    return Batches(x, len(x) if isinstance(x, Sized) else None, name=x_name)
 
 
 def split(

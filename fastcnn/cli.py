@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import fastcnn
+from fastcnn.arguments import MAX_ELEMENTS
 
 _INTERRUPTED = 130
 
@@ -80,15 +81,22 @@ def _parser() -> argparse.ArgumentParser:
     )
     demo.set_defaults(run=_demo)
     demo.add_argument("--epochs", type=_positive, help="passes over the training images")
-    demo.add_argument("--seed", type=_natural, help="another seed gives another network")
+    demo.add_argument("--seed", type=_seed, help="another seed gives another network")
     demo.add_argument("--out", type=Path, metavar="PATH", help="where to save the model")
     return parser
 
 
 def _positive(text: str) -> int:
     number = _natural(text)
-    if number == 0:
-        raise argparse.ArgumentTypeError("must be at least 1, got 0")
+    if not 1 <= number <= MAX_ELEMENTS:  # as fit takes them
+        raise argparse.ArgumentTypeError(f"must be at least 1 and at most 2**47, got {number}")
+    return number
+
+
+def _seed(text: str) -> int:
+    number = _natural(text)
+    if number >= 2**64:
+        raise argparse.ArgumentTypeError(f"must be below 2**64, got {number}")
     return number
 
 

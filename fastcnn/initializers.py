@@ -127,7 +127,7 @@ class RandomUniform(_Random):
     Parameters
     ----------
     minval, maxval
-        The interval.
+        The interval, whose length must be finite too.
     seed
         None for the generator of the model.
 
@@ -140,6 +140,10 @@ class RandomUniform(_Random):
     def __init__(self, minval: float = -0.05, maxval: float = 0.05, seed: int | None = None) -> None:
         self.minval = number(minval, "minval", -np.inf, np.inf)
         self.maxval = number(maxval, "maxval", self.minval, np.inf)
+        if self.maxval - self.minval == np.inf:
+            raise ValueError(
+                f"minval and maxval must differ by a finite number, got minval={self.minval} and maxval={self.maxval}"
+            )
         self.seed = _checked(seed)
 
     def draw(self, shape: tuple[int, ...], rng: np.random.Generator) -> Array:

@@ -67,7 +67,10 @@ class Loss(Configurable):
 
 
 class _CrossEntropy(Loss):
-    """Cross-entropy of a softmax: both forms of labels share the arithmetic."""
+    """Cross-entropy of a softmax: both forms of labels share the arithmetic.
+
+    Probabilities are divided by their sum first, as in Keras; a sum of 0 counts as 1.
+    """
 
     activation = "softmax"
     label_smoothing = 0.0
@@ -84,9 +87,13 @@ class _CrossEntropy(Loss):
         else:
             _must_be_probabilities(y_pred)
             targets = nn.class_probabilities(wanted, y_pred, self.label_smoothing)
-            clipped = np.clip(y_pred, _EPSILON, 1 - _EPSILON)
+            sums = y_pred.sum(axis=-1, keepdims=True)
+            sums[sums == 0] = 1
+            p = y_pred / sums
+            clipped = np.clip(p, _EPSILON, 1 - _EPSILON)
             losses = -(targets * np.log(clipped)).sum(axis=-1, dtype=np.float64)
-            gradient = np.where(clipped == y_pred, -targets / clipped, y_pred.dtype.type(0))
+            dp = np.where(clipped == p, -targets / clipped, y_pred.dtype.type(0))
+            gradient = (dp - (dp * p).sum(axis=-1, keepdims=True)) / sums
         count = max(1, losses.size)
         gradient *= gradient.dtype.type(1 / count)
         return float(losses.sum()) / count, gradient
@@ -95,6 +102,8 @@ class _CrossEntropy(Loss):
 @register
 class SparseCategoricalCrossentropy(_CrossEntropy):
     """Cross-entropy with class numbers: the mean of -log of the true class's probability.
+
+    Predictions that are not logits are divided by their sum over the classes first, as in Keras.
 
     Parameters
     ----------
@@ -123,6 +132,8 @@ class SparseCategoricalCrossentropy(_CrossEntropy):
 @register
 class CategoricalCrossentropy(_CrossEntropy):
     """Cross-entropy with a probability for each class, such as one-hot labels.
+
+    Predictions that are not logits are divided by their sum over the classes first, as in Keras.
 
     Parameters
     ----------

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from . import labels
-from .arguments import integer, number, real_array, text
+from .arguments import integer, number, real_array, real_batch, text
 from .registry import Configurable, lookup, register
 
 Array = NDArray[Any]
@@ -58,7 +58,7 @@ class Accuracy(Metric):
         self.name = text(name, "name")
 
     def __call__(self, y_true: ArrayLike, y_pred: ArrayLike) -> Array:
-        """Return 1 for every right answer, else 0; the mean where a sample has several."""
+        """Return 1 for every right answer, else 0; of each sample the mean, 0 where it has no values."""
         predicted = _predictions(y_pred)
         if predicted.shape[-1] == 1:
             return BinaryAccuracy()(y_true, predicted)
@@ -74,7 +74,7 @@ class BinaryAccuracy(Metric):
     Parameters
     ----------
     threshold
-        From where on a prediction means yes.
+        Above which a prediction means yes, rounded to the predictions' element type, as in Keras.
     name
         What it is called in histories.
 
@@ -89,11 +89,15 @@ class BinaryAccuracy(Metric):
         self.name = text(name, "name")
 
     def __call__(self, y_true: ArrayLike, y_pred: ArrayLike) -> Array:
-        """Return each sample's share of right answers."""
-        predicted = real_array(y_pred, "y_pred").astype(np.float64, copy=False)
+        """Return each sample's share of right answers, 0 where it has no values."""
+        predicted = real_batch(y_pred, "y_pred")
+        # Labels take on the predictions' type, which is not to round them.
+        predicted = predicted.astype(np.result_type(np.float32, predicted), copy=False)
         wanted = labels.values(y_true, predicted)
         _must_not_be_nan(wanted)
-        return _per_sample(((predicted > self.threshold) == (wanted > 0.5)) & ~np.isnan(predicted))
+        with np.errstate(over="ignore"):  # nothing of a narrower type is above a threshold beyond it
+            threshold = predicted.dtype.type(self.threshold)
+        return _per_sample(((predicted > threshold) == (wanted > 0.5)) & ~np.isnan(predicted))
 
 
 @register
@@ -147,7 +151,9 @@ def _must_not_be_nan(wanted: Array) -> None:
 
 
 def _per_sample(right: Array) -> Array:
-    means: Array = right.reshape(len(right), -1).mean(axis=1, dtype=np.float64) if right.size else right.astype(float)
+    if not right.size:
+        return np.zeros(len(right))
+    means: Array = right.reshape(len(right), -1).mean(axis=1, dtype=np.float64)
     return means
 
 

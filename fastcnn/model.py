@@ -588,14 +588,15 @@ class Model(Configurable):
         validation_split
             Share of the samples, the last ones, that is held out.
         validation_data
-            ``(x, y)`` or an iterable of batches, on which loss and metrics are computed after each epoch.
+            ``(x, y)`` or an iterable of batches, on which loss and metrics are computed after each epoch. The first
+            batch is tried before training begins, where that uses nothing up.
         shuffle
             Whether arrays are gone through in another order at each epoch.
         initial_epoch
             Number of the first epoch, for a training that goes on.
         steps_per_epoch
             Steps after which an epoch ends; an iterator is then gone on with, not begun anew. Where it runs out of
-            batches, a warning says so and training ends.
+            batches, a warning says so and training ends; where it gave none at all, that is an error.
         seed
             Determines order and dropout, together with the optimiser's number of steps; None for the model's seed.
 
@@ -634,6 +635,8 @@ class Model(Configurable):
         data = _with_samples(batches(x, y, batch_size, parts=self._parts), "x")
         held_out = None if validation_data is None else self._validation(validation_data, batch_size)
         steps = None if steps_per_epoch is None else integer(steps_per_epoch, "steps_per_epoch")
+        if held_out is not None and not share:
+            self._try_first_batch(data, held_out)
 
         history = History()
         endless = _endless(data, key, shuffle, lambda: self.optimizer.iterations) if steps else None
@@ -643,18 +646,20 @@ class Model(Configurable):
             total = steps or data.length
             with Progress(f"Epoch {epoch + 1:{len(str(last))}}/{last}", total, verbose) as progress:
                 means = self._train_epoch(stream, steps, key, progress)
-                if not means.batches:
+                # An iterator may run out of batches just where an epoch ends.
+                if not means.batches and not (steps and history.epoch):
                     raise ValueError(
                         f"x gave no batches in epoch {epoch + 1}: an iterator can be gone through only once"
                     )
-                if not means.count:
-                    raise ValueError(f"x gave batches without samples alone in epoch {epoch + 1}")
-                figures = means.figures()
-                if held_out is not None:
-                    found = self._evaluate(held_out, name="validation_data").figures()
-                    figures |= {f"val_{name}": value for name, value in found.items()}
-                progress.finish(figures)
-            history.append(epoch, figures)
+                if means.batches:
+                    if not means.count:
+                        raise ValueError(f"x gave batches without samples alone in epoch {epoch + 1}")
+                    figures = means.figures()
+                    if held_out is not None:
+                        found = self._evaluate(held_out, name="validation_data").figures()
+                        figures |= {f"val_{name}": value for name, value in found.items()}
+                    progress.finish(figures)
+                    history.append(epoch, figures)
             if steps and means.batches < steps:
                 warnings.warn(
                     f"x ran out of batches in epoch {epoch + 1}, after {means.batches} of steps_per_epoch={steps}: "
@@ -667,13 +672,26 @@ class Model(Configurable):
 
     def _validation(self, data: Any, batch_size: int | None) -> Batches:
         name = "validation_data"
-        if isinstance(data, (tuple, list)) and data and not isinstance(data[0], tuple):
+        if isinstance(data, (tuple, list)) and data and not self._is_batch(data[0]):
             if len(data) != 2:
                 raise ValueError(f"{name} must be (x, y) or an iterable of batches, got {len(data)} values")
             x, y = data
             names = (f"{name}'s x", f"{name}'s y")
             return _with_samples(batches(x, y, batch_size, names=names, parts=self._parts), name)
         return batches(data, names=(name, "y"), parts=self._parts)
+
+    def _is_batch(self, first: Any) -> bool:
+        """Whether what validation_data begins with is a batch (x, y); else it is x, of several inputs a tuple maybe."""
+        is_x = not self._single_input and isinstance(first, tuple) and first and hasattr(first[0], "__array__")
+        return isinstance(first, tuple) and not is_x
+
+    def _try_first_batch(self, data: Batches, held_out: Batches) -> None:
+        """Find out whether validation_data fits before an epoch has been trained, where that uses nothing up."""
+        if isinstance(data, ArrayBatches):
+            self._batch(data.x)  # builds the model for x, which validation_data is then compared with
+        if self.built and (isinstance(held_out, ArrayBatches) or isinstance(held_out.source, Sequence)):
+            for x, y in itertools.islice(held_out.epoch(), 1):
+                self._test_batch(x, y, "validation_data")
 
     def _train_epoch(self, stream: Iterator[Any], steps: int | None, key: int, progress: Progress) -> Means:
         means = Means(self._objective.names)
@@ -870,7 +888,7 @@ class Model(Configurable):
     def _evaluate(self, data: Batches, progress: Progress | None = None, name: str = "x") -> Means:
         means = Means(self._objective.names)
         for x, y in data.epoch():
-            means.add(*self._test_batch(x, y))
+            means.add(*self._test_batch(x, y, name))
             if progress is not None:
                 progress.advance(means.figures())
         if not means.count:
@@ -878,10 +896,16 @@ class Model(Configurable):
             raise ValueError(f"{name} must hold samples, got none{hint}")
         return means
 
-    def _test_batch(self, x: Any, y: Any) -> tuple[int, list[float]]:
-        inputs = self._prepared(x)
-        with runtime.ReusingMemory():
-            return len(inputs[0]), self._figures(inputs, y, False, 0, keeps=False)[0]
+    def _test_batch(self, x: Any, y: Any, name: str = "x") -> tuple[int, list[float]]:
+        """Return the number of samples and the figures of a batch; name is what the data is called in errors."""
+        try:
+            inputs = self._prepared(x)
+            with runtime.ReusingMemory():
+                return len(inputs[0]), self._figures(inputs, y, False, 0, keeps=False)[0]
+        except (TypeError, ValueError) as error:
+            if name == "x":
+                raise
+            raise type(error)(f"{name}: {error}") from error
 
     def predict(self, x: Any, batch_size: int | None = None, verbose: Any = 0) -> Any:
         """Return what the last layer gives for every sample, as in Keras: probabilities where it is a softmax.

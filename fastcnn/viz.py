@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from .arguments import file_path
 from .plan import StepProfile
 
 
@@ -29,7 +30,7 @@ def plot_profile(profile: Sequence[StepProfile], path: Any = None) -> Any:
     OSError
         If the picture can't be written.
     TypeError, ValueError
-        If that is no profile, or nothing in it took time.
+        If that is no profile, nothing in it took time, or path is none.
 
     Examples
     --------
@@ -45,6 +46,7 @@ def plot_profile(profile: Sequence[StepProfile], path: Any = None) -> Any:
         raise ImportError("plot_profile needs matplotlib: pip install 'fastcnn[plot]'") from error
     if not isinstance(profile, (list, tuple)) or not all(isinstance(step, StepProfile) for step in profile):
         raise TypeError(f"profile must be what Model.profile returned, got {type(profile).__name__}")
+    path = None if path is None else file_path(path)
     steps = [step for step in profile if step.seconds]
     if not steps:
         raise ValueError("profile must hold steps that took time, got none")

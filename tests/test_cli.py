@@ -58,7 +58,9 @@ def test_info_prints_what_the_runtime_says(capsys):
         (["demo", "--epochs", "0"], "at least 1"),
         (["demo", "--epochs", "-3"], "'-3'"),
         (["demo", "--epochs", "many"], "'many'"),
+        (["demo", "--epochs", str(2**47 + 1)], "2**47, got 140737488355329"),
         (["demo", "--seed", "1.5"], "'1.5'"),
+        (["demo", "--seed", str(2**64)], "below 2**64, got 18446744073709551616"),
     ],
 )
 def test_mistakes_are_named_with_status_2(arguments, complaint, capsys):

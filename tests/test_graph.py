@@ -123,6 +123,11 @@ def test_several_inputs_train_and_are_given_by_order_name_or_in_batches():
     held_out = ([a[32:] for a in x], [t[32:] for t in y])
     again = three.fit(*named, epochs=4, batch_size=8, shuffle=False, verbose=0, validation_data=held_out).history
     assert again == history
+    by_tuples, batch = (tuple(held_out[0]), tuple(held_out[1])), (tuple(held_out[0]), held_out[1])
+    for held_out in (by_tuples, [batch], (batch,)):
+        assert three.fit(*named, verbose=0, validation_data=held_out).history["val_loss"] == [
+            pytest.approx(three.evaluate(*batch)[0], rel=1e-6)
+        ]
     wanted = one.predict(x, batch_size=40)
     for given in (x, tuple(x), {"image": x[0], "input": x[1]}, [(x, None)]):
         assert all(np.array_equal(a, b) for a, b in zip(one.predict(given, **_size(given)), wanted, strict=True))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 
 import numpy as np
@@ -60,6 +61,60 @@ def test_images_of_other_kinds_become_rgb(tmp_path, mode):
     image = Image.new("RGB", (40, 30), (255, 255, 255)).convert(mode)
     image.save(tmp_path / "image.png")
     assert (models.load_image(tmp_path / "image.png") == 255).all()
+
+
+@pytest.mark.parametrize(("name", "dtype"), [("image.png", "<u2"), ("image.tif", "<u2"), ("image.tif", ">u2")])
+def test_grey_images_of_16_bits_keep_their_greys(tmp_path, name, dtype):
+    grey = np.random.default_rng(0).integers(0, 256, (256, 256))
+    Image.fromarray((grey * 257).astype(dtype)).save(tmp_path / name)
+    x = models.load_image(tmp_path / name)
+    assert np.array_equal(x[0], np.repeat(grey[16:240, 16:240, np.newaxis], 3, axis=2))
+
+
+@pytest.mark.parametrize(("mode", "dtype"), [("I", np.int32), ("F", np.float32)])
+def test_images_that_do_not_say_what_is_white_are_refused(tmp_path, mode, dtype):
+    Image.fromarray(np.zeros((8, 8), dtype)).save(tmp_path / "image.tif")
+    with pytest.raises(ValueError, match=rf"path .*8 or 16 bits a channel, got '.*image\.tif' of mode {mode}"):
+        models.load_image(tmp_path / "image.tif")
+
+
+@pytest.mark.parametrize(("height", "width"), [(300, 401), (640, 480), (97, 64)])
+def test_the_square_is_the_middle_of_the_whole_image_resized(tmp_path, height, width):
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (height, width, 3), np.uint8))
+    image.save(tmp_path / "image.png")
+    tall, wide = (256 * side // min(height, width) for side in (height, width))
+    top, left = round((tall - 224) / 2), round((wide - 224) / 2)
+    whole = np.asarray(image.resize((wide, tall), Image.Resampling.BILINEAR), np.float32)
+    # Each of two passes rounds.
+    np.testing.assert_allclose(
+        models.load_image(tmp_path / "image.png")[0], whole[top : top + 224, left : left + 224], rtol=0, atol=2
+    )
+
+
+@pytest.mark.parametrize("upright", [True, False])
+def test_of_a_long_strip_the_middle_alone_is_resized(tmp_path, upright):
+    pytest.importorskip("resource")
+    pixels = np.zeros((60000, 1, 3), np.uint8)
+    pixels[30000:] = 200  # the square takes less than a pixel, half of it from either side
+    Image.fromarray(pixels if upright else pixels.swapaxes(0, 1)).save(tmp_path / "image.png")
+    # In a process that may not take what all of the strip would.
+    code = (
+        "import resource, sys, numpy as np\n"
+        "from fastcnn import models\n"
+        "resource.setrlimit(resource.RLIMIT_AS, (3 << 30, 3 << 30))\n"
+        "x = models.load_image(sys.argv[1])[0]\n"
+        "x = x if sys.argv[2] == 'True' else x.swapaxes(0, 1)\n"
+        "print(x.shape, x[0, 0], x[-1, -1], np.abs(x[::-1] + x - 200).max() <= 2)\n"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path / "image.png"), str(upright)]
+    run = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert run.stdout == "(224, 224, 3) [13. 13. 13.] [187. 187. 187.] True\n"
+
+
+@pytest.mark.parametrize("size", [8193, 2**40])
+def test_a_size_that_no_network_has_is_refused(tmp_path, size):
+    with pytest.raises(ValueError, match=f"size must be at most 8192, got {size}"):
+        models.load_image(tmp_path / "missing.png", size)
 
 
 def test_an_image_is_turned_as_its_file_says(tmp_path):

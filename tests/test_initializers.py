@@ -54,6 +54,7 @@ def test_a_seed_of_its_own_makes_it_independent_of_the_generator():
         (lambda: Constant(float("inf")), ValueError, "value"),
         (lambda: RandomNormal(stddev=-1), ValueError, "stddev"),
         (lambda: RandomUniform(1, 0), ValueError, "maxval"),
+        (lambda: RandomUniform(-1.7e308, 1.7e308), ValueError, r"minval and maxval .*minval=-1\.7e\+308 .*=1\.7e\+308"),
         (lambda: VarianceScaling(scale=0), ValueError, "scale"),
         (lambda: VarianceScaling(mode="fan"), ValueError, "mode"),
         (lambda: VarianceScaling(distribution="cauchy"), ValueError, "distribution"),

@@ -445,6 +445,9 @@ def test_prelu_has_a_slope_for_what_is_not_shared(shared, shape):
         (LayerNormalization(), 7 * 120),
         (UpSampling2D(2), 0),
         (UpSampling2D((2, 3), "bilinear"), 3 * (12 * 5 * 4) + 3 * (12 * 15 * 4)),
+        (UpSampling2D((2, 1), "bilinear"), 3 * (12 * 5 * 4)),
+        (UpSampling2D((1, 3), "bilinear"), 3 * (6 * 15 * 4)),
+        (UpSampling2D(1, "bilinear"), 0),
     ],
     ids=repr,
 )

@@ -78,6 +78,34 @@ def test_extreme_logits_have_finite_losses_and_gradients(loss):
     assert np.isfinite(gradient).all()
 
 
+CATEGORICAL = pytest.mark.parametrize(
+    ("loss", "y"), [(CategoricalCrossentropy(label_smoothing=0.1), ONE_HOT), (SparseCategoricalCrossentropy(), CLASSES)]
+)
+
+
+@CATEGORICAL
+def test_probabilities_are_divided_by_their_sum(loss, y):
+    predicted = nn.softmax(LOGITS) * np.array([[0.1], [0.3], [0.7], [1], [1.2]])
+    value, gradient = loss.value_and_gradient(y, predicted)
+    assert value == pytest.approx(loss(y, nn.softmax(LOGITS)), rel=1e-12)
+    np.testing.assert_allclose(gradient, numerical_gradient(lambda x: loss(y, x), predicted), rtol=1e-6, atol=1e-8)
+
+
+@CATEGORICAL
+def test_probabilities_whose_sum_is_0_stay_as_they_are(loss, y):
+    value, gradient = loss.value_and_gradient(y, np.zeros((5, 4)))
+    assert value == pytest.approx(-np.log(1e-7), rel=1e-12)
+    assert not gradient.any()
+
+
+def test_losses_of_probabilities_are_those_of_keras():
+    # What Keras 3.15 gives with torch, and torch's gradient of it.
+    predicted = np.array([[1.0, 1.0, 1.0], [0.2, 0.1, 0.5]], np.float32)
+    value, gradient = CategoricalCrossentropy().value_and_gradient([[0, 1, 0], [1, 0, 0]], predicted)
+    assert value == pytest.approx(1.2424533, rel=1e-6)
+    np.testing.assert_allclose(gradient, [[1 / 6, -1 / 3, 1 / 6], [-1.875, 0.625, 0.625]], rtol=1e-5)
+
+
 def test_certain_probabilities_have_finite_losses():
     for loss, y in ((SparseCategoricalCrossentropy(), [0]), (BinaryCrossentropy(), [[0, 1]])):
         value, gradient = loss.value_and_gradient(y, np.array([[0.0, 1.0]]))
@@ -183,6 +211,24 @@ def test_metrics_refuse_predictions_that_are_none(metric):
     if not isinstance(metric, BinaryAccuracy):
         with pytest.raises(ValueError, match=r"^y_pred .*got \(\)"):
             metric([1], 0.5)
+
+
+def test_yes_or_no_needs_a_batch_axis():
+    with pytest.raises(ValueError, match=r"^y_pred must have a batch axis, got shape \(\)"):
+        BinaryAccuracy()(1, 0.7)
+
+
+@pytest.mark.parametrize(
+    ("metric", "shape"), [(Accuracy(), (3, 0, 2)), (Accuracy(), (3, 0, 1)), (BinaryAccuracy(), (3, 0))]
+)
+def test_samples_without_values_have_a_figure_each(metric, shape):
+    assert metric(np.zeros(shape), np.zeros(shape)).tolist() == [0.0, 0.0, 0.0]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_a_threshold_is_rounded_as_predictions_are(dtype):
+    assert BinaryAccuracy(threshold=0.1)([[1]], np.array([[0.1]], dtype)).tolist() == [0.0]
+    assert BinaryAccuracy(threshold=1e300)([[1]], np.array([[0.1]], dtype)).tolist() == [0.0]
 
 
 def test_a_nan_is_never_right():

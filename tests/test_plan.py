@@ -1093,6 +1093,8 @@ def test_plot_profile_draws_a_bar_for_each_step(tmp_path):
         fastcnn.viz.plot_profile(model.plan((2, 28, 28, 1)).steps)
     with pytest.raises(TypeError, match="profile must be what"):
         fastcnn.viz.plot_profile("lenet")
+    with pytest.raises(TypeError, match="path must be a path, got 3"):
+        fastcnn.viz.plot_profile(profile, 3)
 
 
 def test_bad_arguments_are_named():

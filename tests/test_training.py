@@ -519,6 +519,42 @@ def test_an_iterator_that_ends_in_an_epoch_ends_training_with_a_warning():
     assert history.epoch == [0, 1]
 
 
+def test_an_iterator_that_ends_with_an_epoch_ends_training_with_a_warning():
+    batches = iter([points(8)] * 4)
+    with pytest.warns(UserWarning, match="x ran out of batches in epoch 3, after 0 of steps_per_epoch=2"):
+        history = classifier().fit(batches, epochs=4, steps_per_epoch=2, verbose=0, validation_data=points(8))
+    assert history.epoch == [0, 1]
+    assert all(len(values) == 2 for values in history.history.values())
+    with pytest.raises(ValueError, match="x gave no batches in epoch 1"):
+        classifier().fit(iter([]), epochs=2, steps_per_epoch=2, verbose=0)
+
+
+@pytest.mark.parametrize(
+    ("held_out", "complaint"),
+    [
+        ((np.zeros((3, 5)), [0, 1, 1]), r"validation_data: x must have shape \(None, 4\) .*, got \(None, 5\)"),
+        ((np.zeros((3, 4)), [0, 1, 2]), r"validation_data: y must hold class numbers.* \[0, 2\), got 2"),
+        ((np.zeros((3, 4)), np.zeros((3, 7))), r"validation_data: y must have shape \(3,\) .*, got \(3, 7\)"),
+        ([(np.zeros((3, 5)), [0, 1, 1])], r"validation_data: x must have shape \(None, 4\) .*, got \(None, 5\)"),
+        ([(3,)], r"validation_data must give pairs \(x, y\) when it is iterated over, got tuple"),
+    ],
+)
+@pytest.mark.parametrize("built", [True, False])
+def test_validation_data_that_does_not_fit_is_told_before_a_step(held_out, complaint, built):
+    model = classifier() if built else fastcnn.Sequential([Dense(2, activation="softmax")])
+    model.compile("sgd", "sparse_categorical_crossentropy")
+    with pytest.raises(ValueError, match=f"^{complaint}"):
+        model.fit(*points(64), verbose=0, validation_data=held_out)
+    assert model.optimizer.iterations == 0
+
+
+def test_validation_data_that_can_be_gone_through_once_is_not_tried_before():
+    history = classifier().fit(*points(8), verbose=0, validation_data=iter([points(8)]))
+    assert history.history["val_loss"]
+    with pytest.raises(ValueError, match=r"^validation_data: x must have shape"):
+        classifier().fit(*points(8), verbose=0, validation_data=iter([(np.zeros((3, 5)), [0, 1, 1])]))
+
+
 def test_initial_epoch_counts_on():
     x, y = points(32)
     assert classifier().fit(x, y, epochs=5, initial_epoch=3, verbose=0).epoch == [3, 4]

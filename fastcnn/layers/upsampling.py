@@ -60,11 +60,12 @@ class UpSampling2D(Layer):
         return shape
 
     def count_flops(self, input_shape: Shape, output_shape: Shape) -> int:
-        """Return three operations for each element of the lines in one direction, then in the other."""
+        """Return three operations for each element of the lines in one direction, then in the other, if it grows."""
         if self.interpolation == "nearest":
             return 0
+        rows, cols = self.size
         larger = shapes.elements(output_shape, "result")
-        return 3 * (larger // self.size[1] + larger)
+        return 3 * ((rows > 1) * (larger // cols) + (cols > 1) * larger)
 
     def forward(self, x: Array, training: bool = False) -> tuple[Array, Any]:
         """Return the larger images."""

@@ -13,6 +13,8 @@ from ..arguments import brief, choice, file_path, integer, real_array
 # Means and standard deviations of ImageNet's channels: torchvision's of RGB in [0, 1], Caffe's of BGR in [0, 255].
 _MEAN_RGB, _DEVIATION_RGB = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 _MEAN_BGR = (103.939, 116.779, 123.68)
+# The largest square that is read, of 0.8 GB: many times what networks are shown.
+_MAX_SIZE = 8192
 
 
 class Prediction(NamedTuple):
@@ -35,14 +37,15 @@ def load_image(path: Any, size: int = 224) -> NDArray[np.float32]:
 
     The short side is resized to 8/7 of the size, which is 256 pixels for 224, bilinearly, and a square of the size is
     cut out of the middle, as torchvision does. Pillow reads the file, which the extra ``images`` brings: JPEG, PNG and
-    many others, grey ones and ones with a palette too. An image that its file says is to be turned is turned.
+    many others, grey ones, of 16 bits too, and ones with a palette. An image that its file says is to be turned is
+    turned.
 
     Parameters
     ----------
     path
         Of the file.
     size
-        Height and width of the result.
+        Height and width of the result, up to 8192.
 
     Returns
     -------
@@ -56,7 +59,8 @@ def load_image(path: Any, size: int = 224) -> NDArray[np.float32]:
     OSError
         If the file can't be opened.
     TypeError, ValueError
-        Naming the argument that does not fit, or if the file holds no image.
+        Naming the argument that does not fit, or if the file holds no image, or one of 32-bit values, which do not say
+        what is white.
 
     Examples
     --------
@@ -69,16 +73,27 @@ def load_image(path: Any, size: int = 224) -> NDArray[np.float32]:
     except ImportError as error:
         raise ImportError("load_image needs Pillow: pip install 'fastcnn[images]'") from error
     size = integer(size, "size")
+    if size > _MAX_SIZE:
+        raise ValueError(f"size must be at most {_MAX_SIZE}, got {size}")
     with file_path(path).open("rb") as file:
         try:
-            image = ImageOps.exif_transpose(Image.open(file)).convert("RGB")
+            image = ImageOps.exif_transpose(Image.open(file))
+            mode = image.mode
+            if mode.startswith("I;16"):  # convert would clip what is above 255
+                image = Image.fromarray((np.asarray(image, np.float32) / 257).round().astype(np.uint8))
+            image = image.convert("RGB")
         except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
             raise ValueError(f"path must lead to an image that Pillow can read, got {str(path)!r}: {error}") from error
+    if mode in ("I", "F"):
+        raise ValueError(f"path must lead to an image of 8 or 16 bits a channel, got {str(path)!r} of mode {mode}")
     short = size * 8 // 7
     width, height = (short * side // min(image.size) for side in image.size)
     left, top = round((width - size) / 2), round((height - size) / 2)
-    image = image.resize((width, height), Image.Resampling.BILINEAR)
-    return np.asarray(image.crop((left, top, left + size, top + size)), np.float32)[np.newaxis]
+    # Where the square comes from: resized alone, as of a long strip the whole could take all memory.
+    rows, cols = image.height / height, image.width / width
+    box = (left * cols, top * rows, (left + size) * cols, (top + size) * rows)
+    image = image.resize((size, size), Image.Resampling.BILINEAR, box)
+    return np.asarray(image, np.float32)[np.newaxis]
 
 
 def preprocess(x: ArrayLike, mode: str = "torch") -> NDArray[Any]:
