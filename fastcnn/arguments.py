@@ -217,7 +217,7 @@ def real_array(value: Any, name: str) -> NDArray[Any]:
         raise TypeError(f"{name} must not be masked, as the mask would be ignored, got {brief(value)}")
     try:
         array = np.asarray(value)
-    except (ValueError, TypeError, OverflowError) as error:
+    except (ValueError, TypeError, OverflowError, RuntimeError) as error:  # the last of tensors that need a gradient
         raise ValueError(f"{name} must be an array of numbers, got {brief(value)}: {error}") from None
     if array.dtype.kind not in "fiub" or array.dtype.itemsize > 8:
         raise TypeError(

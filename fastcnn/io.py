@@ -79,7 +79,9 @@ def save_arrays(path: PathLike, arrays: Mapping[str, Array], texts: Mapping[str,
     write_atomically(file_path(path), save({k: np.ascontiguousarray(a) for k, a in arrays.items()}, dict(texts)))
 
 
-def load_arrays(path: PathLike, types: tuple[str, ...] = ("F32", "F64")) -> tuple[dict[str, Array], dict[str, str]]:
+def load_arrays(
+    path: PathLike, types: tuple[str, ...] = ("F32", "F64"), skipped: set[str] | None = None
+) -> tuple[dict[str, Array], dict[str, str]]:
     """Read a safetensors file, such as :func:`save_arrays` writes.
 
     Parameters
@@ -88,6 +90,8 @@ def load_arrays(path: PathLike, types: tuple[str, ...] = ("F32", "F64")) -> tupl
         The file.
     types
         The element types that it may hold, in the words of safetensors.
+    skipped
+        Where a set is given, arrays of other types are passed over, and their types added to it.
 
     Returns
     -------
@@ -100,7 +104,7 @@ def load_arrays(path: PathLike, types: tuple[str, ...] = ("F32", "F64")) -> tupl
     OSError
         If there is no such file.
     ValueError
-        If it is cut off, damaged, no safetensors file, or holds other kinds of numbers.
+        If it is cut off, damaged, no safetensors file, or holds other kinds of numbers that are not to be passed over.
     """
     from safetensors import SafetensorError, safe_open
 
@@ -117,11 +121,14 @@ def load_arrays(path: PathLike, types: tuple[str, ...] = ("F32", "F64")) -> tupl
         except SafetensorError as error:
             raise ValueError(f"{path} is cut off, damaged, or no safetensors file: {error}") from None
         if _version(os.stat(path)) != _version(opened):
-            return load_arrays(path, types)  # another one has taken its place meanwhile
+            return load_arrays(path, types, skipped)  # another one has taken its place meanwhile
         entries = json.loads(header)
         texts = entries.pop("__metadata__", None) or {}
         for name, entry in entries.items():
             if entry["dtype"] not in types:
+                if skipped is not None:
+                    skipped.add(entry["dtype"])
+                    continue
                 raise ValueError(f"{path} holds {name} as {entry['dtype']}, not as {' or '.join(types)}")
             array = np.empty(entry["shape"], _DTYPES[entry["dtype"]])
             file.seek(start + entry["data_offsets"][0])
@@ -129,6 +136,11 @@ def load_arrays(path: PathLike, types: tuple[str, ...] = ("F32", "F64")) -> tupl
                 raise ValueError(f"{path} was cut off while it was read, in {name}")
             arrays[name] = array
     return arrays, texts
+
+
+def titled(path: PathLike, skipped: set[str] | None) -> str:
+    """Return what errors call the arrays of a file, of which those of some types were passed over."""
+    return f"{path}, without its arrays of {' and '.join(sorted(skipped))}," if skipped else str(path)
 
 
 def _version(status: os.stat_result) -> tuple[int, ...]:

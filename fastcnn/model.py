@@ -1192,7 +1192,9 @@ class Model(Configurable):
         """Set all weights to those of the same network in PyTorch; all or, where one does not fit, none.
 
         Layers have the names of PyTorch's modules, as those of :mod:`fastcnn.models` have torchvision's. Layouts are
-        converted; dense layers behind an image that is flattened get their rows in the order that it has here.
+        converted; dense layers behind an image that is flattened get their rows in the order that it has here. Where it
+        would take more than that, as where such features are added to what a dense layer makes of them, or where
+        images get another shape, nothing is loaded.
 
         Parameters
         ----------
@@ -1200,8 +1202,9 @@ class Model(Configurable):
             Arrays by PyTorch's names, ``"layer.weight"`` and so on; or the path of a safetensors file of them. All
             names may begin with ``module.``; ``num_batches_tracked`` is ignored.
         allow_extra
-            Whether arrays for which the model has no place are passed over: those of the last layers, where it was
-            made with ``include_top=False``. It must find all of its own in any case.
+            Whether arrays for which the model has no place are passed over, also those of element types that none of
+            its weights can have: those of the last layers, where it was made with ``include_top=False``. It must find
+            all of its own in any case.
 
         Raises
         ------
@@ -1209,7 +1212,8 @@ class Model(Configurable):
             If there is no such file.
         TypeError, ValueError
             If it is cut off, damaged or a pickle, or its arrays are not those of the network: the message names all
-            that are missing, unknown, or of other shapes.
+            that are missing, unknown, or of other shapes. Or if a layer takes features in an order that can't be
+            converted: the message names it.
 
         Examples
         --------
@@ -1228,15 +1232,18 @@ class Model(Configurable):
         """Set all weights to those of the same network in Keras; all or, where one does not fit, none.
 
         Layers that were given names of their own are matched by them; all others by the order that Keras keeps its
-        layers in, as names such as ``conv2d_1`` only tell when a layer was made. Layouts are the same. A model that was
-        made with ``include_top=False`` gets them from a whole one, whose first layers are its own:
+        layers in, as names such as ``conv2d_1`` only tell when a layer was made. Where there is a model inside the
+        network, only a whole model's file tells that order, not one of weights alone. Layouts are the same. A model
+        that was made with ``include_top=False`` gets them from a whole one, whose first layers are its own:
         ``base.set_weights(whole.get_weights()[: len(base.weights)])``.
 
         Parameters
         ----------
         weights
             The path of a ``.keras``, ``.h5`` or ``.weights.h5`` file, which takes the extra ``h5``; or arrays by
-            the names ``"layer/kernel"`` and so on, which have no order: all names have to be those of the model.
+            the names ``"layer/kernel"`` and so on, which have no order: all names have to be those of the model. Such
+            files, unlike safetensors, are read by the HDF5 library, which one that was damaged on purpose can crash or
+            stop: load those of people you trust.
 
         Raises
         ------
@@ -1246,7 +1253,7 @@ class Model(Configurable):
             If there is no such file.
         TypeError, ValueError
             If it is cut off or damaged, or its arrays are not those of the network: the message names all that are
-            missing, unknown, or of other shapes.
+            missing, unknown, or of other shapes. Or if nothing tells the place of layers of a model inside the network.
 
         Examples
         --------
@@ -1432,10 +1439,11 @@ class Model(Configurable):
         """
         self._must_be_built()
         extra = flag(allow_extra, "allow_extra")
-        arrays, texts = io.load_arrays(path)
+        skipped: set[str] | None = set() if extra else None
+        arrays, texts = io.load_arrays(path, skipped=skipped)
         if _METADATA in texts:
             arrays = {n: a for n, a in arrays.items() if n in self.weights or not n.startswith("optimizer/")}
-        self.set_weights(interchange.own_weights(self.weights, arrays, str(path), extra))
+        self.set_weights(interchange.own_weights(self.weights, arrays, io.titled(path, skipped), extra))
 
 
 def load(path: io.PathLike) -> Model:

@@ -476,6 +476,12 @@ def test_weights_alone_go_into_the_same_network_or_none_of_them_does(saved, tmp_
         complaint += f"shape (4,), got (5,); it lacks dense/bias (10,){rest}"
         with pytest.raises(ValueError, match=re.escape(complaint) + "$"):
             other.load_weights(tmp_path / "wrong.safetensors", allow_extra=extra)
+    save_file(arrays | {"dense/bias": bias, "mask": np.ones(3, bool)}, tmp_path / "extra.safetensors")
+    with pytest.raises(ValueError, match="holds mask as BOOL, not as F32 or F64"):
+        other.load_weights(tmp_path / "extra.safetensors")
+    other.load_weights(tmp_path / "extra.safetensors", allow_extra=True)
+    assert equal(other, model)
+    other.set_weights([0 * w for w in other.get_weights()])
     whole = path.read_bytes()
     (tmp_path / "cut.safetensors").write_bytes(whole[: len(whole) // 2])
     with pytest.raises(ValueError, match=r"cut\.safetensors is cut off"):

@@ -28,6 +28,7 @@ from fastcnn.layers import (
     GlobalAveragePooling2D,
     Input,
     LayerNormalization,
+    Multiply,
     PReLU,
     Reshape,
     SeparableConv2D,
@@ -171,6 +172,97 @@ def test_images_that_are_flattened_and_joined_keep_their_orders():
     np.testing.assert_allclose(model.predict([last(x), row]), linear(flat, **weights), rtol=1e-9, atol=1e-9)
 
 
+def model_of(start, y):
+    return fastcnn.Model(start, y, dtype="float64")
+
+
+def test_gates_without_order_multiply_what_has_one_and_what_has_not():
+    """A gate of one number for each sample behind a flattened image, and one for each channel of an image."""
+    x, gate, rows = images(), arrays(weight=(1, 5), bias=1), arrays(weight=(3, 120), bias=3)
+    start, other = Input((5, 6, 4)), Input((5,))
+    flat, one = Flatten()(start), Dense(1, name="gate")(other)
+    for joined in ([flat, one], [one, flat]):
+        model = model_of([start, other], Dense(3, name="rows")(Multiply()(joined)))
+        model.load_torch_state_dict(named("gate", gate) | named("rows", rows))
+        wanted = linear(x.reshape(2, -1) * linear(np.ones((2, 5)), **gate), **rows)
+        np.testing.assert_allclose(model.predict([last(x), np.ones((2, 5))]), wanted, rtol=1e-9, atol=1e-9)
+    squeezed = Flatten()(Reshape((1, 1, 4))(GlobalAveragePooling2D()(start)))
+    model = model_of(start, Multiply()([start, Reshape((1, 1, 4))(Dense(4, name="gate")(squeezed))]))
+    gate = arrays(weight=(4, 4), bias=4)
+    model.load_torch_state_dict(named("gate", gate))
+    wanted = x * linear(x.mean((2, 3)), **gate)[:, :, None, None]
+    np.testing.assert_allclose(model.predict(last(x)), last(wanted), rtol=1e-9, atol=1e-9)
+
+
+def test_flattened_images_are_added_where_they_have_one_order():
+    x, rows = images(), arrays(weight=(3, 120), bias=3)
+    start = Input((5, 6, 4))
+    flat = Flatten()(start)
+    model = model_of(start, Dense(3, name="rows")(Add()([flat, Activation("relu")(flat)])))
+    model.load_torch_state_dict(named("rows", rows))
+    flat = x.reshape(2, -1)
+    np.testing.assert_allclose(model.predict(last(x)), linear(flat + np.maximum(flat, 0), **rows), rtol=1e-9, atol=1e-9)
+
+
+def test_one_slope_is_that_of_all_features_behind_an_image():
+    x, slope, rows = images(), arrays(weight=1), arrays(weight=(3, 120), bias=3)
+    start = Input((5, 6, 4))
+    model = model_of(start, Dense(3, name="rows")(PReLU(shared_axes=(1,), name="slope")(Flatten()(start))))
+    model.load_torch_state_dict(named("slope", slope) | named("rows", rows))
+    wanted = linear(prelu(x.reshape(2, -1), **slope), **rows)
+    np.testing.assert_allclose(model.predict(last(x)), wanted, rtol=1e-9, atol=1e-9)
+
+
+def twice(layer, x):
+    return layer(layer(x))
+
+
+OTHER_ORDERS = {
+    "a gate": (
+        lambda x: Multiply(name="it")([Flatten()(x), Dense(24, name="fc")(Flatten()(x))]),
+        "layer it has inputs whose features PyTorch has in different orders",
+    ),
+    "a sum": (
+        lambda x: Add(name="it")([Dense(24, name="fc")(Flatten()(x)), Flatten()(x)]),
+        "layer it has inputs whose features PyTorch has in different orders",
+    ),
+    "a shared layer": (
+        lambda x: twice(Dense(24, name="fc"), Flatten()(x)),
+        "layer fc is called on features that PyTorch has in different orders",
+    ),
+    "features as a pixel": (
+        lambda x: Conv2D(3, 1, name="fc")(Reshape((1, 1, 24), name="it")(Flatten()(x))),
+        "layer it makes (None, 1, 1, 24) of (None, 24), which PyTorch has in another order",
+    ),
+    "an image as a pixel": (
+        lambda x: Conv2D(3, 1, name="fc")(Reshape((1, 1, 24), name="it")(x)),
+        "layer it makes (None, 1, 1, 24) of (None, 2, 3, 4), which PyTorch has in another order",
+    ),
+    "another image": (
+        lambda x: Conv2D(3, 1, name="fc")(Reshape((2, 6, 2), name="it")(x)),
+        "layer it makes (None, 2, 6, 2) of (None, 2, 3, 4), which PyTorch has in another order",
+    ),
+    "pixels in a row": (
+        lambda x: Dense(3, name="fc")(Flatten()(Reshape((6, 4), name="it")(x))),
+        "layer it makes (None, 6, 4) of (None, 2, 3, 4), which PyTorch has in another order",
+    ),
+    "an image of a pixel": (
+        lambda x: Conv2D(3, 1, name="fc")(Reshape((2, 2, 1 + 1), name="it")(Conv2D(8, (2, 3), name="all")(x))),
+        "layer it makes (None, 2, 2, 2) of (None, 1, 1, 8), which PyTorch has in another order",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", OTHER_ORDERS)
+def test_orders_of_features_that_are_not_converted_are_refused(case):
+    build, message = OTHER_ORDERS[case]
+    model = fastcnn.Model(start := Input((2, 3, 4)), build(start))
+    before = model.get_weights()
+    with pytest.raises(ValueError, match=re.escape(message)):
+        model.load_torch_state_dict(in_pytorch(model))
+    assert all((a == b).all() for a, b in zip(model.get_weights(), before, strict=True))
+
+
 # ---- PyTorch's names and files ----
 
 
@@ -267,6 +359,33 @@ def test_a_whole_networks_weights_go_into_one_without_a_top():
     assert all(np.array_equal(a, b) for a, b in zip(before, base.get_weights(), strict=True))
     base.load_torch_state_dict(state, allow_extra=True)
     assert all(np.array_equal(w, whole.weights[name]) for name, w in base.weights.items())
+
+
+def test_extra_arrays_of_a_file_may_have_any_type(model, tmp_path):
+    path = tmp_path / "state.safetensors"
+    save_file(STATE | {"mask": np.ones(3, bool), "steps": np.ones(2, "int32")}, path)
+    with pytest.raises(ValueError, match=r"holds (mask as BOOL|steps as I32), not as F16"):
+        model.load_torch_state_dict(path)
+    model.load_torch_state_dict(path, allow_extra=True)
+    other = small(1)
+    other.load_torch_state_dict(STATE)
+    assert all(np.array_equal(a, b) for a, b in zip(model.get_weights(), other.get_weights(), strict=True))
+    save_file(STATE | {"fc.bias": np.ones(5, "int32")}, path)
+    with pytest.raises(
+        ValueError, match=r"without its arrays of I32, must hold the weights .* it lacks fc\.bias \(5,\)$"
+    ):
+        model.load_torch_state_dict(path, allow_extra=True)
+
+
+def test_tensors_that_need_a_gradient_are_named(model, unchanged):
+    class Tensor:
+        def __array__(self, *_, **__):
+            raise RuntimeError("Can't call numpy() on Tensor that requires grad. Use tensor.detach().numpy() instead.")
+
+    with pytest.raises(
+        ValueError, match=r"state_dict\['fc\.bias'\] must be an array of numbers, .* tensor\.detach\(\)"
+    ):
+        model.load_torch_state_dict(STATE | {"fc.bias": Tensor()})
 
 
 def without(*names):
@@ -633,11 +752,9 @@ def test_models_in_models_have_their_place_in_an_archive(tmp_path):
             ["sequential/layers/conv2d", "conv2d", "sequential_1/layers/conv2d", "conv2d_1"]
         ):
             root[f"layers/{group}/vars/0"] = np.full((1, 1, 2, 2), float(number))
+    inside = {"layers": [{"class_name": "Conv2D", "config": {"name": "inner"}}]}
     layers = [
-        {
-            "class_name": kind,
-            "config": {"name": name, "layers": [{"class_name": "Conv2D", "config": {"name": "inner"}}]},
-        }
+        {"class_name": kind, "config": {"name": name} | (inside if kind == "Sequential" else {})}
         for kind, name in [("Sequential", "a"), ("Conv2D", "b"), ("Sequential", "c"), ("Conv2D", "d")]
     ]
     with zipfile.ZipFile(tmp_path / "weights.keras", "w") as archive:
@@ -646,6 +763,140 @@ def test_models_in_models_have_their_place_in_an_archive(tmp_path):
     model, _ = many(4)
     model.load_keras_weights(tmp_path / "weights.keras")
     assert [array[0, 0, 0, 0] for array in model.get_weights()] == [0, 1, 2, 3]
+
+
+def beside(names=(None,) * 5):
+    """A model of two layers beside a branch of three."""
+    first, second, third, *inside = (Dense(2, use_bias=False, name=name) for name in names)
+    start = Input((2,))
+    inner = fastcnn.Sequential([Input((2,)), *inside])(start)
+    return fastcnn.Model(start, Add()([third(second(first(start))), inner]))
+
+
+def described_beside(called):
+    """Keras's description of it; called gives that of a call on the results of layers."""
+    inside = {"layers": [{"class_name": "Dense", "config": {"name": name}} for name in ("dense_3", "dense_4")]}
+    layers = [
+        ("InputLayer", {"name": "start"}, []),
+        ("Dense", {"name": "dense"}, [called("start")]),
+        ("Dense", {"name": "dense_1"}, [called("dense")]),
+        ("Dense", {"name": "dense_2"}, [called("dense_1")]),
+        ("Sequential", {"name": "inner"} | inside, [called("start")]),
+        ("Add", {"name": "sum"}, [called("dense_2", "inner")]),
+    ]
+    described = [{"class_name": kind, "config": config, "inbound_nodes": nodes} for kind, config, nodes in layers]
+    return {"config": {"layers": described, "input_layers": [["start", 0, 0]], "output_layers": [["sum", 0, 0]]}}
+
+
+def in_keras_2(*names):
+    return [[name, 0, 0, {}] for name in names]
+
+
+def in_keras_3(*names):
+    return {"args": [{"class_name": "__keras_tensor__", "config": {"keras_history": [name, 0, 0]}} for name in names]}
+
+
+# What ours calls them, as those inside are named first, and the groups of Keras's file.
+NAMES_BESIDE = ["dense_2", "dense_3", "dense_4", "dense", "dense_1"]
+BESIDE = ["dense", "dense_1", "dense_2", "sequential/layers/dense", "sequential/layers/dense_1"]
+
+
+def written_beside(path, kind):
+    """Write what Keras does of it: its layers by depth, where the model counts as one."""
+    h5py = pytest.importorskip("h5py")
+    kernels = [np.full((2, 2), float(number)) for number in range(5)]
+    if kind == "older":
+        names = [f"dense_{n}" if n else "dense" for n in range(5)]
+        inner = {f"{name}/kernel": kernel for name, kernel in zip(names[3:], kernels[3:], strict=True)}
+        older(
+            path,
+            {n: {"kernel": k} for n, k in zip(names[:3], kernels, strict=False)} | {"inner": inner},
+            inside="model_weights",
+        )
+        with h5py.File(path, "a") as root:
+            root.attrs["model_config"] = json.dumps(described_beside(in_keras_2))
+        return
+    with h5py.File(path, "w") as root:
+        for number, (group, kernel) in enumerate(zip(BESIDE, kernels, strict=True)):
+            root[f"layers/{group}/vars/0"] = kernel
+            root[f"layers/{group}/vars"].attrs["name"] = f"dense_{number}" if number else "dense"
+        root.create_group("layers/sequential/vars").attrs["name"] = "inner"
+    if kind == "archive":
+        content = path.read_bytes()
+        with zipfile.ZipFile(path, "w") as archive:
+            archive.writestr("config.json", json.dumps(described_beside(in_keras_3)))
+            archive.writestr("model.weights.h5", content)
+
+
+def firsts(model):
+    return {name: array[0, 0] for name, array in model.weights.items()}
+
+
+@pytest.mark.parametrize("kind", ["older", "archive"])
+def test_models_beside_branches_are_laid_open_as_they_are_described(kind, tmp_path):
+    written_beside(tmp_path / "weights", kind)
+    model = beside()
+    model.load_keras_weights(tmp_path / "weights")
+    assert firsts(model) == {f"{name}/kernel": number for number, name in enumerate(NAMES_BESIDE)}
+
+
+def test_models_in_files_of_weights_alone_are_refused_unless_names_tell(tmp_path):
+    """In Keras a model's layers are behind the others there, and nothing tells where they were."""
+    written_beside(path := tmp_path / "weights.h5", "weights")
+    model = beside()
+    before = firsts(model)
+    message = r"sequential is a model .* nothing tells their place .* are dense_2, dense_3, dense, dense_4, dense_1$"
+    with pytest.raises(ValueError, match=message):
+        model.load_keras_weights(path)
+    assert firsts(model) == before
+    h5py = pytest.importorskip("h5py")
+    with h5py.File(path, "a") as root:
+        for group, name in zip(BESIDE, "abcde", strict=True):
+            root[f"layers/{group}/vars"].attrs["name"] = name
+    model = beside("abcde")
+    model.load_keras_weights(path)
+    assert firsts(model) == {f"{name}/kernel": float(i) for i, name in enumerate("abcde")}
+    model = beside([None, None, None, "d", "e"])  # the others follow each other
+    model.load_keras_weights(path)
+    assert list(firsts(model).values()) == [0, 1, 2, 3, 4]
+    model = beside(["a", "b", None, "d", None])  # which of the two is which, nothing tells
+    with pytest.raises(ValueError, match=r"nothing tells their place .* without one of their own are dense_1, dense$"):
+        model.load_keras_weights(path)
+
+
+def test_branches_beside_models_whose_layers_have_names_are_refused(tmp_path):
+    """Which of two branches Keras has first depends on how long it takes the model in one of them to be."""
+    h5py = pytest.importorskip("h5py")
+    groups = {"dense": "dense", "dense_1": "dense_1", "sequential/layers/dense": "inside"}
+    with h5py.File(path := tmp_path / "weights.h5", "w") as root:
+        for number, (group, name) in enumerate(groups.items()):
+            root[f"layers/{group}/vars/0"] = np.full((2, 2), float(number))
+            root[f"layers/{group}/vars"].attrs["name"] = name
+        root.create_group("layers/sequential/vars").attrs["name"] = "sequential"
+    start = Input((2,))
+    inner = fastcnn.Sequential([Input((2,)), Dense(2, use_bias=False, name="inside")])
+    beside, before = (Dense(2, use_bias=False) for _ in range(2))
+    model = fastcnn.Model(start, Add()([beside(start), inner(before(start))]))
+    with pytest.raises(ValueError, match=r"sequential is a model .* without one of their own are dense_1, dense$"):
+        model.load_keras_weights(path)
+
+
+@pytest.mark.parametrize("change", ["needs itself", "unknown", "no layers"])
+def test_models_in_networks_that_are_not_described_well_have_no_place(change, tmp_path):
+    written_beside(path := tmp_path / "weights.h5", "older")
+    h5py = pytest.importorskip("h5py")
+    with h5py.File(path, "a") as root:
+        description = json.loads(root.attrs["model_config"])
+        layers = description["config"]["layers"]
+        if change == "needs itself":
+            layers[1]["inbound_nodes"] = [[["dense", 0, 0, {}]]]
+        elif change == "unknown":
+            layers[4]["config"]["layers"][0]["config"]["name"] = "other"
+        else:
+            description["config"] = layers
+        root.attrs["model_config"] = json.dumps(description)
+    with pytest.raises(ValueError, match="inner is a model with layers of its own, and nothing tells their place"):
+        beside().load_keras_weights(path)
 
 
 @pytest.mark.parametrize("suffix", [".h5", ".keras"])

@@ -1,6 +1,8 @@
 """Keras's files: HDF5 in its older layout and in that of Keras 3, and the archives that hold the latter.
 
-Nothing of a file is taken from outside of it, as HDF5's links could, and of an archive's description names alone.
+Nothing of a file is taken from outside of it, as HDF5's links could, and of a network's description names and order
+alone. But it is the HDF5 library that reads the file, and one that was damaged on purpose can crash or stop that:
+only files of people who are trusted should be read.
 """
 
 from __future__ import annotations
@@ -8,25 +10,28 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from io import BytesIO
 from typing import Any, BinaryIO
 
 from ..arguments import file_path
 from ..io import PathLike
 from ..registry import snake_case
+from .order import laid_open, models_in
 
 
 @dataclass(frozen=True, eq=False)
 class Stored:
     """A layer with weights as Keras stores it: arrays by name or, where it keeps no names, by number.
 
-    The kind is Keras's word for the layer's class; empty where the file does not tell.
+    The kind is Keras's word for the layer's class; empty where the file does not tell. The model is the one in the
+    network that it is part of; empty where it is of none, or where the layer is in its place among all others.
     """
 
     name: str
     arrays: Mapping[str, Any]
     kind: str = ""
+    model: str = ""
 
 
 @contextmanager
@@ -40,7 +45,8 @@ def opened(path: PathLike) -> Iterator[list[Stored]]:
     OSError
         If there is no such file.
     ValueError
-        If it is cut off, damaged, or no such file; then, or while an array is read.
+        If it is cut off, damaged, or no such file; then, or while an array is read. Not all damage is told: some
+        crashes the HDF5 library.
     """
     try:
         import h5py
@@ -75,13 +81,29 @@ def _unpacked(file: BinaryIO) -> tuple[BinaryIO, Any]:
 def _layers(root: Any, description: Any) -> list[Stored]:
     """Return the layers of either layout."""
     if "model_weights" in root:
+        description = json.loads(root.attrs.get("model_config", "{}"))
         root = _member(root, "model_weights")
     if any(name in root.attrs for name in ("layer_names", "layer_names0")):
-        return [stored for name in _texts(root, "layer_names") for stored in _of_group(name, _member(root, name))]
-    found = list(_of_containers(root, description))
-    if not found:
-        raise ValueError("it holds no layers with weights")
-    return found
+        models = models_in(description)
+        found = [s for n in _texts(root, "layer_names") for s in _of_group(n, _member(root, n), n in models)]
+    else:
+        found = list(_of_containers(root, description))
+        if not found:
+            raise ValueError("it holds no layers with weights")
+    return _laid_open(found, description) if models_in(description) else found
+
+
+def _laid_open(found: list[Stored], description: Any) -> list[Stored]:
+    """Return layers in the order of the same network without models in it; as they are if it can't be told."""
+    try:
+        order = {place: index for index, place in enumerate(laid_open(description))}
+    except (LookupError, TypeError, ValueError):
+        return found
+    places = [(stored.model or stored.name, stored.name) for stored in found]
+    if len(set(places)) < len(places) or not order.keys() >= set(places):
+        return found
+    ordered = sorted(zip(places, found, strict=True), key=lambda pair: order[pair[0]])
+    return [replace(stored, model="") for _, stored in ordered]
 
 
 # ---- the older layout: attributes name the layers, and each layer's weights ----
@@ -94,8 +116,11 @@ def _texts(group: Any, name: str) -> list[str]:
     return [text.decode() if isinstance(text, bytes) else str(text) for text in texts]
 
 
-def _of_group(name: str, group: Any) -> Iterator[Stored]:
-    """Give the layer of a group; or those of the model that it stands for, which its weights' names begin with."""
+def _of_group(name: str, group: Any, is_model: bool) -> Iterator[Stored]:
+    """Give the layer of a group; or those of the model that it stands for, which its weights' names begin with.
+
+    It stands for one, too, where it has the weights of several layers.
+    """
     paths = _texts(group, "weight_names")
     owners = {path: path.split("/")[-2] if "/" in path else name for path in paths}
     names = list(dict.fromkeys(owners.values()))
@@ -103,14 +128,17 @@ def _of_group(name: str, group: Any) -> Iterator[Stored]:
         arrays = {
             path.rsplit("/")[-1].removesuffix(":0"): _member(group, path) for path in paths if owners[path] == owner
         }
-        yield Stored(name if len(names) == 1 else owner, arrays)
+        yield Stored(owner, arrays, model=name) if is_model or len(names) > 1 else Stored(name, arrays)
 
 
 # ---- Keras 3: a group for each layer, named after its class, with numbered weights ----
 
 
-def _of_containers(group: Any, description: Any) -> Iterator[Stored]:
-    """Give the layers inside a model's group, those of models among them too."""
+def _of_containers(group: Any, description: Any, model: str = "") -> Iterator[Stored]:
+    """Give the layers inside a model's group, those of models among them too.
+
+    The model is the one in the network that it is or is part of, and empty for the network itself.
+    """
     described = _described(description)
     order = {key: index for index, key in enumerate(described)}
     for container in ("layers", "_layer_checkpoint_dependencies"):
@@ -124,8 +152,8 @@ def _of_containers(group: Any, description: Any) -> Iterator[Stored]:
                 weights = _member(layer, "vars")
                 arrays = {number: _member(weights, number) for number in sorted(weights, key=int)}
                 if arrays:
-                    yield Stored(str(weights.attrs.get("name", name)), arrays, _parts(key)[0])
-            nested = list(_of_containers(layer, inner))
+                    yield Stored(str(weights.attrs.get("name", name)), arrays, _parts(key)[0], model)
+            nested = list(_of_containers(layer, inner, model or name))
             if nested and key not in described and "name" not in _member(layer, "vars").attrs:
                 raise ValueError(
                     f"{key} is a model with layers of its own, and nothing tells their names or their place among the "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 from numpy.typing import NDArray
@@ -14,6 +15,7 @@ from ..layers.base import Layer
 from ..registry import snake_case
 from .hdf5 import Stored, opened
 from .matching import arrays_by_name, misfit, refuse_mismatch
+from .order import by_depth
 
 Array = NDArray[Any]
 
@@ -35,7 +37,8 @@ def keras_weights(graph: Graph, weights: Any) -> list[Array]:
     OSError
         If there is no such file.
     TypeError, ValueError
-        If it is none, or its arrays are not those of the network; the message names all that does not match.
+        If it is none, or its arrays are not those of the network, when the message names all that does not match; or
+        if nothing tells the place of layers that are inside a model in it.
     """
     if isinstance(weights, (str, os.PathLike)):
         with opened(weights) as stored:
@@ -54,8 +57,14 @@ def _of_mapping(weights: Any) -> list[Stored]:
 
 def _taken(graph: Graph, stored: Sequence[Stored], has_order: bool) -> list[Array]:
     """Return the network's weights, layer by layer, from stored layers, whose order counts where they have one."""
-    layers = [layer for layer in _ordered_by_keras(graph) if layer.weights]
+    calls = [(call.layer, call.sources) for call in graph.calls]
+    layers = [layer for layer in by_depth(graph.inputs, calls, graph.outputs) if layer.weights]
     pairs = _pairs(layers, stored, has_order)
+    if has_order:
+        left = [layer for layer in layers if layer not in pairs]
+        others = _others(stored, pairs)
+        _refuse_unknown_places(graph, left, others, stored)
+        pairs |= _pairs_in_order(left, others)
     found: dict[tuple[Layer, str], Any] = {}
     misfits = []
     missing = [_titled(layer, n, w) for layer in layers if layer not in pairs for n, w in layer.weights.items()]
@@ -78,21 +87,17 @@ def _titled(owner: Layer | Stored, name: str, array: Any) -> str:
 
 
 def _pairs(layers: Sequence[Layer], stored: Sequence[Stored], has_order: bool) -> dict[Layer, Stored]:
-    """Return which stored layer is which, as far as it can be told.
+    """Return which stored layer is which, as far as names tell.
 
     Those that were given their names are matched by them. Names such as conv2d_1 tell in which order layers were made,
-    if that, and not which is which; where there is an order, they and all others are matched by it.
+    if that, and not which is which; where there is an order, they and all others are to be matched by it.
     """
     by_name = {given.name: given for given in stored}
-    pairs = {
+    return {
         layer: by_name[str(layer.name)]
         for layer in layers
         if layer.name in by_name and not (has_order and _is_named_by_class(layer))
     }
-    if has_order:
-        left = [layer for layer in layers if layer not in pairs]
-        pairs |= _pairs_in_order(left, _others(stored, pairs))
-    return pairs
 
 
 def _others(stored: Sequence[Stored], pairs: Mapping[Layer, Stored]) -> list[Stored]:
@@ -107,6 +112,34 @@ def _is_named_by_class(layer: Layer) -> bool:
     return name.replace("_", "") == type(layer).__name__.lower()
 
 
+def _refuse_unknown_places(
+    graph: Graph, layers: Sequence[Layer], others: Sequence[Stored], stored: Sequence[Stored]
+) -> None:
+    """Raise ValueError if layers are left whose order is not that of the stored ones which are left.
+
+    That may be where there is a model in the network: its layers are not among the others, and it has one place there,
+    so that of branches with as many layers one may be the longer one.
+    """
+    model = next((given.model for given in stored if given.model), "")
+    if model and layers and (len({given.model for given in others}) > 1 or not _follow_each_other(graph, layers)):
+        raise ValueError(
+            f"{model} is a model with layers of its own, and nothing tells their place among the others: save it as a "
+            f".keras file, or give layers names, here and in Keras; without one of their own are "
+            f"{', '.join(str(layer.name) for layer in layers)}"
+        )
+
+
+def _follow_each_other(graph: Graph, layers: Sequence[Layer]) -> bool:
+    """Whether each layer needs what the one before it gives, so that they can have no other order."""
+    behind: dict[int, set[Layer]] = {}
+    needed: dict[Layer, set[Layer]] = {}
+    for call in graph.calls:
+        before = set().union(*(behind.get(source, set()) for source in call.sources))
+        needed.setdefault(call.layer, set()).update(before)
+        behind[call.target] = before | {call.layer}
+    return all(first in needed[second] for first, second in pairwise(layers))
+
+
 def _pairs_in_order(layers: Sequence[Layer], stored: Sequence[Stored]) -> dict[Layer, Stored]:
     """Return pairs by the order of all, or of those of a class where the file tells it; none if numbers differ."""
 
@@ -118,27 +151,6 @@ def _pairs_in_order(layers: Sequence[Layer], stored: Sequence[Stored]) -> dict[L
         if [kind(layer) for layer in layers] != [given.kind for given in stored]:
             return {}
     return dict(zip(layers, stored, strict=True)) if len(layers) == len(stored) else {}
-
-
-def _ordered_by_keras(graph: Graph) -> list[Layer]:
-    """Return the layers by the longest way to an output, and those with one as long as they are met from there on."""
-    ways: dict[int, int] = {}
-    longest: dict[Layer, int] = {}
-    for call in reversed(graph.calls):
-        longest[call.layer] = way = max(ways.get(call.target, 0), longest.get(call.layer, 0))
-        for source in call.sources:
-            ways[source] = max(ways.get(source, 0), way + 1)
-    met: dict[Layer, None] = {}
-    seen = set(range(graph.inputs))
-    stack = list(reversed(graph.outputs))
-    while stack:
-        value = stack.pop()
-        if value not in seen:
-            seen.add(value)
-            call = graph.calls[value - graph.inputs]
-            met[call.layer] = None
-            stack.extend(reversed(call.sources))
-    return sorted(met, key=lambda layer: -longest[layer])
 
 
 def _by_weight(layer: Layer, given: Stored) -> dict[str, Any]:

@@ -86,7 +86,7 @@ def torch_weights(graph: Graph, shapes: Sequence[Shape], state_dict: Any, extra:
     TypeError, ValueError
         If it is none, or its arrays are not those of the network; the message names all that does not match.
     """
-    what, given = _read(state_dict)
+    what, given = _read(state_dict, extra)
     orders = _orders_of_features(graph, shapes)
     weights = [(layer, name, weight) for layer in graph.layers for name, weight in layer.weights.items()]
     wanted = [_slot(layer, name, weight, orders.get(id(layer))) for layer, name, weight in weights]
@@ -106,14 +106,16 @@ def torch_weights(graph: Graph, shapes: Sequence[Shape], state_dict: Any, extra:
     return [slot.converted(given[slot.name]) for slot in slots]
 
 
-def _read(state_dict: Any) -> tuple[str, dict[str, Array]]:
-    """Return what errors call the arrays, and those that count by name."""
+def _read(state_dict: Any, extra: bool) -> tuple[str, dict[str, Array]]:
+    """Return what errors call the arrays, and those that count by name; with extra, a file may hold other types."""
     what = "state_dict"
     if isinstance(state_dict, (str, os.PathLike)):
         path = file_path(state_dict)
         what = str(path)
+        skipped: set[str] | None = set() if extra else None
         try:
-            state_dict, _ = io.load_arrays(path, _TYPES)
+            state_dict, _ = io.load_arrays(path, _TYPES, skipped)
+            what = io.titled(path, skipped)
         except ValueError as error:
             with path.open("rb") as file:
                 if not file.read(4).startswith(_PICKLES):
@@ -147,7 +149,7 @@ def _slot(layer: Layer, name: str, weight: Array, order: Array | None) -> _Slot 
     if not isinstance(layer, _KINDS) or name not in _NAMES:
         return None
     shape = weight.shape
-    by_feature = slice(None) if order is None else order
+    by_feature = slice(None) if order is None or weight.size == 1 else order  # one slope is that of all features
 
     def slot(theirs: tuple[int, ...], converted: Callable[[Array], Array]) -> _Slot:
         return _Slot(str(layer.name), f"{layer.name}.{_NAMES[name]}", theirs, converted)
@@ -173,29 +175,59 @@ def _orders_of_features(graph: Graph, shapes: Sequence[Shape]) -> dict[int, Arra
     Raises
     ------
     ValueError
-        If rows become images: what gives the rows would have its results in another order.
+        If it would take more than that: where numbers get another shape in which PyTorch has them in another order, or
+        where features that are in PyTorch's order meet those that are in ours.
     """
     of_values: dict[int, Array] = {}
-    of_layers: dict[int, Array] = {}
+    of_layers: dict[int, Array | None] = {}
     for call in graph.calls:
         first, layer = call.sources[0], call.layer
         shape, result = shapes[first], shapes[call.target]
-        if isinstance(layer, (Flatten, Reshape)) and len(shape) == 4 and len(result) == 2:
-            rows, cols, channels = (n or 0 for n in shape[1:])
-            numbers = np.arange(rows * cols * channels).reshape(channels, rows, cols)
-            of_values[call.target] = numbers.transpose(1, 2, 0).reshape(-1)
-        elif len(shape) == 2 and len(result) == 4 and result[1:3] != (1, 1):
+        # What has one feature goes with any order.
+        orders = [of_values.get(source) for source in call.sources if shapes[source][-1] != 1] or [None]
+        order = orders[0]
+        if len(shape) == 2 and len(result) == 4 and result[1:3] != (1, 1):
             raise ValueError(
                 f"layer {layer.name} makes images {result} of rows {shape}, which PyTorch has in another order: "
                 "weights of such a network can't be loaded"
             )
+        if isinstance(layer, (Flatten, Reshape)) and result != shape:
+            if order is not None or (len(result) != 2 and not (_has_one_order(shape) and _has_one_order(result))):
+                raise ValueError(
+                    f"layer {layer.name} makes {result} of {shape}, which PyTorch has in another order: weights of "
+                    "such a network can't be loaded; an image may be flattened, and a dense layer called on that"
+                )
+            if not _has_one_order(shape):
+                rows, cols, channels = (n or 0 for n in shape[1:])
+                numbers = np.arange(rows * cols * channels).reshape(channels, rows, cols)
+                of_values[call.target] = numbers.transpose(1, 2, 0).reshape(-1)
         elif isinstance(layer, Concatenate) and any(source in of_values for source in call.sources):
             sizes = [shapes[source][-1] or 0 for source in call.sources]
             parts = [of_values.get(source, np.arange(n)) for source, n in zip(call.sources, sizes, strict=True)]
             starts = np.cumsum([0, *sizes[:-1]])
             of_values[call.target] = np.concatenate([part + n for part, n in zip(parts, starts, strict=True)])
-        elif first in of_values:
-            of_layers[id(layer)] = of_values[first]
-            if result == shape and not isinstance(layer, Dense):
-                of_values[call.target] = of_values[first]
-    return of_layers
+        elif any(not _is_same(order, other) for other in orders):
+            raise ValueError(
+                f"layer {layer.name} has inputs whose features PyTorch has in different orders, such as a flattened "
+                "image and what a dense layer makes of it: weights of such a network can't be loaded; only a "
+                "Concatenate may join them"
+            )
+        else:
+            if layer.weights and not _is_same(of_layers.setdefault(id(layer), order), order):
+                raise ValueError(
+                    f"layer {layer.name} is called on features that PyTorch has in different orders, such as a "
+                    "flattened image and what a dense layer makes of it: weights of such a network can't be loaded; "
+                    "each takes a layer of its own"
+                )
+            if order is not None and result[1:] == order.shape and not isinstance(layer, Dense):
+                of_values[call.target] = order
+    return {layer: order for layer, order in of_layers.items() if order is not None}
+
+
+def _has_one_order(shape: Shape) -> bool:
+    """Whether the numbers of a sample are in the same order with channels first: no image, one pixel or one channel."""
+    return len(shape) != 4 or shape[1:3] == (1, 1) or shape[3] == 1
+
+
+def _is_same(order: Array | None, other: Array | None) -> bool:
+    return order is other or (order is not None and other is not None and np.array_equal(order, other))
