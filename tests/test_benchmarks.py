@@ -6,6 +6,7 @@ import argparse
 import json
 import math
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -19,7 +20,7 @@ ROOT = Path(__file__).parents[1]
 if not (ROOT / "benchmarks").is_dir():
     pytest.skip("this is no checkout", allow_module_level=True)
 
-from benchmarks import accuracy, data, engine_fastcnn, footprint, layers, networks, peers, worker  # noqa: E402
+from benchmarks import accuracy, choices, data, engine_fastcnn, footprint, layers, networks, peers, worker  # noqa: E402
 from benchmarks.layers import CASES, Conv, Network  # noqa: E402
 from benchmarks.network_results import Footprint, NetworkReport, NetworkRow  # noqa: E402
 from benchmarks.peers import Timing  # noqa: E402
@@ -190,6 +191,24 @@ def test_a_report_as_json_has_every_figure():
         "peak": 90 * MEGABYTE,
         "imported": 40 * MEGABYTE,
     }
+
+
+@pytest.mark.parametrize("filters", [3, 24])
+def test_choices_are_measured_beside_all_algorithms(filters, monkeypatch, capsys):
+    layer = Conv("net", 3, 16, filters, size=20, padding=1)
+    monkeypatch.setattr(choices, "SECONDS", 0.0)
+    monkeypatch.setattr(choices, "select", lambda only: [layer, Conv("net", 5, 16, 24, size=7, padding=1)])
+    found = {what: (chosen, seconds) for what, chosen, seconds in choices.seconds(layer)}
+    assert list(found) == list(layer.passes)
+    for chosen, seconds in found.values():
+        assert chosen in seconds
+        assert set(accuracy.ALGORITHMS) <= set(seconds)
+        assert all(0 < taken < 1 for taken in seconds.values())
+    monkeypatch.setattr(sys, "argv", ["choices", "--threads", str(runtime.get_num_threads())])
+    choices.main()
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.count("|") for line in lines] == [9] * (2 + len(layer.passes)) + [0, 0]
+    assert re.fullmatch(r"Choices take \d\.\d{3} times as long .*, and \d+\.\d\d at most\.", lines[-1])
 
 
 def test_every_layer_is_drawn_once():

@@ -117,11 +117,12 @@ def _refuse_unknown_places(
 ) -> None:
     """Raise ValueError if layers are left whose order is not that of the stored ones which are left.
 
-    That may be where there is a model in the network: its layers are not among the others, and it has one place there,
-    so that of branches with as many layers one may be the longer one.
+    That may be where there is a model in the network: it has one place there, so that of branches with as many layers
+    one may be the longer one. Nor are its layers among the others, but in the older layout, which tells no kinds.
     """
     model = next((given.model for given in stored if given.model), "")
-    if model and layers and (len({given.model for given in others}) > 1 or not _follow_each_other(graph, layers)):
+    is_apart = len({given.model for given in others}) > 1 and any(given.kind for given in others)
+    if model and layers and (is_apart or not _follow_each_other(graph, layers)):
         raise ValueError(
             f"{model} is a model with layers of its own, and nothing tells their place among the others: save it as a "
             f".keras file, or give layers names, here and in Keras; without one of their own are "

@@ -22,6 +22,7 @@ from .._core import _narrow, _runtime
 from .._core._conv import Geometry
 from .._core._winograd import FEW_TILES
 
+# Of 3x3 filters; ``python -m benchmarks.choices`` compares what they choose with what is fastest, layer by layer.
 # In the time of a multiply-add of a long product, by pass: what a filter's packing costs for each of its elements, and
 # by the side of a Winograd tile what transforms cost for each of its points, those of a filter and those of a tile.
 # Fitted to the times of 25 layers of 3x3 with 32 channels and more (2 threads, float32, AVX-512): _NEAR on a Zen 4 with
