@@ -92,9 +92,9 @@ PANELS: tuple[tuple[tuple[str, str, Callable[[Case], bool]], ...], ...] = (
     (
         ("LeNet-5, two convolutions, CIFAR-VGG, VGG-16", "torch", _convs_of("lenet5", "fashion", "cifar", "vgg16")),
         ("ResNet-50, batch 16", "torch", _convs_of("resnet50", batch=16)),
+        ("ResNet-18, ResNeXt-50, DeepLab", "torch", _convs_of("resnet18", "resnext50", "deeplab")),
     ),
     (
-        ("ResNet-18, ResNeXt-50, DeepLab", "torch", _convs_of("resnet18", "resnext50", "deeplab")),
         ("Matrix products", "numpy", lambda case: isinstance(case, Dense)),
         ("Pooling", "torch", lambda case: isinstance(case, Pool)),
         ("Batch norm and ReLU", "torch", lambda case: isinstance(case, Norm)),
