@@ -130,16 +130,16 @@ def conv2d(
     algorithm
         "direct", "winograd", or "auto" for the faster of them (direct for float64). Direct sums R * S * C / groups
         products, in one chain of multiply-adds, 1x1 filters at few pixels in several: its error is at most about that
-        number times an ulp of the sum of their magnitudes. Winograd (Lavin and Gray, 2016) is for 3x3 filters at stride
-        1, dilated ones too; "winograd-2x2", "winograd-4x4" and "winograd-6x6" are its F(m x m, 3x3), "winograd" is the
-        fastest of them. They take 4/9, 1/4 and 16/81 of the multiplications; errors of the result are in the root mean
-        square about half of direct's, four and eight times as large (README). A NaN or infinity spreads over the m x m
-        pixels (of a dilation, so far apart) computed with it, and "winograd-4x4" and "winograd-6x6" overflow earlier:
-        in float32, inputs of 1e37 give infinities or NaN where the others are finite. Depthwise convolutions have
-        kernels of their own ("depthwise", as FASTCNN_VERBOSE prints it), which "direct" means too. "auto" alone has two
-        more: "grouped", where several groups fit into a vector, and "direct-narrow", which has pixels fill the vectors
-        that few filters would not. These add up what direct does, but a NaN or infinity spreads over all taps of such
-        few filters' gradients.
+        number times an ulp of the sum of their magnitudes. Taps that see padding alone are left out. Winograd (Lavin
+        and Gray, 2016) is for 3x3 filters at stride 1, dilated ones too; "winograd-2x2", "winograd-4x4" and
+        "winograd-6x6" are its F(m x m, 3x3), "winograd" is the fastest of them. They take 4/9, 1/4 and 16/81 of the
+        multiplications; errors of the result are in the root mean square about half of direct's, four and eight times
+        as large (README). A NaN or infinity spreads over the m x m pixels (of a dilation, so far apart) computed with
+        it, and "winograd-4x4" and "winograd-6x6" overflow earlier: in float32, inputs of 1e37 give infinities or NaN
+        where the others are finite. Depthwise convolutions have kernels of their own ("depthwise", as FASTCNN_VERBOSE
+        prints it), which "direct" means too. "auto" alone has two more: "grouped", where several groups fit into a
+        vector, and "direct-narrow", which has pixels fill the vectors that few filters would not. These add up what
+        direct does, but a NaN or infinity spreads over all taps of such few filters' gradients.
     residual
         What a shortcut brings (He et al., 2016), (N, H', W', K), or None: added on the way, without a pass of its own.
         Its gradient is that of the sum.
