@@ -133,7 +133,7 @@ class Graph:
         self._normalizes = any(type(layer) is BatchNormalization for layer in self.layers)
         # Elements of each call's result for one sample, once the graph is built.
         self._sizes = [1] * len(self.calls)
-        #: The element types that its layers compute in, likewise.
+        #: The element types that its layers compute in, likewise; and that of its inputs, which the model adds.
         self.dtypes: set[str | None] = set()
 
     @classmethod

@@ -181,7 +181,7 @@ def test_padding_costs_no_memory_where_taps_see_nothing_else(algorithm):
 
 @pytest.mark.parametrize(("images", "padding", "stride", "pixels"), [(1, 20_000, 20_000, 3), (64, 20_000, 50_000, 1)])
 def test_gradients_of_filters_copy_little_where_there_is_more_padding_than_image(images, padding, stride, pixels):
-    """With all rows of it the copy would have 22 and 60 GB."""
+    """A block of all output rows asked for 21.6 GB in the first case."""
     options = {"strides": stride, "padding": padding}
     x, grad = integers(images, 4, 4, 3), integers(images, pixels, pixels, 8, seed=1)
     seen = grad[0, 1, 1] if pixels == 3 else np.zeros(8)  # by the middle one, where there is one

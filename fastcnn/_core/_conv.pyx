@@ -47,7 +47,7 @@ cdef slice seen_taps(Py_ssize_t size, Py_ssize_t outputs, Py_ssize_t stride, Py_
     there is padding for: what begins behind an image's first pixel is an image larger than its padding."""
     cdef Py_ssize_t first = max(0, min(ceil_div(before - (outputs - 1) * stride, dilation), before // dilation))
     cdef Py_ssize_t stop = min(taps, (size - 1 + before) // dilation + 1)
-    return slice(first, stop) if first < stop and size and outputs else slice(0, taps)
+    return slice(first, stop) if first < stop else slice(0, taps)
 
 
 cdef class Geometry:

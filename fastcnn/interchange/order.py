@@ -17,14 +17,7 @@ Place = tuple[str, str]
 def by_depth(inputs: int, calls: Sequence[tuple[Key, Sequence[int]]], outputs: Sequence[int]) -> list[Key]:
     """Return the layers by the longest way to an output, and those with one as long as they are met from there on.
 
-    Parameters
-    ----------
-    inputs
-        Number of inputs.
-    calls
-        Layers with the numbers of the values that they take; the i-th call gives the value ``inputs + i``.
-    outputs
-        The numbers of the results.
+    Arguments are as of :class:`fastcnn.graph.Graph`.
     """
     ways: dict[int, int] = {}
     longest: dict[Key, int] = {}
