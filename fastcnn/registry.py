@@ -172,9 +172,7 @@ def restore(data: Any, kind: type[Kind]) -> Kind:
         If data describes anything else, or its class is not registered or refuses the arguments.
     """
     noun = kind.__name__.lower()
-    if not (
-        isinstance(data, Mapping) and isinstance(data.get("class"), str) and isinstance(data.get("config"), Mapping)
-    ):
+    if not (isinstance(data, dict) and isinstance(data.get("class"), str) and isinstance(data.get("config"), dict)):
         raise ValueError(f"a {noun} must be described by its class and config, got {data!r}")
     name, config = data["class"], data["config"]
     cls = _CLASSES.get(name)
@@ -191,7 +189,7 @@ def restore(data: Any, kind: type[Kind]) -> Kind:
 
 
 def _restored(value: Any) -> Any:
-    if isinstance(value, Mapping):
+    if isinstance(value, dict):
         return restore(value, Configurable)
     if isinstance(value, list):
         return [_restored(v) for v in value]

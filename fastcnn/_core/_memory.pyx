@@ -52,10 +52,8 @@ cdef extern from *:
     #define FC_REGION (64 << 20)
 
     /* Seconds that a huge page may take when it is first written. A virtual machine may have left its free memory to
-       its host, which gives it back page by small page: 28 MB then take 51 ms, in small pages, which it has kept, 12.
-       But an array of so many bytes is worth the wait: with small pages a prediction of ResNet-18 takes 5 % longer. */
-    #define FC_SLOW_PAGE 2e-3
-    #define FC_PATIENT (8 << 20)
+       its host, which gives it back page by page: 2 MB then take 2 to 5 ms, in small pages, which it has kept, 0.7. */
+    #define FC_SLOW_PAGE 1e-3
 
     /* One of arrays that come and go, which are written often, and one of those that stay. */
     static struct fc_region { char *next; size_t left; } fc_regions[2];
@@ -78,17 +76,19 @@ cdef extern from *:
         return 1;
     }
 
-    /* Writes to the first huge page that begins in a block; if that takes long, small ones follow in the region. */
-    static void fc_try_page(char *block, char *end, char *region_end) {
+    /* Writes to the huge pages that begin in a block; once one takes long, small ones follow in the region. */
+    static void fc_try_pages(char *block, char *end, char *region_end) {
         (void)block, (void)end, (void)region_end;
     #ifdef MADV_NOHUGEPAGE
         char *page = block + -(size_t)block % FC_HUGE_PAGE;
-        if (page < end) {
+        while (page < end) {
             double since = fc_seconds();
             *(volatile char *)page = 0;
             page += FC_HUGE_PAGE;
-            if (page < region_end && fc_seconds() - since > FC_SLOW_PAGE)
+            if (page < region_end && fc_seconds() - since > FC_SLOW_PAGE) {
                 madvise(page, region_end - page, MADV_NOHUGEPAGE);
+                break;
+            }
         }
     #endif
     }
@@ -103,12 +103,8 @@ cdef extern from *:
         p = r->next;
         r->next += size;
         r->left -= size;
-        if (stays && size < FC_PATIENT)
-            fc_try_page(p, r->next, r->next + r->left);
-    #ifdef MADV_HUGEPAGE
-        else if (stays)
-            madvise(p, size, MADV_HUGEPAGE);
-    #endif
+        if (stays)
+            fc_try_pages(p, r->next, r->next + r->left);
         return p;
     }
     """

@@ -344,7 +344,7 @@ class Layer(Configurable):
         """
         state = vars(self)
         if not self.built:
-            with CHANGING:
+            with CHANGING, AlignedMemory():
                 if not self.built:
                     self._build(input_shape, source)
         if state["_input_shape"] == input_shape:
@@ -374,18 +374,17 @@ class Layer(Configurable):
             raise ValueError(f"weights of {self._title()} must be {wanted} by its arguments as they are now, got {got}")
 
     def _twin(self, input_shape: Any) -> Layer:
-        """Return the same layer as it would be built for inputs of this shape, with weights of zeros."""
+        """Return the same layer as it would be built for inputs of this shape; its weights have never been written."""
         twin = copy.copy(self)
         twin.unbuild()
-        twin._build(input_shape, lambda _, shape, __: np.zeros(shape, self.dtype or "float32"))
+        twin._build(input_shape, lambda _, shape, __: np.empty(shape, self.dtype or "float32"))
         return twin
 
     def _build(self, input_shape: Any, source: WeightSource | None) -> None:
         state = vars(self)
         state["_source"] = source
         try:
-            with AlignedMemory():
-                self.build(input_shape)
+            self.build(input_shape)
             output_shape = self.compute_output_shape(input_shape)
         except BaseException:
             self.unbuild()
