@@ -901,7 +901,8 @@ cdef struct FilterGradient:
     # one panel and `overhang` rows of the image follow, into which the last vector then reads.
     const char *dy
     Py_ssize_t dy_row, overhang
-    # whole: its rows are whole vectors. prefetch: the images are read in place, from far away.
+    # whole: its rows are whole vectors. prefetch: the images are read in place, and they, or, where both are packed,
+    # they and the gradients, from far away.
     bint whole, prefetch
     # Of 1x1 filters, more than a panel, the input is packed too, so many channels side by side, if these are not all
     # that there are. 0: other filters.
@@ -1282,7 +1283,7 @@ cdef void cut_filters(FilterGradient *f, int threads) noexcept nogil:
 
 cdef int accumulate_filters(FilterGradient *f, int threads) except -1:
     """Reduce over all pixels, in tasks that share nothing they write, and add up their sums."""
-    cdef Py_ssize_t size = f.table.itemsize, chunk, chunks, scratch_bytes, sum_bytes
+    cdef Py_ssize_t size = f.table.itemsize, chunk, chunks, scratch_bytes, sum_bytes, read_bytes
     cdef Py_ssize_t i, task
     cdef Shares shares
     cdef bint merged
@@ -1298,11 +1299,13 @@ cdef int accumulate_filters(FilterGradient *f, int threads) except -1:
     merged = f.dilation_w == 1 and f.source.pixel == f.source.channels * size
     f.length = (f.cols if merged else 1) * f.source.channels
     f.segments = 1 if merged else f.cols
-    f.prefetch = (f.source.in_place and f.source.col_step == 1 and f.source.row_step == 1
-                  and f.images * f.source.in_h * f.source.pitch > 2 * l2_bytes)
     f.x_width = 0
+    read_bytes = f.images * f.source.in_h * f.source.pitch
     if f.rows == 1 and f.cols == 1 and f.source.in_place and f.panels > 1:
         f.x_width = packed_width(f.table, f.length)
+        read_bytes += f.images * f.source.out_h * f.source.out_w * f.dy_row
+    f.prefetch = (f.source.in_place and f.source.col_step == 1 and f.source.row_step == 1
+                  and read_bytes > 2 * l2_bytes)
     cut_filters(f, threads if f.normalized == NULL else 1)  # a group would make them for itself
     scratch_bytes = f.run_bytes + f.copy_bytes + f.pack_x_bytes + f.pack_bytes + f.made_bytes
     if f.made_x_bytes:
@@ -1350,13 +1353,23 @@ cdef FilterGradient filter_gradient(Geometry g, cnp.ndarray x, cnp.ndarray dw) n
 
 def backward_filters(Geometry g, cnp.ndarray dy, cnp.ndarray x, cnp.ndarray dw):
     """Write the gradient of the filters to dw."""
+    cdef Py_ssize_t size = cnp.PyArray_ITEMSIZE(x), pixels
     cdef FilterGradient f
+    cdef Product p
     cdef cnp.ndarray seen
     if g.seen is not None:
         seen = seen_filters(g, dw)
         backward_filters(g.seen, dy, x, seen)
         dw[...] = 0
         dw[g.taps] = seen
+        return
+    pixels = g.images * g.out_h * g.out_w
+    if g.is_product() and pixels < 2 * PART_PIXELS:  # not enough for parts
+        p = Product(
+            table=kernels(x), m=g.channels, n=g.filters, k=pixels, a=cnp.PyArray_BYTES(x), a_row=size,
+            a_step=g.channels * size, b=cnp.PyArray_BYTES(dy), b_row=g.filters * size, b_transposed=False, packed=False,
+            bias=NULL, c=cnp.PyArray_BYTES(dw), c_row=g.filters * size, residual=0, relu=0, ahead=NULL, ahead_bytes=0)
+        product(&p)
         return
     f = filter_gradient(g, x, dw)
     f.dy = cnp.PyArray_BYTES(dy)
