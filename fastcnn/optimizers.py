@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import nn
-from .arguments import TINY, brief, flag, number
+from .arguments import TINY, flag, number
 from .registry import Configurable, lookup, register
 
 Array = NDArray[Any]
@@ -65,23 +65,15 @@ class Optimizer(Configurable):
         """
         if self._params is None:
             raise ValueError("bind must be called before step")
-        lists = self._params, grads, *self._slots.values()
-        types = dict.fromkeys(p.dtype for p in self._params)
-        if len(types) > 1:
-            _must_fit(grads, self._params)
         self.iterations += 1
         try:
-            for dtype in types:
-                alike: Any = lists
-                if len(types) > 1:
-                    alike = ([a for a, p in zip(own, self._params, strict=True) if p.dtype == dtype] for own in lists)
-                self.update(*alike)
+            self.update(self._params, grads, *self._slots.values())
         except (TypeError, ValueError):  # of what is refused there is no step
             self.iterations -= 1
             raise
 
     def update(self, params: list[Array], grads: list[Array], *slots: list[Array]) -> None:
-        """Take step number ``iterations``: change params, which are of one element type, and slots in place."""
+        """Take step number ``iterations``: change params and slots in place."""
         raise NotImplementedError
 
     def state(self) -> dict[str, Array]:
@@ -94,19 +86,6 @@ class Optimizer(Configurable):
             if slot in self.slot_names  # else it has lost its use, as without momentum
             for name, array in zip(self._names, arrays, strict=True)
         }
-
-
-def _must_fit(grads: Any, params: list[Array]) -> None:
-    """Raise what a step over all would, before those of one element type take theirs."""
-    if not isinstance(grads, (list, tuple)):
-        raise TypeError(f"grads must be a list of arrays, got {brief(grads)}")
-    if len(grads) != len(params):
-        raise ValueError(f"grads must hold {len(params)} arrays, as there are weights, got {len(grads)}")
-    for i, (grad, param) in enumerate(zip(grads, params, strict=True)):
-        if not isinstance(grad, np.ndarray) or grad.dtype != param.dtype or not grad.flags.c_contiguous:
-            raise TypeError(f"grads[{i}] must be a C-ordered array of {param.dtype}, got {brief(grad)}")
-        if grad.shape != param.shape:
-            raise ValueError(f"grads[{i}] must have shape {param.shape}, got {grad.shape}")
 
 
 @register

@@ -57,6 +57,33 @@ def test_adam(beta_1, beta_2, decay, dtype):
         assert_all_close(actual, wanted, dtype)
 
 
+def steps(*dtypes):
+    """Return what a step of each kind makes of parameters and moments, of the types that follow each other in turn."""
+    made = []
+    for kind in ("sgd", "adam"):
+        p, g, m, v = ([a.astype(dtypes[i % len(dtypes)]) for i, a in enumerate(arrays(k, "float64"))] for k in range(4))
+        v = [np.asarray(abs(a)) for a in v]
+        if kind == "sgd":
+            nn.sgd_step(p, g, m, 0.05, 0.9)
+        else:
+            nn.adam_step(p, g, m, v, 0.01, 0.9, 0.999, 1e-3, 1)
+        made.append((p, m, v))
+    return made
+
+
+def test_types_may_differ_from_parameter_to_parameter():
+    of_each = [steps("float32"), steps("float64")]
+    for kind, lists in enumerate(steps("float32", "float64")):
+        for which, made in enumerate(lists):
+            for i, array in enumerate(made):
+                alone = of_each[i % 2][kind][which][i]
+                assert array.dtype == alone.dtype and np.array_equal(array, alone)
+    before = [normals(2, 3, dtype="float32"), normals(4)]
+    moved = [a.copy() for a in before]
+    nn.sgd_step(moved, [np.ones_like(a) for a in before], None, 0.5)
+    assert all(np.array_equal(a, b - 0.5) for a, b in zip(moved, before, strict=True))
+
+
 def test_the_first_adam_step_moves_by_the_learning_rate_against_the_sign(dtype):
     p, g = [np.zeros(4, dtype)], [np.array([1e-3, -1e-3, 5, -5], dtype)]
     nn.adam_step(p, g, [np.zeros(4, dtype)], [np.zeros(4, dtype)], 0.1, 0.9, 0.999, 1e-12, 1)

@@ -534,6 +534,7 @@ def dropout(cnp.ndarray x, uint64_t seed, uint32_t threshold, double scale, cnp.
 # ---- optimiser steps over all parameters at once ----
 
 cdef struct Run:
+    const fc_kernels *table
     Py_ssize_t n
     char *p
     char *g
@@ -553,52 +554,50 @@ cdef char *start_of(list arrays, Py_ssize_t i):
 cdef Py_ssize_t list_runs(list params, list grads, list m, list v, Run *runs) except -1:
     """Cut every parameter into runs; m and v may be empty. Return how many there are, and fill runs if given."""
     cdef Py_ssize_t total = 0, i, j, n, step
+    cdef const fc_kernels *table
     cdef Run first
     cdef cnp.ndarray p
     for i in range(len(params)):
         p = params[i]
         n = cnp.PyArray_SIZE(p)
         if runs != NULL:
-            first = Run(n, start_of(params, i), start_of(grads, i), start_of(m, i), start_of(v, i))
+            table = kernels(p)
+            first = Run(table, n, start_of(params, i), start_of(grads, i), start_of(m, i), start_of(v, i))
             for j in range(ceil_div(n, RUN)):
                 step = j * RUN * cnp.PyArray_ITEMSIZE(p)
-                runs[total + j] = Run(min(RUN, n - j * RUN), first.p + step, first.g + step,
+                runs[total + j] = Run(table, min(RUN, n - j * RUN), first.p + step, first.g + step,
                                       after(first.m, step), after(first.v, step))
         total += ceil_div(n, RUN)
     return total
 
 
 def sgd(list params, list grads, list momenta, double rate, double momentum, bint nesterov, double decay):
-    """Update params and momenta in place; momenta is empty where momentum is 0. All of one element type."""
+    """Update params and momenta in place; momenta is empty where momentum is 0. Types differ from param to param."""
     cdef Py_ssize_t count = list_runs(params, grads, [], momenta, NULL), i
-    cdef const fc_kernels *table
     cdef Run *runs
     cdef int threads = threads_for(<double> count * RUN * LIGHT)
     if not count:
         return
-    table = kernels(params[0])
     runs = <Run *> acquire(count * sizeof(Run))
     list_runs(params, grads, [], momenta, runs)
     with nogil:
         for i in prange(count, num_threads=threads, schedule="static"):
-            table.sgd(runs[i].n, runs[i].p, runs[i].g, runs[i].v, rate, momentum, nesterov, decay)
+            runs[i].table.sgd(runs[i].n, runs[i].p, runs[i].g, runs[i].v, rate, momentum, nesterov, decay)
     release(<char *> runs)
 
 
 def adam(list params, list grads, list m, list v, double alpha, double beta_1, double beta_2, double epsilon,
          double rate_decay):
-    """Update params and both moments in place. All of one element type."""
+    """Update params and both moments in place. Types differ from param to param."""
     cdef Py_ssize_t count = list_runs(params, grads, m, v, NULL), i
-    cdef const fc_kernels *table
     cdef Run *runs
     cdef int threads = threads_for(<double> count * RUN * LIGHT)
     if not count:
         return
-    table = kernels(params[0])
     runs = <Run *> acquire(count * sizeof(Run))
     list_runs(params, grads, m, v, runs)
     with nogil:
         for i in prange(count, num_threads=threads, schedule="static"):
-            table.adam(runs[i].n, runs[i].p, runs[i].g, runs[i].m, runs[i].v, alpha, beta_1, beta_2, epsilon,
-                       rate_decay)
+            runs[i].table.adam(runs[i].n, runs[i].p, runs[i].g, runs[i].m, runs[i].v, alpha, beta_1, beta_2, epsilon,
+                               rate_decay)
     release(<char *> runs)

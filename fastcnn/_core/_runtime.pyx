@@ -313,14 +313,14 @@ def are_plain(Py_ssize_t required, *arrays):
 
 
 def first_misfit(list arrays, list params, bint writeable):
-    """Return where arrays first holds something else than a plain array of the shape of its param and of the element
-    type of the first param, which can be written to where that is asked; -1 where everything fits.
+    """Return where arrays first holds something else than a plain array of its param's shape and element type, which
+    can be written to where that is asked; -1 where everything fits.
 
     params hold arrays, unless they are the arrays themselves.
     """
     cdef Py_ssize_t i
     for i in range(len(arrays)):
-        if not are_plain(2, arrays[i], params[0]):
+        if not are_plain(2, arrays[i], params[i]):
             return i
         if not cnp.PyArray_SAMESHAPE(arrays[i], params[i]):
             return i

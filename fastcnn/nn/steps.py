@@ -13,7 +13,7 @@ from ._arrays import FloatArray, flag, number
 
 
 def _checked(**lists: Sequence[FloatArray]) -> list[list[FloatArray]]:
-    """Return lists of equally shaped, plain arrays of one element type; all but grads must be writable."""
+    """Return lists of plain arrays, each of its param's shape and element type; all but grads must be writable."""
     for name, arrays in lists.items():
         if not isinstance(arrays, (list, tuple)):
             raise TypeError(f"{name} must be a list of arrays, got {brief(arrays)}")
@@ -25,15 +25,16 @@ def _checked(**lists: Sequence[FloatArray]) -> list[list[FloatArray]]:
             raise ValueError(f"{name} must hold {len(params)} arrays, as params does, got {len(arrays)}")
         misfit = _runtime.first_misfit(arrays, params, name != "grads")
         if misfit >= 0:
-            raise _complaint(f"{name}[{misfit}]", arrays[misfit], params[misfit], params[0])
+            raise _complaint(f"{name}[{misfit}]", arrays[misfit], params[misfit])
         result.append(arrays)
     return result
 
 
-def _complaint(name: str, array: object, param: FloatArray, first: FloatArray) -> Exception:
-    """Say what is wrong with an array that does not fit its param."""
-    if not isinstance(array, np.ndarray) or not _runtime.are_plain(2, array, first):
-        return TypeError(f"{name} must be a C-ordered array of the float type of params[0], got {_describe(array)}")
+def _complaint(name: str, array: object, param: FloatArray) -> Exception:
+    """Say what is wrong with an array that does not fit its param, or is one that can't be."""
+    if not isinstance(array, np.ndarray) or not _runtime.are_plain(2, array, param):
+        dtype = "float32 or float64" if array is param else param.dtype
+        return TypeError(f"{name} must be a C-ordered array of {dtype}, got {_describe(array)}")
     if array.shape != param.shape:
         return ValueError(f"{name} must have shape {param.shape}, got {array.shape}")
     return ValueError(f"{name} is updated in place and must be writable")
@@ -63,9 +64,9 @@ def sgd_step(
     Parameters
     ----------
     params, grads
-        Arrays of any shapes, C-ordered, all of one float type.
+        Arrays of any shapes and float types, C-ordered, each gradient of its parameter's.
     momenta
-        Arrays of the same shapes, updated; may be None without momentum.
+        Arrays of the same shapes and types, updated; may be None without momentum.
     learning_rate
         Not negative.
     momentum
@@ -126,9 +127,9 @@ def adam_step(
     Parameters
     ----------
     params, grads
-        Arrays of any shapes, C-ordered, all of one float type.
+        Arrays of any shapes and float types, C-ordered, each gradient of its parameter's.
     m, v
-        First and second moments, of the same shapes, updated.
+        First and second moments, of the same shapes and types, updated.
     learning_rate
         Not negative.
     beta_1, beta_2
