@@ -18,6 +18,9 @@ MAX_ELEMENTS = 2**47
 #: The least normal float32: a smaller divisor would be lost in the kernels.
 TINY = float(np.finfo(np.float32).tiny)
 
+# How far beyond 1 a sum of probabilities may be rounded.
+_ROUNDING = 1e-6
+
 
 def integer(value: Any, name: str, minimum: int = 1, got: Any = None) -> int:
     """Return value as an int of at least minimum.
@@ -284,15 +287,26 @@ def plain(array: NDArray[Any], dtype: Any, name: str) -> NDArray[Any]:
 
 
 def must_be_probabilities(array: NDArray[Any], name: str) -> None:
-    """Raise ValueError unless the array holds numbers in [0, 1] alone.
+    """Raise ValueError unless the array holds numbers in [0, 1] alone, but for what sums of such are rounded by.
 
     Examples
     --------
     >>> must_be_probabilities(np.array([0.0, 1.0]), "labels")
     """
-    inside = (array >= 0) & (array <= 1)
+    inside = (array >= -_ROUNDING) & (array <= 1 + _ROUNDING)
     if not inside.all():
         raise ValueError(f"{name} must hold probabilities in [0, 1], got {array[~inside][0]}")
+
+
+def within(place: str, error: Exception) -> Exception:
+    """Return an error that says where another one was met: a TypeError or a ValueError, as that one is.
+
+    Examples
+    --------
+    >>> within("layer dense", ValueError("units must be at least 1, got 0"))
+    ValueError('layer dense: units must be at least 1, got 0')
+    """
+    return (TypeError if isinstance(error, TypeError) else ValueError)(f"{place}: {error}")
 
 
 def brief(value: Any) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -30,12 +30,18 @@ class Batches:
 
     def epoch(self, order: np.random.Generator | None = None) -> Iterator[Batch]:
         """Give the batches of one epoch, in an order drawn from the generator where there is one and it can be."""
-        for batch in self.source:
+        for batch in self._given():
             if not (isinstance(batch, (tuple, list)) and len(batch) == 2):
+                size = f" of {len(batch)}" if isinstance(batch, (tuple, list)) else ""
                 raise ValueError(
-                    f"{self.name} must give pairs (x, y) when it is iterated over, got {type(batch).__name__}"
+                    f"{self.name} must give pairs (x, y) when it is iterated over, got {type(batch).__name__}{size}"
                 )
             yield batch[0], batch[1]
+
+    def _given(self) -> Iterator[Any]:
+        if not isinstance(self.source, Iterable) and self.length is not None:
+            return (self.source[index] for index in range(self.length))
+        return iter(self.source)
 
 
 @dataclass
@@ -90,7 +96,8 @@ def batches(
     """
     x_name, y_name = names
     is_data = _is_data(x, parts[0])
-    if not is_data and (isinstance(x, (str, bytes, Mapping)) or not isinstance(x, Iterable)):
+    gives = isinstance(x, Iterable) or hasattr(type(x), "__getitem__")
+    if not is_data and (isinstance(x, (str, bytes, Mapping)) or not gives):
         raise TypeError(f"{x_name} must be an array or an iterable of batches (x, y), got {brief(x)}")
     if is_data:
         data = samples(x, parts[0], x_name)
@@ -104,7 +111,7 @@ def batches(
     for name, value in ((y_name, y), ("batch_size", batch_size)):
         if value is not None:
             raise ValueError(f"{name} must be None where {x_name} is an iterable of batches, got {brief(value)}")
-    return Batches(x, len(x) if isinstance(x, Sized) else None, name=x_name)
+    return Batches(x, _length(x), name=x_name)
 
 
 def split(
@@ -149,6 +156,14 @@ def samples(value: Any, names: Sequence[str], what: str) -> Array | list[Array]:
                 f"{what} for {name} must have as many samples as for {names[0]}, {len(arrays[0])}, got {len(array)}"
             )
     return arrays
+
+
+def _length(source: Any) -> int | None:
+    """Return the number of batches of an iterable; None where it has none, or does not know it."""
+    try:
+        return len(source)
+    except (TypeError, NotImplementedError):
+        return None
 
 
 def _some(data: Array | list[Array], chosen: Any) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import statistics
 import time
 from pathlib import Path
@@ -11,6 +12,8 @@ from numpy.typing import NDArray
 
 import fastcnn
 from fastcnn import datasets
+from fastcnn.arguments import file_path
+from fastcnn.io import PathLike
 from fastcnn.layers import Conv2D, Dense, Dropout, Flatten, MaxPool2D
 
 EPOCHS = 10
@@ -27,7 +30,7 @@ Array = NDArray[np.float32]
 Labels = NDArray[np.int64]
 
 
-def run(epochs: int = EPOCHS, seed: int = SEED, out: Path | None = None) -> float:
+def run(epochs: int = EPOCHS, seed: int = SEED, out: PathLike | None = None) -> float:
     """Train on the digits, print what came of it, save the model and check the file.
 
     Parameters
@@ -37,7 +40,7 @@ def run(epochs: int = EPOCHS, seed: int = SEED, out: Path | None = None) -> floa
     seed : int
         Determines the initial weights, the order of the images and the dropout: the same seed
         gives the same network.
-    out : Path, optional
+    out : path, optional
         The file to write; by default ``demo.safetensors`` in the cache folder.
 
     Returns
@@ -126,17 +129,22 @@ def shifted(x: Array, y: Labels) -> tuple[Array, Labels]:
     return np.concatenate(copies), np.tile(y, len(offsets))
 
 
-def _writable(out: Path | None) -> Path:
+def _writable(out: PathLike | None) -> Path:
     """Find out before the training whether the model will have a place."""
     if out is None:
         folder = datasets.cache_folder()
         folder.mkdir(parents=True, exist_ok=True)
         return folder / "demo.safetensors"
-    if out.is_dir():
-        raise IsADirectoryError(f"{out} is a folder, not a file to write the model to")
-    if not out.parent.is_dir():
-        raise FileNotFoundError(f"there is no folder {out.parent} to write {out.name} into")
-    return out
+    path = file_path(out, "out")
+    if path.is_dir():
+        raise IsADirectoryError(f"{path} is a folder, not a file to write the model to")
+    if path.exists() and not path.is_file():
+        raise OSError(f"{path} is no regular file, which the model could take the place of")
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"there is no folder {path.parent} to write {path.name} into")
+    if not os.access(path.parent, os.W_OK):
+        raise PermissionError(f"the folder {path.parent} can't be written to")
+    return path
 
 
 def _gallery(images: Array, scores: Array, labels: Labels) -> str:

@@ -26,12 +26,16 @@ from .layers.conv import Conv2D, DepthwiseConv2D
 from .layers.merging import Add
 from .layers.normalization import BatchNormalization
 from .layers.pooling import MaxPool2D
+from .layers.regularization import Dropout
 from .layers.symbolic import Input, Shape, Tensor
 from .nn.activations import FUSED
 from .registry import is_own
 from .shapes import elements
 
 Array = NDArray[Any]
+
+# 2^64 divided by the golden ratio, made odd.
+_ODD = 0x9E3779B97F4A7C15
 
 # What the layers compute that may be fused with the one after them.
 FOLLOWED = tuple(layer.forward for layer in (BatchNormalization, Activated, Add, Activation, ReLU, ReLU6))
@@ -83,13 +87,15 @@ class Part:
 class Tape:
     """What backward needs of a pass: of each call what forward returned beside the result, or the part it belongs to.
 
-    ``training``, ``seed`` and ``logits`` are those of the pass, so that a part that is done again gives the same.
+    ``training``, ``seed``, ``step`` and ``logits`` are those of the pass, so that a part that is done again gives the
+    same.
     """
 
     entries: list[Any]
     parts: list[Part]
     training: bool
     seed: int
+    step: int
     logits: Set[int]
 
 
@@ -133,6 +139,8 @@ class Graph:
         self._normalizes = any(type(layer) is BatchNormalization for layer in self.layers)
         # Elements of each call's result for one sample, once the graph is built.
         self._sizes = [1] * len(self.calls)
+        # The first and last calls of the parts that a pass with checkpoints is made of, once there is one.
+        self._parts: list[tuple[int, int]] | None = None
         #: The element types that its layers compute in, likewise; and that of its inputs, which the model adds.
         self.dtypes: set[str | None] = set()
 
@@ -199,6 +207,7 @@ class Graph:
         for call in self.calls:
             shapes.append(build(index[id(call.layer)], call.layer, call.argument(shapes)))
         self._sizes = [elements(shape, "result") for shape in shapes[self.inputs :]]
+        self._parts = None
         self.dtypes = {layer.dtype for layer in self.layers}
         return shapes
 
@@ -212,13 +221,14 @@ class Graph:
 
     def infer(self, inputs: Sequence[Array]) -> list[Array]:
         """Return the outputs alone; what is between is let go of as soon as nothing needs it any more."""
-        return self.forward(inputs, False, 0, keeps=False)[0]
+        return self.forward(inputs, False, keeps=False)[0]
 
     def forward(
         self,
         inputs: Sequence[Array],
         training: bool,
-        seed: int,
+        seed: int = 0,
+        step: int = 0,
         logits: Set[int] = frozenset(),
         checkpoints: bool = False,
         keeps: bool = True,
@@ -231,19 +241,21 @@ class Graph:
             As many arrays as the graph has inputs.
         training
             Whether this is a step of training.
-        seed
-            From which each call has a key of its own.
+        seed, step
+            The numbers that all random masks of a training pass are functions of, beside the call.
         logits
             The numbers of outputs of which not the result of the activation, but the logits are wanted.
         checkpoints
-            Whether only what some parts of the graph begin with is kept, and backward does the rest again. With as
-            many parts as the root of the number of calls that takes the least memory.
+            Whether only what some parts of the graph begin with is kept, and backward does the rest again, where that
+            takes less memory.
         keeps
             Whether there will be a backward; without one nothing is kept for it.
         """
-        tape = Tape([None] * len(self.calls), [], training, seed, logits)
+        tape = Tape([None] * len(self.calls), [], training, seed, step, logits)
         values: list[Any] = [*inputs, *[None] * len(self.calls)]
-        for first, last in self._cut() if checkpoints and keeps else [(0, len(self.calls))]:
+        if checkpoints and keeps and self._parts is None:
+            self._parts = self._cut()
+        for first, last in self._parts if checkpoints and keeps and self._parts else [(0, len(self.calls))]:
             is_last = last == len(self.calls)  # of the last part backward needs everything at once
             if not is_last:
                 taken = {source for call in self.calls[first:last] for source in call.sources}
@@ -301,7 +313,7 @@ class Graph:
             elif call.target in tape.logits:
                 given = layer.logits(x)  # type: ignore[attr-defined]  # last_activation has seen to it
             elif tape.training and layer.uses_seed:
-                given = layer.forward(x, True, seed=(tape.seed + index) % 2**64)  # type: ignore[call-arg]
+                given = layer.forward(x, True, seed=self._seed(index, tape))  # type: ignore[call-arg]
             else:
                 given = layer.forward(x, tape.training)
             values[call.target], cache = returned_pair(layer, given, "forward") if is_array else given
@@ -309,6 +321,18 @@ class Graph:
                 tape.entries[index] = cache
             for value in self._freed[index]:
                 values[value] = None
+
+    def _seed(self, index: int, tape: Tape) -> int:
+        """Return the seed of a call's random numbers: of its index, the pass's seed and the step.
+
+        Where a dropout has a seed of its own, of the step and the calls of the layer before this one alone.
+        """
+        layer = self.calls[index].layer
+        # Distinct for every step and call: an odd factor, modulo a power of two, maps no two numbers to one.
+        step = _ODD * (tape.step << 16)
+        if isinstance(layer, Dropout) and layer.seed is not None:
+            return (step + 1 + sum(call.layer is layer for call in self.calls[:index])) % 2**64
+        return (tape.seed + step + index) % 2**64
 
     def _after_normalization(self, index: int, last: int, values: Any) -> tuple[str | None, Array | None] | None:
         """Return the relu after a normalisation without activation, and what is added between, where either is there.
@@ -390,12 +414,59 @@ class Graph:
         )
 
     def _cut(self) -> list[tuple[int, int]]:
-        """Return the calls in as many parts as the root of their number, whose results are about equally large."""
-        sums = list(itertools.accumulate(self._sizes))
-        count = math.isqrt(len(self.calls))
-        ends = [bisect.bisect_left(sums, sums[-1] * (part + 1) / count) + 1 for part in range(count - 1)]
-        edges = sorted({0, *(end for end in ends if end < len(self.calls)), len(self.calls)})
-        return list(itertools.pairwise(edges))
+        """Return the calls in parts, of which it takes little memory to keep what they begin with, and do them again.
+
+        Of up to as many parts as the root of the number of calls, with results about equally large, those that take
+        least; one part where that is not a tenth less. None ends between calls that are done together.
+        """
+        sizes = [0 if self._is_passed_on(index) else size for index, size in enumerate(self._sizes)]
+        sums = [0, *itertools.accumulate(sizes)]
+        # On the way back: the results up to a call's, and the gradients of that and of what it takes.
+        needs = [
+            sums[index + 1]
+            + size
+            + sum(sizes[source - self.inputs] for source in call.sources if source >= self.inputs)
+            for index, (call, size) in enumerate(zip(self.calls, sizes, strict=True))
+        ]
+        found: list[tuple[int, list[tuple[int, int]]]] = []
+        for count in range(1, math.isqrt(len(self.calls)) + 1):
+            edges = {0, len(self.calls)}
+            for part in range(1, count):
+                edge = bisect.bisect_left(sums, sums[-1] * part / count)
+                while 0 < edge < len(self.calls) and self._goes_on(edge - 1):
+                    edge += 1
+                edges.add(edge)
+            parts = list(itertools.pairwise(sorted(edges)))
+            kept = {
+                source - self.inputs
+                for first, last in parts
+                for call in self.calls[first:last]
+                for source in call.sources
+                if self.inputs <= source < self.inputs + first
+            }
+            most = max(max(needs[first:last]) - sums[first] for first, last in parts)
+            found.append((sum(self._sizes[index] for index in kept) + most, parts))
+        least = min(found)
+        return least[1] if 10 * least[0] < 9 * found[0][0] else found[0][1]
+
+    def _goes_on(self, index: int) -> bool:
+        """Whether a call and the next one are done together in training."""
+        return self._is_passed_on(index) or self._is_measured(index, len(self.calls))
+
+    def _is_passed_on(self, index: int) -> bool:
+        """Whether a call's result is not written in training, as the next one is done with it."""
+        end, layer = len(self.calls), self.calls[index].layer
+        if type(layer) is Add:
+            before = self.calls[index - 1].layer if self._followers.get(index - 1) == index else None
+            return type(before) is BatchNormalization and self._relu_after(index, end) is not None
+        if type(layer) is BatchNormalization and not layer.activation:
+            follower = self._follower(index, end)
+            if self._relu_after(index, end) or (follower is not None and type(follower.layer) is Add):
+                return True
+        if type(layer) is Conv2D and (pool := self._pool_after(index, end)) is not None:
+            (op,) = pool.lowered(())
+            return isinstance(op, ops.Pool) and op.halves
+        return self._leaves_result(index, index, end)
 
     def trainable_weights(self) -> list[dict[str, Array]]:
         """Return the weights that an optimiser moves, by name, layer by layer."""

@@ -146,6 +146,14 @@ class RandomUniform(_Random):
             )
         self.seed = _checked(seed)
 
+    def __call__(self, shape: tuple[int, ...], dtype: Any, rng: np.random.Generator | None) -> Array:
+        """Return random numbers below maxval, also where float32 rounds them up to it."""
+        drawn = super().__call__(shape, dtype, rng)
+        if self.minval < self.maxval:
+            below = np.nextafter(drawn.dtype.type(self.maxval), drawn.dtype.type(self.minval))
+            np.minimum(drawn, below, out=drawn, where=drawn >= self.maxval)
+        return drawn
+
     def draw(self, shape: tuple[int, ...], rng: np.random.Generator) -> Array:
         """Return float64 numbers."""
         return rng.uniform(self.minval, self.maxval, shape)

@@ -12,6 +12,7 @@ import itertools
 import json
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from typing import Any
 
 import numpy as np
@@ -28,11 +29,13 @@ from .arguments import (
     number,
     plain,
     real_array,
+    within,
 )
 from .arguments import seed as checked_seed
 from .batches import ArrayBatches, Batches, batches, samples, split
 from .graph import Call, Graph, Tape
 from .initializers import Initializer
+from .interrupts import Interrupts
 from .layers.base import CHANGING, Layer, WeightSource, apart_from
 from .layers.symbolic import Input, Shape, Tensor, tensors_of
 from .losses import Loss
@@ -44,6 +47,9 @@ from .progress import History, Progress, verbosity
 from .registry import Configurable, describe, register, restore, snake_case
 
 Array = NDArray[Any]
+
+# What is changed within it may be interrupted.
+_AT_ONCE: AbstractContextManager[None] = nullcontext()
 
 FORMAT = 1
 _METADATA = "fastcnn"
@@ -393,7 +399,7 @@ class Model(Configurable):
             try:
                 return layer.build_once(shape, source(index, layer))
             except (TypeError, ValueError) as error:
-                raise type(error)(f"layer {layer.name}: {error}") from error
+                raise within(f"layer {layer.name}", error) from error
 
         try:
             built = graph.build(shapes, build)
@@ -502,8 +508,8 @@ class Model(Configurable):
             Factors of the outputs' losses in the sum, likewise.
         checkpoint_activations
             Whether training keeps the activations of a few layers only, and works the others out again on the way back
-            (Chen et al., "Training deep nets with sublinear memory cost", 2016): less memory, the same results but for
-            their last bits, up to a third more time.
+            (Chen et al., "Training deep nets with sublinear memory cost", 2016), where that takes less memory: the same
+            results but for their last bits, up to a third more time.
 
         Raises
         ------
@@ -539,17 +545,23 @@ class Model(Configurable):
     @property
     def loss(self) -> Any:
         """The :class:`fastcnn.losses.Loss` that the model is compiled with; a list where there are several outputs."""
+        self._must_have("loss")
         return self._objective.losses[0] if self._single_output else self._objective.losses
 
     @property
     def metrics(self) -> Any:
         """The list of metrics that the model is compiled with; a list of lists where there are several outputs."""
+        self._must_have("metrics")
         return self._objective.metrics[0] if self._single_output else self._objective.metrics
 
     @property
     def compiled(self) -> bool:
         """Whether ``compile`` has been called."""
         return "_objective" in vars(self)
+
+    def _must_have(self, attribute: str) -> None:
+        if not self.compiled:
+            raise AttributeError(f"the model has no {attribute} before compile is called")
 
     def _must_be_compiled(self) -> None:
         if not self.compiled:
@@ -595,8 +607,9 @@ class Model(Configurable):
         initial_epoch
             Number of the first epoch, for a training that goes on.
         steps_per_epoch
-            Steps after which an epoch ends; an iterator is then gone on with, not begun anew. Where it runs out of
-            batches, a warning says so and training ends; where it gave none at all, that is an error.
+            Steps after which an epoch ends; data is then gone on with, not begun anew, and a training that goes on from
+            `initial_epoch` begins with the batches that it would have come to, unless they come from an iterator. Where
+            that runs out of batches, a warning says so and training ends; where it gave none at all, that is an error.
         seed
             Determines order and dropout, together with the optimiser's number of steps; None for the model's seed.
 
@@ -639,35 +652,37 @@ class Model(Configurable):
             self._try_first_batch(data, held_out)
 
         history = History()
-        endless = _endless(data, key, shuffle, lambda: self.optimizer.iterations) if steps else None
-        for epoch in range(first, last):
-            order = np.random.default_rng([key, self.optimizer.iterations]) if shuffle else None
-            stream = endless if endless is not None else data.epoch(order)
-            total = steps or data.length
-            with Progress(f"Epoch {epoch + 1:{len(str(last))}}/{last}", total, verbose) as progress:
-                means = self._train_epoch(stream, steps, key, progress)
-                # An iterator may run out of batches just where an epoch ends.
-                if not means.batches and not (steps and history.epoch):
-                    raise ValueError(
-                        f"x gave no batches in epoch {epoch + 1}: an iterator can be gone through only once"
+        endless = _endless(data, key, shuffle, lambda: self.optimizer.iterations, first * steps) if steps else None
+        with ExitStack() as stack:
+            stack.callback(runtime.release_memory)
+            whole = stack.enter_context(Interrupts()).whole
+            for epoch in range(first, last):
+                order = np.random.default_rng([key, self.optimizer.iterations]) if shuffle else None
+                stream = endless if endless is not None else data.epoch(order)
+                total = steps or data.length
+                with Progress(f"Epoch {epoch + 1:{len(str(last))}}/{last}", total, verbose) as progress:
+                    means = self._train_epoch(stream, steps, key, progress, whole)
+                    # An iterator may run out of batches just where an epoch ends.
+                    if not means.batches and not (steps and history.epoch):
+                        raise ValueError(
+                            f"x gave no batches in epoch {epoch + 1}: an iterator can be gone through only once"
+                        )
+                    if means.batches:
+                        if not means.count:
+                            raise ValueError(f"x gave batches without samples alone in epoch {epoch + 1}")
+                        figures = means.figures()
+                        if held_out is not None:
+                            found = self._evaluate(held_out, name="validation_data").figures()
+                            figures |= {f"val_{name}": value for name, value in found.items()}
+                        progress.finish(figures)
+                        history.append(epoch, figures)
+                if steps and means.batches < steps:
+                    warnings.warn(
+                        f"x ran out of batches in epoch {epoch + 1}, after {means.batches} of steps_per_epoch={steps}: "
+                        "training ends",
+                        stacklevel=2,
                     )
-                if means.batches:
-                    if not means.count:
-                        raise ValueError(f"x gave batches without samples alone in epoch {epoch + 1}")
-                    figures = means.figures()
-                    if held_out is not None:
-                        found = self._evaluate(held_out, name="validation_data").figures()
-                        figures |= {f"val_{name}": value for name, value in found.items()}
-                    progress.finish(figures)
-                    history.append(epoch, figures)
-            if steps and means.batches < steps:
-                warnings.warn(
-                    f"x ran out of batches in epoch {epoch + 1}, after {means.batches} of steps_per_epoch={steps}: "
-                    "training ends",
-                    stacklevel=2,
-                )
-                break
-        runtime.release_memory()
+                    break
         return history
 
     def _validation(self, data: Any, batch_size: int | None) -> Batches:
@@ -687,32 +702,45 @@ class Model(Configurable):
 
     def _try_first_batch(self, data: Batches, held_out: Batches) -> None:
         """Find out whether validation_data fits before an epoch has been trained, where that uses nothing up."""
+        # The model is built for x, which validation_data is then compared with.
         if isinstance(data, ArrayBatches):
-            self._batch(data.x)  # builds the model for x, which validation_data is then compared with
+            self._batch(data.x)
+        elif not self.built and isinstance(data.source, Sequence):
+            for x, _ in itertools.islice(data.epoch(), 1):
+                self._batch(x)
         if self.built and (isinstance(held_out, ArrayBatches) or isinstance(held_out.source, Sequence)):
             for x, y in itertools.islice(held_out.epoch(), 1):
                 self._test_batch(x, y, "validation_data")
 
-    def _train_epoch(self, stream: Iterator[Any], steps: int | None, key: int, progress: Progress) -> Means:
+    def _train_epoch(
+        self,
+        stream: Iterator[Any],
+        steps: int | None,
+        key: int,
+        progress: Progress,
+        whole: AbstractContextManager[None],
+    ) -> Means:
         means = Means(self._objective.names)
         for x, y in stream:
-            means.add(*self._train_batch(x, y, key))
+            means.add(*self._train_batch(x, y, key, whole))
             progress.advance(means.figures())
             if steps is not None and means.batches == steps:
                 break
         return means
 
-    def _train_batch(self, x: Any, y: Any, key: int) -> tuple[int, list[float]]:
-        """Take one step; return the number of samples and the figures of the batch."""
+    def _train_batch(
+        self, x: Any, y: Any, key: int, whole: AbstractContextManager[None] = _AT_ONCE
+    ) -> tuple[int, list[float]]:
+        """Take one step, what it changes ``whole``; return the number of samples and the figures of the batch."""
         inputs = self._prepared(x)
         if not len(inputs[0]):  # which is no step
-            return 0, self._figures(inputs, y, False, 0, keeps=False)[0]
+            return 0, self._figures(inputs, y, False, keeps=False)[0]
         weights = self._traced().trainable_weights()
-        self.optimizer.bind(self._named(weights))
         with runtime.ReusingMemory():
             figures, gradients, tape = self._loss_and_gradients(inputs, y, True, key, weights)
-            with CHANGING:
+            with CHANGING, whole:
                 self._thaw()  # another thread may have predicted meanwhile
+                self.optimizer.bind(self._named(weights))
                 self.optimizer.step(list(gradients.values()))
                 self._traced().after_step(tape)
         return len(inputs[0]), figures
@@ -721,24 +749,23 @@ class Model(Configurable):
         self, inputs: list[Array], y: Any, training: bool, key: int, weights: list[dict[str, Array]]
     ) -> tuple[list[float], dict[str, Array], Tape]:
         """Return the figures of a batch, the gradients by weight, and what the layers have learned."""
-        figures, grads, tape = self._figures(inputs, y, training, self._step_seed(key))
+        figures, grads, tape = self._figures(inputs, y, training, key)
         return figures, self._traced().backward(grads, tape, self._shapes, weights), tape
 
-    def _step_seed(self, key: int) -> int:
-        """Return the seed of the step that comes next."""
-        iterations = self.optimizer.iterations if self.compiled else 0
-        # Distinct for every step and call: an odd factor, modulo a power of two, maps no two numbers to one.
-        return (key + _ODD * (iterations << 16)) % 2**64
+    @property
+    def _steps(self) -> int:
+        """How many steps of training there have been."""
+        return self.optimizer.iterations if self.compiled else 0
 
     def _figures(
-        self, inputs: list[Array], y: Any, training: bool, step: int, keeps: bool = True
+        self, inputs: list[Array], y: Any, training: bool, key: int = 0, keeps: bool = True
     ) -> tuple[list[float], list[Array], Tape]:
         """Run a batch: the losses and metrics, the gradients of the outputs, and what backward needs if it is kept."""
         graph, objective, targets = self._traced(), self._objective, self._targets(y)
         activations = self._last_activations()
         raw = [objective.takes_logits(index, activation) for index, activation in enumerate(activations)]
         logits = {output for output, is_raw in zip(graph.outputs, raw, strict=True) if is_raw}
-        results, tape = graph.forward(inputs, training, step, logits, self._checkpoints, keeps)
+        results, tape = graph.forward(inputs, training, key, self._steps, logits, self._checkpoints, keeps)
         figures, grads = objective.loss(targets, results, raw)
         if any(objective.metrics):
             for index, is_raw in enumerate(raw):
@@ -901,11 +928,11 @@ class Model(Configurable):
         try:
             inputs = self._prepared(x)
             with runtime.ReusingMemory():
-                return len(inputs[0]), self._figures(inputs, y, False, 0, keeps=False)[0]
+                return len(inputs[0]), self._figures(inputs, y, False, keeps=False)[0]
         except (TypeError, ValueError) as error:
             if name == "x":
                 raise
-            raise type(error)(f"{name}: {error}") from error
+            raise within(name, error) from error
 
     def predict(self, x: Any, batch_size: int | None = None, verbose: Any = 0) -> Any:
         """Return what the last layer gives for every sample, as in Keras: probabilities where it is a softmax.
@@ -944,10 +971,11 @@ class Model(Configurable):
         [[4.0, 4.0], [4.0, 4.0], [4.0, 4.0]]
         """
         data = batches(x, None, batch_size, labelled=False, parts=self._parts)
-        if data.length == 1 and not verbose:
-            return self.predict_on_batch(next(iter(data.epoch()))[0])
+        verbose = verbosity(verbose)
+        if data.length == 1 and not verbose and isinstance(data, ArrayBatches):
+            return self.predict_on_batch(data.x)
         results = []
-        with Progress("Prediction", data.length, verbosity(verbose)) as progress:
+        with Progress("Prediction", data.length, verbose) as progress:
             for batch, _ in data.epoch():
                 results.append(self._infer(self._batch(batch)))
                 progress.advance({})
@@ -1082,7 +1110,7 @@ class Model(Configurable):
         if not training:
             return self.predict_on_batch(x)
         inputs = self._prepared(x)
-        results, _ = self._traced().forward(inputs, True, self._step_seed(self.seed))
+        results, _ = self._traced().forward(inputs, True, self.seed, self._steps)
         return self._given(apart_from(inputs, results))
 
     def _described_on(self, tensors: tuple[Tensor, ...]) -> list[Any]:
@@ -1560,10 +1588,6 @@ def _owner(array: Array) -> Array:
     return array
 
 
-# 2^64 divided by the golden ratio, made odd.
-_ODD = 0x9E3779B97F4A7C15
-
-
 def _with_samples(data: Batches, name: str) -> Batches:
     """Return data, unless it is known to be empty."""
     if isinstance(data, ArrayBatches) and data.length == 0:
@@ -1572,15 +1596,21 @@ def _with_samples(data: Batches, name: str) -> Batches:
     return data
 
 
-def _endless(data: Batches, key: int, shuffle: bool, iterations: Callable[[], int]) -> Iterator[Any]:
-    """Give batches without an end, beginning anew, in another order, where the data ends."""
+def _endless(data: Batches, key: int, shuffle: bool, iterations: Callable[[], int], done: int) -> Iterator[Any]:
+    """Give batches without an end, beginning anew, in another order, where the data ends.
+
+    Of a training that goes on after so many steps the first are those that it would have come to.
+    """
+    skipped = done % data.length if data.length and not isinstance(data.source, Iterator) else 0
     while True:
         count = 0
-        for batch in data.epoch(np.random.default_rng([key, iterations()]) if shuffle else None):
+        order = np.random.default_rng([key, max(0, iterations() - skipped)]) if shuffle else None
+        for batch in itertools.islice(data.epoch(order), skipped, None):
             count += 1
             yield batch
         if not count:
             return
+        skipped = 0
 
 
 def _alone_or_list(figures: list[float]) -> float | list[float]:

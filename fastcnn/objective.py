@@ -9,9 +9,10 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from . import losses, metrics
-from .arguments import brief, in_order, number, plain, real_array
+from .arguments import brief, in_order, number, plain, read_only, real_array, within
 from .losses import Loss
 from .metrics import Metric
+from .registry import is_own
 
 Array = NDArray[Any]
 
@@ -55,6 +56,8 @@ class Objective:
             self.names += [f"{output}_{metric.name}" if several else metric.name for metric in own]
         if len(set(self.names)) != len(self.names):
             raise ValueError(f"metrics must have names that differ, got {self.names[1:]}")
+        if any(name.startswith("val_") for name in self.names):
+            raise ValueError(f"metrics must have names that do not begin as those of validation, got {self.names[1:]}")
 
     def loss(
         self, y: Sequence[ArrayLike], results: Sequence[Array], logits: Sequence[bool]
@@ -78,7 +81,7 @@ class Objective:
             except (TypeError, ValueError) as error:
                 if len(self.outputs) == 1:
                     raise
-                raise type(error)(f"output {self.outputs[len(values)]}: {error}") from error
+                raise within(f"output {self.outputs[len(values)]}", error) from error
             values.append(value)
             gradients.append(gradient if weight == 1.0 else gradient * gradient.dtype.type(weight))
         total = sum(weight * value for weight, value in zip(self.weights, values, strict=True))
@@ -134,7 +137,7 @@ def _metrics(chosen: Any) -> list[Metric]:
 
 def _value_and_gradient(loss: Loss, y: ArrayLike, result: Array) -> tuple[float, Array]:
     """Return a loss's value and gradient, if they are such: a loss may be one's own."""
-    returned = loss.value_and_gradient(y, result)
+    returned = loss.value_and_gradient(*_guarded(loss, y, result))
     is_pair = type(returned) is tuple and len(returned) == 2
     if not is_pair or (type(returned[0]) is not float and np.shape(returned[0])):
         raise TypeError(
@@ -151,7 +154,14 @@ def _value_and_gradient(loss: Loss, y: ArrayLike, result: Array) -> tuple[float,
 
 def _measured(metric: Metric, y: ArrayLike, result: Array) -> float:
     """Return the mean of a metric that may be one's own."""
-    values = real_array(metric(y, result), f"what {metric!r} returns")
+    values = real_array(metric(*_guarded(metric, y, result)), f"what {metric!r} returns")
     if values.shape != (len(result),):
         raise ValueError(f"{metric!r} must return a value for each of {len(result)} samples, got shape {values.shape}")
     return float(values.mean())
+
+
+def _guarded(judge: Loss | Metric, y: ArrayLike, result: Array) -> tuple[ArrayLike, Array]:
+    """Return what a loss or a metric is given; one's own might change in place what others read too."""
+    if is_own(type(judge)):
+        return y, result
+    return read_only(y) if isinstance(y, np.ndarray) else y, read_only(result)

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from . import nn
 from .arguments import TINY, flag, number
 from .registry import Configurable, lookup, register
+from .runtime import AlignedMemory
 
 Array = NDArray[Any]
 
@@ -45,7 +46,8 @@ class Optimizer(Configurable):
                     "anew where other layers become trainable"
                 )
             return
-        self._slots = {slot: [np.zeros_like(p) for p in arrays] for slot in self.slot_names}  # there may be no room
+        with AlignedMemory():
+            self._slots = {slot: [np.zeros_like(p) for p in arrays] for slot in self.slot_names}  # there may be no room
         self._names = list(params)
         self._params = arrays
 
@@ -68,7 +70,7 @@ class Optimizer(Configurable):
         self.iterations += 1
         try:
             self.update(self._params, grads, *self._slots.values())
-        except (TypeError, ValueError):  # of what is refused there is no step
+        except Exception:  # of what is refused there is no step
             self.iterations -= 1
             raise
 
@@ -134,6 +136,8 @@ class SGD(Optimizer):
     def update(self, params: list[Array], grads: list[Array], *slots: list[Array]) -> None:
         """Take one step."""
         momenta = slots[0] if slots else None
+        if self.momentum and momenta is None:
+            raise ValueError(f"momentum must stay 0.0 once there has been a step, got {self.momentum}; compile anew")
         nn.sgd_step(params, grads, momenta, self.learning_rate, self.momentum, self.nesterov, self.weight_decay or 0.0)
 
 

@@ -35,7 +35,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import nn
-from .arguments import brief
+from .arguments import brief, within
 from .graph import Graph
 from .layers.base import CHANGING, Changes, Layer, Shape
 from .ops import Concatenation, Elementwise, Op, Opaque, Run, Same
@@ -98,7 +98,7 @@ def lower(graph: Graph, shapes: Sequence[Shape]) -> Lowered:
             knows = type(layer).compute_output_shape is not Layer.compute_output_shape
             found = layer.compute_output_shape(shape) if knows else result
         except (TypeError, ValueError) as error:
-            raise type(error)(f"layer {layer.name}: {error}") from error
+            raise within(f"layer {layer.name}", error) from error
         if found != result:
             raise ValueError(
                 f"layer {layer.name} must give results of shape {result}, for which the model is built, got {found}"

@@ -7,6 +7,8 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+
 
 class History:
     """What ``fit`` returns: ``history`` holds a list per figure, one entry per epoch; ``epoch`` the epochs' numbers.
@@ -44,8 +46,9 @@ def verbosity(verbose: Any) -> int:
         If it is something else.
     """
     if isinstance(verbose, str) and verbose == "auto":
-        return 1 if sys.stdout.isatty() else 2
-    if isinstance(verbose, (bool, int)) and verbose in (0, 1, 2):
+        stdout: Any = sys.stdout  # None in a process without one; or an object of one's own that can write
+        return 1 if getattr(stdout, "isatty", bool)() else 2
+    if isinstance(verbose, (bool, int, np.integer)) and verbose in (0, 1, 2):
         return int(verbose)
     raise ValueError(f'verbose must be "auto", 0, 1 or 2, got {verbose!r}')
 
@@ -71,7 +74,7 @@ class Progress:
                 ncols=size.columns,
                 nrows=size.lines,
                 ascii=True,
-                bar_format=_RUNNING,
+                bar_format=_COUNTING if total is None else _RUNNING,
             )
 
     def advance(self, figures: Mapping[str, float]) -> None:
@@ -83,6 +86,7 @@ class Progress:
     def finish(self, figures: Mapping[str, float]) -> None:
         """Show the final figures."""
         if self._bar is not None:
+            self._bar.total = self._bar.n  # which no one may have known
             self._bar.bar_format = _FINISHED
             self._bar.set_description_str(_text(figures, " "))
         elif self._verbose == 2:
@@ -98,6 +102,7 @@ class Progress:
 
 
 # Of tqdm's fields the unit is the title, and the description the figures: what it calls a postfix begins with a comma.
+_COUNTING = "{unit} {n_fmt} batches {elapsed} {desc}"
 _RUNNING = "{unit} {percentage:3.0f}%|{bar}| {elapsed}<{remaining} {desc}"
 # Loss and accuracy, and the same in validation, fit into 80 columns.
 _FINISHED = "{unit} {percentage:3.0f}%|{bar}| {elapsed} {desc}"

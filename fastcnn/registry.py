@@ -217,8 +217,9 @@ def lookup(value: Any, name: str, kind: type[Kind], named: Mapping[str, Callable
     """
     if isinstance(value, kind):
         return value
+    noun = f"{'an' if kind.__name__[0] in 'AEIOU' else 'a'} {kind.__name__}"
     if not isinstance(value, str):
-        raise TypeError(f"{name} must be a string or a {kind.__name__}, got {brief(value)}")
+        raise TypeError(f"{name} must be a string or {noun}, got {brief(value)}")
     if value.lower() not in named:
-        raise ValueError(f"{name} must be one of {', '.join(named)} or a {kind.__name__}, got {brief(value)}")
+        raise ValueError(f"{name} must be one of {', '.join(named)} or {noun}, got {brief(value)}")
     return named[value.lower()]()

@@ -77,6 +77,23 @@ def test_a_place_that_cannot_be_written_is_told_before_the_training(out, tmp_pat
     assert str(tmp_path) in capsys.readouterr().err
 
 
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs pipes with names")
+def test_the_demo_replaces_files_alone(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(demo, "build", lambda *_: pytest.fail("trained"))
+    os.mkfifo(tmp_path / "pipe")
+    assert cli.main(["demo", "--out", str(tmp_path / "pipe")]) == 1
+    assert "pipe is no regular file" in capsys.readouterr().err
+    with pytest.raises(TypeError, match="out must be a path, got 5"):
+        demo.run(out=5)
+
+
+def test_the_place_of_the_demo_may_begin_at_home(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))
+    assert cli.main(["demo", "--epochs=1", "--out=~/m.safetensors"]) == 0
+    assert (tmp_path / "m.safetensors").is_file() and str(tmp_path) in capsys.readouterr().out
+
+
 def test_an_interrupt_ends_quietly(monkeypatch, capsys):
     def interrupted(**_):
         raise KeyboardInterrupt

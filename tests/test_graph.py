@@ -741,7 +741,7 @@ def test_going_back_through_a_relu_behind_the_maxima_changes_no_bit(pool_size, a
     found = pooled(MaxPool2D(**options), activation, extra, checkpoints)
     assert found[0] == expected[0]
     assert all((found[1][name] == expected[1][name]).all() for name in expected[1])
-    if activation is not None and not checkpoints:  # these cut the two apart
+    if activation is not None:
         behind = activation in ("relu", "relu6") and extra != "used twice"
         assert sizes == [(6, *((4, 4) if behind else (7, 7)), 4)]
 
@@ -758,12 +758,54 @@ def test_a_convolution_takes_maxima_on_its_way(pool, activation, extra, monkeypa
     monkeypatch.setattr(nn, "conv2d_max_pool_with_argmax", lambda *args: calls.append(args) or fused(*args))
     found = pooled(MaxPool2D(2, **pool), activation, extra, checkpoints)
     halves = pool in ({}, {"padding": 0})
-    assert bool(calls) == (halves and activation is not None and extra is None and not checkpoints)
+    assert bool(calls) == (halves and activation is not None and extra is None)
     assert found[0] == loss and list(found[1]) == list(expected)
     for name, gradient in expected.items():
         # The bias's is the sum of fewer elements, so in another order.
         error = 1e-6 * np.abs(gradient).max() if name == "conv/bias" else 0
         np.testing.assert_allclose(found[1][name], gradient, rtol=0, atol=error)
+
+
+@pytest.mark.parametrize(
+    "build",
+    [
+        lambda checkpoints: pooled(MaxPool2D(2), "relu", None, checkpoints),
+        lambda checkpoints: pooled(MaxPool2D(3), "relu6", "used twice", checkpoints),
+        lambda checkpoints: residual_blocks(Add, ReLU, True, 3, checkpoints)[:2],
+        lambda checkpoints: residual_blocks(Add, ReLU6, False, 1, checkpoints)[:2],
+    ],
+)
+def test_parts_may_end_anywhere(build, monkeypatch):
+    loss, expected = build(False)
+    expected = list(expected.values()) if isinstance(expected, dict) else expected
+    scale = max(np.abs(gradient).max() for gradient in expected)
+    ends = []
+    for edge in itertools.count(1):
+
+        def cut(self, edge=edge):
+            ends.append(len(self.calls))
+            return [(0, edge), (edge, len(self.calls))]
+
+        monkeypatch.setattr(fastcnn.graph.Graph, "_cut", cut)
+        found_loss, found = build(True)
+        assert found_loss == pytest.approx(loss, rel=1e-6)
+        for a, b in zip(found.values() if isinstance(found, dict) else found, expected, strict=True):
+            np.testing.assert_allclose(a, b, rtol=0, atol=1e-5 * scale)
+        if edge == ends[0] - 1:
+            break
+    assert len(ends) == ends[0] - 1
+
+
+@pytest.mark.parametrize("name", ["lenet5", "cifar_vgg", "squeezenet1_1", "vgg11", "resnet18_cifar", "mobilenet_v2"])
+def test_parts_end_where_no_two_calls_are_done_together(name):
+    graph = getattr(fastcnn.models, name)(classes=10, input_shape=(64, 64, 3))._traced()
+    parts = graph._cut()
+    edges = [last for _, last in parts[:-1]]
+    assert parts[0][0] == 0 and parts[-1][1] == len(graph.calls) and [first for first, _ in parts[1:]] == edges
+    kinds = [(type(graph.calls[edge - 1].layer), type(graph.calls[edge].layer)) for edge in edges]
+    assert not {(Conv2D, BatchNormalization), (BatchNormalization, ReLU), (BatchNormalization, Add)} & {*kinds}
+    assert all(second is not MaxPool2D for _, second in kinds)
+    assert edges or name not in ("resnet18_cifar", "mobilenet_v2")
 
 
 @pytest.mark.parametrize("frozen", ["conv", "first"])

@@ -67,3 +67,16 @@ def test_a_seed_of_its_own_makes_it_independent_of_the_generator():
 def test_mistakes_are_named(make, error, complaint):
     with pytest.raises(error, match=complaint):
         make()
+
+
+@pytest.mark.parametrize(("low", "high"), [(0, 1), (-1, 0), (-3, 3), (2, 2)])
+def test_uniform_numbers_stay_below_the_end_also_where_they_are_rounded(low, high):
+    class Highest:
+        def uniform(self, low, high, shape):
+            return np.full(shape, np.nextafter(high, low))
+
+    for dtype in ("float32", "float64"):
+        drawn = RandomUniform(low, high)((3,), dtype, Highest())
+        assert drawn.dtype == dtype
+        assert (drawn < high).all() if low < high else (drawn == high).all()
+        assert np.allclose(drawn, high, atol=1e-6)

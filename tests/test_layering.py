@@ -26,7 +26,7 @@ FLOORS = [
     {"layers"},
     {"graph", "objective"},
     {"plan"},
-    {"io", "batches", "progress"},
+    {"io", "batches", "progress", "interrupts"},
     {"interchange"},
     {"model"},
     {"sequential"},

@@ -71,6 +71,14 @@ def steps(*dtypes):
     return made
 
 
+def test_adam_without_memory_forgets_large_gradients(dtype):
+    p, m, v = np.zeros(20, dtype), np.zeros(20, dtype), np.zeros(20, dtype)
+    for step, size in enumerate((1e4, 1e-4), 1):
+        before = p.copy()
+        nn.adam_step([p], [np.full(20, size, dtype)], [m], [v], 0.1, 0.0, 0.0, 1e-7, step)
+    np.testing.assert_allclose(before - p, 0.1, rtol=2e-3)
+
+
 def test_types_may_differ_from_parameter_to_parameter():
     of_each = [steps("float32"), steps("float64")]
     for kind, lists in enumerate(steps("float32", "float64")):

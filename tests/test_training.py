@@ -7,6 +7,7 @@ import copy
 import itertools
 import pickle
 import re
+import signal
 import threading
 
 import numpy as np
@@ -14,7 +15,8 @@ import pytest
 from reference import numerical_gradient_by
 
 import fastcnn
-from fastcnn import demo, losses, nn, optimizers
+from fastcnn import batches, demo, losses, nn, optimizers
+from fastcnn._core import _memory
 from fastcnn.layers import (
     Activation,
     BatchNormalization,
@@ -385,6 +387,39 @@ def test_layers_of_ones_own_cannot_change_what_others_read():
     assert np.array_equal(given, x)
 
 
+class Zeroing(fastcnn.metrics.Metric):
+    def __call__(self, y_true, y_pred):
+        y_pred[...] = 0
+        return np.zeros(len(y_pred))
+
+
+class Shifting(losses.Loss):
+    def value_and_gradient(self, y_true, y_pred):
+        y_pred -= 1
+        return 0.0, y_pred.copy()
+
+
+class Relabelling(Shifting):
+    def value_and_gradient(self, y_true, y_pred):
+        y_true[...] = 0
+        return 0.0, y_pred.copy()
+
+
+@pytest.mark.parametrize(
+    ("loss", "metrics"), [("mse", [Zeroing()]), (Shifting(), []), (Relabelling(), [])], ids=["metric", "loss", "y"]
+)
+def test_losses_and_metrics_of_ones_own_cannot_change_what_others_read(loss, metrics):
+    model = fastcnn.Sequential([Input((4,)), Dense(1, activation="tanh")], seed=0)
+    model.compile("sgd", loss, metrics=metrics)
+    x, y = points()
+    before, given = model.get_weights(), y[:, np.newaxis].astype(np.float32)
+    for act in (model.train_on_batch, model.test_on_batch):
+        with pytest.raises(ValueError, match="read-only"):
+            act(x, given)
+    assert all(np.array_equal(v, w) for v, w in zip(model.get_weights(), before, strict=True))
+    assert np.array_equal(given, y[:, np.newaxis]) and model.optimizer.iterations == 0
+
+
 # What is the same each time
 
 
@@ -421,6 +456,37 @@ def test_dropout_differs_from_step_to_step_and_from_layer_to_layer():
     assert 0.2 < (first != 0).mean() < 0.3  # of both masks, a quarter stays
     model.optimizer.iterations += 1
     assert not np.array_equal(first, model(x, training=True))
+
+
+def masks(*layers, seed=None, steps=0):
+    """What layers in a row leave of ones, at a step of a model with this seed."""
+    model = fastcnn.Sequential([Input((100_000,)), *layers], seed=seed)
+    model.compile("sgd", "mse")
+    model.optimizer.iterations = steps
+    return model(np.ones((1, 100_000)), training=True)[0] != 0
+
+
+@pytest.mark.parametrize("seeds", [(0, 1), (1, 0), (8, 6), (None, 0), (5, None)])
+def test_dropouts_with_seeds_of_their_own_are_independent(seeds):
+    first, second = (Dropout(0.5, seed=seed) for seed in seeds)
+    for between in ([], [Activation("relu")]):
+        assert abs(masks(first, *between, second, seed=3).mean() - 0.25) < 0.01
+
+
+def test_the_mask_of_a_dropout_with_a_seed_is_one_of_the_seed_and_the_step_alone():
+    def mask(*before, **options):
+        return masks(*before, Dropout(0.5, seed=7), **options)
+
+    first = mask(seed=0)
+    assert np.array_equal(first, mask(seed=1)) and np.array_equal(first, mask(Activation("relu")))
+    assert np.array_equal(mask(steps=9, seed=0), mask(steps=9))
+    for other in (mask(steps=1), masks(Dropout(0.5, seed=8))):
+        assert abs((first & other).mean() - 0.25) < 0.01
+    # A layer that is called twice drops others each time.
+    shared = Dropout(0.5, seed=7)
+    x = Input((100_000,))
+    both = fastcnn.Model(x, shared(shared(x)))(np.ones((1, 100_000)), training=True)
+    assert abs((both != 0).mean() - 0.25) < 0.01
 
 
 # fit's arguments
@@ -507,6 +573,22 @@ def test_steps_per_epoch_goes_on_where_the_last_epoch_ended():
     assert weights_equal(whole, parts)
 
 
+@pytest.mark.parametrize("steps", [1, 2, 3, 5, 7])
+@pytest.mark.parametrize("listed", [False, True])
+def test_steps_per_epoch_go_on_from_a_file_where_they_stopped(steps, listed, tmp_path):
+    x, y = points(100)  # 4 batches
+    data = ([(x[i : i + 32], y[i : i + 32]) for i in range(0, 100, 32)],) if listed else (x, y)
+    options = {"steps_per_epoch": steps, "verbose": 0}
+    whole, first = classifier(Dropout(0.2)), classifier(Dropout(0.2))
+    losses = whole.fit(*data, epochs=5, **options).history["loss"]
+    first.fit(*data, epochs=3, **options)
+    first.save(tmp_path / "first.safetensors")
+    second = fastcnn.load(tmp_path / "first.safetensors")
+    assert second.fit(*data, epochs=5, initial_epoch=3, **options).history["loss"] == losses[3:]
+    assert weights_equal(whole, second)
+    assert classifier().fit(*data, epochs=4, initial_epoch=3, **options).epoch == [3]  # of a model without steps
+
+
 def test_an_iterator_that_has_ended_is_told():
     with pytest.raises(ValueError, match="no batches in epoch 2"):
         classifier().fit(iter([points(8)]), epochs=2, verbose=0)
@@ -553,6 +635,143 @@ def test_validation_data_that_can_be_gone_through_once_is_not_tried_before():
     assert history.history["val_loss"]
     with pytest.raises(ValueError, match=r"^validation_data: x must have shape"):
         classifier().fit(*points(8), verbose=0, validation_data=iter([(np.zeros((3, 5)), [0, 1, 1])]))
+
+
+def test_validation_data_is_tried_before_a_list_of_batches_builds_the_model():
+    model = fastcnn.Sequential([Dense(2, activation="softmax")])
+    model.compile("sgd", "sparse_categorical_crossentropy")
+    with pytest.raises(ValueError, match=r"^validation_data: y must hold class numbers"):
+        model.fit([points(8)], verbose=0, validation_data=(points(8)[0], [5] * 8))
+    assert model.optimizer.iterations == 0
+
+
+class Lengthless:
+    """As a loader of a stream, which has a length that it does not know."""
+
+    def __iter__(self):
+        return iter([points(8)] * 3)
+
+    def __len__(self):
+        raise TypeError("a stream has no length")
+
+
+class ByIndex:
+    """As Keras's sequences, whose items may go on beyond their end."""
+
+    def __len__(self):
+        return 3
+
+    def __getitem__(self, index):
+        return points(8)
+
+
+class WrongLength(Lengthless):
+    def __len__(self):
+        return 1
+
+
+@pytest.mark.parametrize("kind", [Lengthless, ByIndex, WrongLength])
+@pytest.mark.parametrize("verbose", [0, 1, 2])
+def test_batches_can_come_from_what_has_no_length_or_no_iterator(kind, verbose, capsys):
+    given, listed = classifier(), classifier()
+    expected = listed.fit([points(8)] * 3, verbose=0).history
+    assert given.fit(kind(), verbose=verbose).history == expected
+    assert given.predict(kind(), verbose=verbose).shape == (24, 2)
+    assert given.evaluate(kind(), verbose=verbose) == listed.evaluate([points(8)] * 3)
+    shown = capsys.readouterr().out
+    if verbose == 1:  # in the end all is done, however many there were said to be
+        for title in ("Epoch 1/1", "Prediction", "Evaluation"):
+            assert re.search(rf"{title} 100%\|#+\|", shown), shown
+        assert ("Epoch 1/1 0 batches" in shown) == (kind is Lengthless)
+
+
+def test_what_gives_no_batches_is_told():
+    class Empty:
+        def __len__(self):
+            return 1
+
+        def __iter__(self):
+            return iter([])
+
+    for verbose in (0, 2):
+        with pytest.raises(ValueError, match="x gave no batches"):
+            classifier().predict(Empty(), verbose=verbose)
+
+
+def test_an_interrupt_comes_between_steps():
+    x, y = points(64)
+
+    class Interrupting(optimizers.SGD):
+        def update(self, *lists):
+            super().update(*lists)
+            if self.iterations == 2:
+                signal.raise_signal(signal.SIGINT)
+
+    def model(optimizer):
+        made = fastcnn.Sequential([Input((4,)), BatchNormalization(), Dense(2, activation="softmax")], seed=0)
+        made.compile(optimizer, "sparse_categorical_crossentropy")
+        return made
+
+    before = signal.getsignal(signal.SIGINT)
+    interrupted, whole = model(Interrupting(0.1)), model(optimizers.SGD(0.1))
+    with pytest.raises(KeyboardInterrupt):
+        interrupted.fit(x, y, batch_size=16, verbose=0)
+    assert signal.getsignal(signal.SIGINT) is before
+    with pytest.warns(UserWarning, match="ran out"):
+        whole.fit(
+            itertools.islice(batches.batches(x, y, 16).epoch(np.random.default_rng([0, 0])), 2),
+            verbose=0,
+            steps_per_epoch=3,
+        )
+    assert interrupted.optimizer.iterations == whole.optimizer.iterations == 2
+    assert weights_equal(interrupted, whole)
+    # A handler of one's own is asked as if there were none between.
+    asked = []
+    signal.signal(signal.SIGINT, lambda *_: asked.append(interrupted.optimizer.iterations))
+    try:
+        interrupted.compile(Interrupting(0.1), "sparse_categorical_crossentropy")
+        interrupted.fit(x, y, batch_size=16, verbose=0)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert asked == [2] and interrupted.optimizer.iterations == 4
+
+
+def test_a_fit_that_fails_gives_its_memory_back():
+    x, y = points(64)
+    wide = fastcnn.Sequential([Input((4,)), Dense(4096, activation="relu"), Dense(2, activation="softmax")])
+    wide.compile("sgd", "sparse_categorical_crossentropy")
+    with pytest.raises(ValueError, match="class numbers") as caught:
+        wide.fit([(x, y), (x, y + 9)], verbose=0)
+    assert _memory.held()[1] == 0  # but for what the error's frames still hold
+    del caught
+
+
+def test_a_step_that_fails_binds_no_optimiser():
+    shared = optimizers.SGD()
+    a, b = classifier(optimizer=shared), classifier(optimizer=shared)
+    x, y = points(8)
+    with pytest.raises(ValueError, match="class numbers"):
+        a.train_on_batch(x, y + 9)
+    b.train_on_batch(x, y)
+    assert shared.iterations == 1
+
+    class Failing(optimizers.SGD):
+        def update(self, *lists):
+            raise RuntimeError("no")
+
+    model = classifier(optimizer=Failing())
+    with pytest.raises(RuntimeError, match="no"):
+        model.train_on_batch(x, y)
+    assert model.optimizer.iterations == 0
+
+
+def test_momentum_stays_as_it_was_at_the_first_step():
+    model = classifier(optimizer=optimizers.SGD())
+    model.train_on_batch(*points(8))
+    model.optimizer.momentum = 0.9
+    with pytest.raises(ValueError, match=r"momentum must stay 0\.0 once there has been a step, got 0\.9"):
+        model.train_on_batch(*points(8))
+    assert model.optimizer.iterations == 1
 
 
 def test_initial_epoch_counts_on():
@@ -653,6 +872,33 @@ def test_a_verbosity_that_is_none_is_told(wrong):
     x, y = points(8)
     with pytest.raises(ValueError, match=r'verbose must be "auto", 0, 1 or 2, got '):
         classifier().fit(x, y, verbose=wrong)
+
+
+class Writer:
+    """Something to print to that is no file."""
+
+    def __init__(self):
+        self.text = ""
+
+    def write(self, text):
+        self.text += text
+
+    def flush(self):
+        pass
+
+
+@pytest.mark.parametrize("stdout", [Writer(), None])
+def test_there_need_be_no_stdout_to_train(stdout, monkeypatch):
+    monkeypatch.setattr("sys.stdout", stdout)
+    assert classifier().fit(*points(8)).epoch == [0]
+    assert stdout is None or stdout.text.startswith("Epoch 1/1  loss ")
+
+
+def test_a_verbosity_is_checked_however_many_batches_there_are():
+    for wrong in (None, [], 3):
+        with pytest.raises(ValueError, match="verbose must be"):
+            classifier().predict(np.zeros((3, 4)), verbose=wrong)
+    assert classifier().predict(np.zeros((3, 4)), verbose=np.int64(0)).shape == (3, 2)
 
 
 def test_plain_lines_where_there_is_no_terminal(capsys):
@@ -917,6 +1163,44 @@ def test_the_gradient_of_a_layers_input_has_its_shape():
         model.train_on_batch(*points(8))
 
 
+def test_errors_of_ones_own_become_such_that_say_where():
+    class Two(ValueError):
+        def __init__(self, first, second):
+            super().__init__(f"{first} and {second}")
+
+    class Own(losses.Loss):
+        def value_and_gradient(self, y_true, y_pred):
+            if len(y_pred) == 3:
+                raise Two(1, 2)
+            return 0.0, np.zeros_like(y_pred)
+
+    model = fastcnn.Sequential([Input((4,)), Dense(2)])
+    model.compile("sgd", Own())
+    with pytest.raises(Two, match="1 and 2"):
+        model.train_on_batch(*points(3))
+    with pytest.raises(ValueError, match=r"^validation_data: 1 and 2$") as caught:
+        model.fit(*points(8), verbose=0, validation_data=points(3))
+    assert type(caught.value) is ValueError and type(caught.value.__cause__) is Two
+
+
+def test_soft_labels_may_be_rounded():
+    mean = sum(np.eye(2, dtype=np.float32)[[1, 1, 1]] * np.float32(0.1) for _ in range(10))
+    assert mean.max() > 1
+    model = fastcnn.Sequential([Input((4,)), Dense(2, activation="softmax")])
+    model.compile("sgd", "categorical_crossentropy")
+    assert np.isfinite(model.train_on_batch(np.ones((3, 4)), mean))
+    with pytest.raises(ValueError, match=r"y must hold probabilities in \[0, 1\], got 1.001"):
+        model.train_on_batch(np.ones((3, 4)), np.full((3, 2), 1.001, np.float32))
+
+
+def test_a_model_has_no_loss_before_it_is_compiled():
+    model = fastcnn.Sequential([Input((4,)), Dense(2)])
+    for name in ("loss", "metrics"):
+        assert not hasattr(model, name)
+        with pytest.raises(AttributeError, match=f"the model has no {name} before compile is called"):
+            getattr(model, name)
+
+
 def test_one_optimiser_trains_one_model():
     shared = optimizers.Adam()
     a, b = classifier(optimizer=shared), classifier(optimizer=shared)
@@ -1001,6 +1285,13 @@ def test_one_optimiser_trains_one_model():
         (lambda m: m.compile("lion", "mse"), ValueError, "'lion'"),
         (lambda m: m.compile("adam", "mse", metrics=3), TypeError, "metrics"),
         (lambda m: m.compile("adam", "mse", metrics=["acc", "acc"]), ValueError, "differ"),
+        (
+            lambda m: m.compile("adam", "mse", metrics=[fastcnn.metrics.Accuracy(name="val_loss")]),
+            ValueError,
+            r"do not begin as those of validation, got \['val_loss'\]",
+        ),
+        (lambda m: m.compile(3, "mse"), TypeError, "optimizer must be a string or an Optimizer, got 3"),
+        (lambda m: m.fit([(*points(8), 1)], verbose=0), ValueError, r"pairs \(x, y\) .*, got tuple of 3"),
         (lambda m: m.build(4), TypeError, "input_shape"),
         (lambda m: m.build((None, None)), TypeError, "input_shape"),
         (lambda m: fastcnn.Sequential([Dense(1)]).fit(*points(8)), ValueError, "compile must be called"),

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .. import initializers, nn, ops
-from ..arguments import brief, flag, float_type, integer, plain, read_only, real_array, real_batch
+from ..arguments import brief, flag, float_type, integer, plain, read_only, real_array, real_batch, within
 from ..initializers import Initializer
 from ..registry import Configurable, is_own
 from ..runtime import AlignedMemory
@@ -445,7 +445,7 @@ class Layer(Configurable):
         try:
             shape = self.build_once(given) if self.built else self._twin(given).build_once(given)
         except (TypeError, ValueError) as error:
-            raise type(error)(f"{self._title()}: {error}") from error
+            raise within(self._title(), error) from error
         return Tensor(shape, self, tensors)
 
     def _title(self) -> str:

@@ -12,6 +12,9 @@ from ..arguments import seed as checked_seed
 from ..registry import register
 from .base import Array, Gradients, Layer, Shape
 
+# As odd factors do modulo a power of two, it keeps steps apart that it multiplies, also from the seeds of other layers.
+_ODD = 0xD1342543DE82EF95
+
 
 @register
 class Dropout(Layer):
@@ -57,7 +60,7 @@ class Dropout(Layer):
         if seed is None:
             raise ValueError("seed must be given in training, got None")
         if self.seed is not None:
-            seed = (seed + self.seed) % 2**64
+            seed = (self.seed + _ODD * seed) % 2**64
         return self.masked(x, seed), seed
 
     def lowered(self, input_shape: Shape) -> list[ops.Op]:

@@ -603,7 +603,9 @@ static void FC_NAME(adam)(ptrdiff_t n, void *p_, const void *g_, void *m_, void 
     const FC_T alpha = (FC_T)alpha_, epsilon = (FC_T)epsilon_, keep = (FC_T)(1 - rate_decay);
     const FC_T new_1 = (FC_T)(1 - beta_1), new_2 = (FC_T)(1 - beta_2);
     for (ptrdiff_t i = 0; i < n; i++) {
-        FC_T mean = m[i] + (g[i] - m[i]) * new_1, square = v[i] + (g[i] * g[i] - v[i]) * new_2;
+        /* Without memory nothing of a large moment may be left, which rounding would leave. */
+        FC_T mean = new_1 == 1 ? g[i] : m[i] + (g[i] - m[i]) * new_1;
+        FC_T square = new_2 == 1 ? g[i] * g[i] : v[i] + (g[i] * g[i] - v[i]) * new_2;
         m[i] = NORMAL_OR_ZERO(mean);
         v[i] = NORMAL_OR_ZERO(square);
         p[i] = p[i] * keep - alpha * m[i] / ((sizeof(FC_T) == 4 ? (FC_T)sqrtf((float)v[i]) : (FC_T)sqrt((double)v[i])) + epsilon);
