@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import tracemalloc
 
 import numpy as np
@@ -52,6 +53,21 @@ def test_every_small_depth(rows, transpose_a, transpose_b, dtype):
         check_product(rows, 5, depth, transpose_a, transpose_b, dtype)
 
 
+@pytest.mark.parametrize("transpose_a", [False, True])
+@pytest.mark.parametrize("rows", [16, 17, 31, 32, 33])
+def test_more_rows_against_long_rows_of_a_transposed_matrix(rows, transpose_a, dtype):
+    for columns, depth in itertools.product((1, 3, 4, 33, 70), (8 * rows - 1, 8 * rows, 8 * rows + 5)):
+        check_product(rows, columns, depth, transpose_a, True, dtype)
+
+
+@pytest.mark.parametrize("transpose_a", [False, True])
+@pytest.mark.parametrize("rows", [64, 65, 127, 128, 129])
+def test_more_rows_with_panels_enough_to_share_out(rows, transpose_a, dtype):
+    panel = 4 * _runtime.lanes(np.dtype(dtype))
+    for columns, depth in itertools.product((2 * panel - 1, 2 * panel, 2 * panel + 1, 5 * panel + 3), (1, 7, 64)):
+        check_product(rows, columns, depth, transpose_a, False, dtype)
+
+
 @pytest.mark.parametrize(("transpose_a", "transpose_b"), TRANSPOSES)
 @pytest.mark.parametrize(("m", "n", "k"), SHARED)
 def test_products_that_threads_share(m, n, k, transpose_a, transpose_b, dtype):
@@ -70,7 +86,7 @@ def longer_than_a_slab(columns, dtype):
 
 @pytest.mark.parametrize(("transpose_a", "transpose_b"), TRANSPOSES)
 @pytest.mark.parametrize(
-    ("m", "vectors"),  # dots take up to 16 rows, streams up to 4, 8 or 24, slabs the others
+    ("m", "vectors"),  # dots take up to 16 or 32 rows, streams up to 4, 8 or 32, slabs the others
     [(1, 1), (5, 0.5), (5, 1.5), (5, 16), (9, 0.5), (9, 1.5), (9, 16), (17, 1), (17, 2), (17, 16), (70, 1.5)],
 )
 def test_a_reduction_longer_than_one_slab(m, vectors, transpose_a, transpose_b, dtype):
@@ -85,10 +101,10 @@ def test_a_reduction_longer_than_one_slab(m, vectors, transpose_a, transpose_b, 
 
 @pytest.mark.parametrize("transpose_a", [False, True])
 @pytest.mark.parametrize("columns", ["panel and one", "slab and one", "many"])
-@pytest.mark.parametrize("m", [9, 16, 24, 25])
+@pytest.mark.parametrize("m", [9, 16, 24, 25, 32, 33])
 def test_few_rows_with_a_matrix_from_afar(m, columns, transpose_a, dtype):
     lanes, size, l2 = _runtime.lanes(np.dtype(dtype)), np.dtype(dtype).itemsize, _runtime.cache_bytes()[1]
-    # Where B is beyond four times L2, up to 24 rows have it packed a few rows at a time, in a quarter of L2.
+    # Where B is beyond four times L2, up to 32 rows have it packed a few rows at a time, in a quarter of L2.
     n = {"panel and one": 4 * lanes + 1, "slab and one": l2 // (64 * size) + 1, "many": 777}[columns]
     k = 4 * l2 // (n * size) + 5
     a, b, bias = np.resize(integers(m * 997), (m, k)), np.resize(integers(991 * n, seed=1), (k, n)), integers(n, seed=2)
@@ -177,7 +193,7 @@ def at_16_places(b):
         yield moved
 
 
-@pytest.mark.parametrize("rows", [1, 2, 3, 4, 16])
+@pytest.mark.parametrize("rows", [1, 2, 3, 4, 16, 32])
 @pytest.mark.parametrize("depth", [64, 80, 128, 132, 256])
 def test_no_bit_depends_on_where_a_transposed_matrix_lies(rows, depth, dtype):
     a, b = normals(rows, depth, dtype=dtype), normals(9, depth, dtype=dtype, seed=1)

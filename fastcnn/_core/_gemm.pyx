@@ -35,43 +35,50 @@ cnp.import_array()
 cdef Py_ssize_t MAX_ELEMENTS = 1 << 47
 
 cdef enum:
-    # Rows of A up to which dots beat packing a transposed B (benchmarks/test_matmul.py, both sides of the crossing).
+    # In brackets: how many times as long the products that they decide on take with half of them and with twice as much
+    # (some ten products of each kind, of one thread and of two, float32, AVX-512, Zen 5; = means within 2 %).
+    # Rows of A up to which dots beat packing a transposed B (at 9 to 16 rows 1.1 to 2.0; at 17 to 32, of a B beyond L2,
+    # up to 1.3).
     MOST_DOT_ROWS = 16
-    # Elements of B's rows for each of A's from which dots pay: what ends a sum is the same for short ones.
+    # Elements of B's rows for each of A's from which dots pay: what ends a sum is the same for short ones (1.04, 1.08).
     DOT_DEPTH = 4
-    # Rows of A up to which reading B in place beats packing it, while B fits into half of L2.
+    # Rows of A up to which reading B in place beats packing it, while B fits into half of L2 (at 33 to 64 rows 1.05 to
+    # 1.5; at 98 and 128, of two panels, 1.1 to 1.2).
     IN_PLACE_ROWS = 64
-    # Sums of a tile with which its multiply-adds need not wait for each other.
+    # Sums of a tile with which its multiply-adds need not wait for each other (8: 1.02, 16: =).
     LEAST_SUMS = 12
-    # Vectors of a panel that L1 has no room for.
+    # Vectors of a panel that L1 has no room for (=, =).
     DEEP_VECTORS = 2
-    # Rows of A up to which a stream through B reads it where it is; and up to which streaming, part by part, beats
-    # packing B block by block.
+    # Rows of A up to which a stream through B reads it where it is (1.06, 12: 1.02); and up to which streaming, part by
+    # part, beats packing B block by block (at 25 to 32 rows 24: 1.1 to 1.3; at 48 rows 48: 1.1).
     UNPACKED_ROWS = 8
-    STREAMED_ROWS = 24
-    # Parts of such a product, each of which a thread may take, and the rows of B that a part has at least; and of those
-    # that are packed at a time.
+    STREAMED_ROWS = 32
+    # Parts of such a product, each of which a thread may take (1.02, 1.03), and the rows of B that a part has at least
+    # (1.05, 1.07); and of those that are packed at a time (=, 1.2).
     STREAM_PARTS = 8
     STREAM_DEPTH = 64
     PACKED_DEPTH = 16
     PAGE = 4096
-    # Elements of a B no wider than a panel from which a product of one row is reduced in parts, if it is in the caches.
+    # Elements of a B no wider than a panel from which a product of one row is reduced in parts, if it is in the caches
+    # (a quarter: 1.5; four times: 1.08, of 16384 x 16 2.2).
     NARROW_B = 1 << 17
-    # Columns of a block: enough of them that packing is little work beside multiplying.
+    # Columns of a block: enough of them that packing is little work beside multiplying (=, =).
     BLOCK_COLUMNS = 512
     # Where A has so many rows, read in place, a block has no more columns than make one slab of all k, but at least so
     # many: with several slabs C, whose rows lie far apart, is loaded and stored again (2048^3, one thread: 68.7 ms
-    # instead of 75.0; 25088 x 1024 x 1024, two: 106 ms instead of 132).
+    # instead of 75.0; 25088 x 1024 x 1024, two: 106 ms instead of 132; 64 rows: =, 1024: 1.03; 32 columns: =, of
+    # 512 x 8192 x 512 1.08, 128: =).
     SLAB_ROWS = 256
     LEAST_COLUMNS = 64
-    # Tiles of A's rows that take turns at a panel.
+    # Tiles of A's rows that take turns at a panel (=, =).
     GROUP_TILES = 8
     # Products of an element of C from which it may be written past the caches (1x1 layers of benchmarks/layers.py).
     PAST_DEPTH = 64
-    # What it costs to bring an element of A or of a packed B near, and to pack one of B, in multiply-adds.
+    # What it costs to bring an element of A or of a packed B near (none: =, 4: =), and to pack one of B, in
+    # multiply-adds (2: =, of 300^3 1.16, 32: =).
     READ_COST = 1
     B_COST = 8
-    # What it costs to begin a row of a block of C, all of its multiply-adds over k together.
+    # What it costs to begin a row of a block of C, all of its multiply-adds over k together (8: =, 512: =).
     C_COST = 64
 
 
@@ -645,11 +652,24 @@ cdef int multiply_turned(const Product *p) except -1:
     return 0
 
 
+cdef bint pays_dots(const Product *p) noexcept nogil:
+    """Whether few rows of A meet rows of a transposed B: twice as many where these are long, stay in L2, and registers
+    are many."""
+    if p.residual or p.k < DOT_DEPTH * p.m:
+        return False
+    if p.m <= MOST_DOT_ROWS:
+        return True
+    return (p.m <= 2 * MOST_DOT_ROWS and p.k >= 2 * DOT_DEPTH * p.m and p.n * p.b_row <= l2_bytes // 2
+            and p.table.panel_vectors > 2)
+
+
 cdef bint fits_in_place(const Product *p) noexcept nogil:
     """Whether tiles read B where it is. Of a panel blocks do so too, and share out what has more rows than a tile."""
     if p.m == 1 and p.n <= p.table.panel_vectors * p.table.lanes and p.k * p.n > NARROW_B:
         return False  # all of it would be a single task
-    return (p.m <= IN_PLACE_ROWS and p.k * p.b_row <= l2_bytes // 2
+    cdef Py_ssize_t panels = ceil_div(p.n, p.table.panel_vectors * p.table.lanes)
+    # Twice as many rows where there are panels enough to share out.
+    return (p.m <= (IN_PLACE_ROWS if panels <= 2 else 2 * IN_PLACE_ROWS) and p.k * p.b_row <= l2_bytes // 2
             and not (is_panel(p) and p.m > p.table.max_rows[p.n // p.table.lanes - 1]))
 
 
@@ -684,7 +704,7 @@ cdef int product(const Product *p) except -1:
     if pays_turned(p):
         return multiply_turned(p)
     if p.b_transposed:
-        if p.m <= MOST_DOT_ROWS and p.k >= DOT_DEPTH * p.m and not p.residual:
+        if pays_dots(p):
             return multiply_dots(p, threads)
     elif fits_in_place(p):
         return multiply_in_place(p, threads)
