@@ -25,7 +25,8 @@ class Loss(Configurable):
 
     A subclass has one method, ``value_and_gradient``. Where it has a ``from_logits`` attribute, ``activation`` names
     what turns logits into the predictions it expects: a model whose last activation that is then hands over its
-    logits, so that loss and gradient are computed in one stable step.
+    logits, so that loss and gradient are computed in one stable step. What a model gives one
+    of one's own is read-only.
     """
 
     #: What makes predictions of logits: "softmax", "sigmoid", or None where the loss has no such form.

@@ -16,7 +16,10 @@ Array = NDArray[Any]
 
 
 class Metric(Configurable):
-    """Base class of metrics: a value per sample, whose mean is reported under the metric's name."""
+    """Base class of metrics: a value per sample, whose mean is reported under the metric's name.
+
+    What a model gives one of one's own is read-only.
+    """
 
     #: What the metric is called in histories and progress lines.
     name: str = "metric"
