@@ -380,7 +380,7 @@ def float_type(value: Any, name: str = "dtype") -> str:
     """
     try:
         found = np.dtype(value).name if value is not None else ""
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, SyntaxError):  # the last from a text that begins like a list of types
         found = ""
     return choice(found, name, ("float32", "float64"), value)
 

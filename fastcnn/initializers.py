@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from .arguments import TINY, choice, number
 from .arguments import seed as checked_seed
-from .registry import Configurable, lookup, register
+from .registry import Configurable, is_own, lookup, register
 
 Array = NDArray[Any]
 
@@ -327,6 +327,18 @@ _NAMED = {
     "he_normal": HeNormal,
     "lecun_normal": LecunNormal,
 }
+
+
+def drawn(initializer: Initializer, shape: tuple[int, ...], dtype: Any, rng: np.random.Generator) -> Array:
+    """Return what an initialiser gives, in memory of its own: one of one's own may keep the array for itself.
+
+    Examples
+    --------
+    >>> drawn(Zeros(), (2,), "float32", np.random.default_rng()).tolist()
+    [0.0, 0.0]
+    """
+    array = initializer(shape, dtype, rng)
+    return array if is_own(type(initializer)) or not isinstance(array, np.ndarray) else array.copy()
 
 
 def get(value: Any, name: str = "initializer") -> Initializer:

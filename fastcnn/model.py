@@ -11,7 +11,7 @@ import copy
 import itertools
 import json
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from typing import Any
 
@@ -34,7 +34,7 @@ from .arguments import (
 from .arguments import seed as checked_seed
 from .batches import ArrayBatches, Batches, batches, samples, split
 from .graph import Call, Graph, Tape
-from .initializers import Initializer
+from .initializers import Initializer, drawn
 from .interrupts import Interrupts
 from .layers.base import CHANGING, Layer, WeightSource, apart_from
 from .layers.symbolic import Input, Shape, Tensor, tensors_of
@@ -217,7 +217,7 @@ class Model(Configurable):
         """The weights that an optimiser moves, ``"layer/weight"``: those of trainable layers."""
         return self._named([layer.trainable_weights for layer in self.layers])
 
-    def _named(self, weights: Sequence[dict[str, Array]]) -> dict[str, Array]:
+    def _named(self, weights: Sequence[Mapping[str, Array]]) -> dict[str, Array]:
         """Return some weights of each layer by ``"layer/weight"``."""
         return {
             f"{layer.name}/{name}": array
@@ -420,7 +420,7 @@ class Model(Configurable):
         rng = np.random.default_rng([self.seed, index])
 
         def source(_: str, shape: tuple[int, ...], initializer: Initializer) -> Array:
-            return initializer(shape, layer.dtype, rng)
+            return drawn(initializer, shape, layer.dtype, rng)
 
         return source
 

@@ -21,6 +21,8 @@ from ._core import _memory, _runtime
 from .arguments import brief, integer, number
 
 MAX_THREADS = 1024
+# Of a number of threads in the environment, leading zeros included.
+_DIGITS = 100
 
 # So many threads are known to start.
 _startable = os.cpu_count() or 1
@@ -74,11 +76,11 @@ def _default_threads(environ: Mapping[str, str] = os.environ) -> tuple[int, str]
             continue
         # OpenMP allows a list, one number for each nesting level: the outermost counts.
         first = text.split(",")[0].strip()
-        if first.isdecimal() and 1 <= int(first) <= MAX_THREADS:
+        if first.isdecimal() and len(first) <= _DIGITS and 1 <= int(first) <= MAX_THREADS:
             _must_start(int(first), name)
             return int(first), f"{name}={text}"
         if name == "FASTCNN_NUM_THREADS":
-            raise ValueError(f"{name} must be an integer from 1 to {MAX_THREADS}, got {text!r}")
+            raise ValueError(f"{name} must be an integer from 1 to {MAX_THREADS}, got {brief(text)}")
     if hasattr(os, "sched_getaffinity"):
         cpus = len(os.sched_getaffinity(0))
         why = f"{cpus} CPUs in this process's affinity"
@@ -284,8 +286,8 @@ def fma_peak(dtype: Any = "float32", threads: int = 1, seconds: float = 0.2) -> 
     True
     """
     try:
-        kind = np.dtype(dtype)
-    except (TypeError, ValueError):
+        kind = np.dtype(dtype) if dtype is not None else None
+    except (TypeError, ValueError, SyntaxError):  # the last from a text that begins like a list of types
         kind = None
     if kind not in (np.float32, np.float64):
         raise TypeError(f"dtype must be float32 or float64, got {brief(dtype)}")
@@ -355,10 +357,27 @@ def info() -> Info:
         active_isa(),
         available_isas(),
         get_num_threads(),
-        _reason if _runtime.openmp_version() else "a serial build",
+        _why_so_many(),
         _openmp(),
         *_runtime.cache_bytes(),
     )
+
+
+def _why_so_many() -> str:
+    """Say what the number of threads comes from."""
+    if not _runtime.openmp_version():
+        return "a serial build"
+    if _forked:
+        return "the child of a fork"
+    own = _runtime.set_own_threads(0)
+    _runtime.set_own_threads(own)
+    return "fastcnn.threads" if own else _reason
+
+
+def _after_fork_in_child() -> None:
+    global _forked
+    _forked = True
+    _runtime.after_fork_in_child()
 
 
 def _openmp() -> str:
@@ -382,6 +401,7 @@ def _openmp_library() -> str:
 if os.environ.get("FASTCNN_ISA"):
     _runtime.use_isa(os.environ["FASTCNN_ISA"].strip().lower())
 _threads, _reason = _default_threads()
+_forked = False
 _runtime.set_num_threads(_threads)
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_runtime.after_fork_in_child)
+    os.register_at_fork(after_in_child=_after_fork_in_child)

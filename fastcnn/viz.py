@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from .arguments import file_path
+from .arguments import brief, file_path
 from .plan import StepProfile
 
 
@@ -47,6 +47,8 @@ def plot_profile(profile: Sequence[StepProfile], path: Any = None) -> Any:
     if not isinstance(profile, (list, tuple)) or not all(isinstance(step, StepProfile) for step in profile):
         raise TypeError(f"profile must be what Model.profile returned, got {type(profile).__name__}")
     path = None if path is None else file_path(path)
+    if path is not None and not path.suffix:
+        raise ValueError(f"path must end in a format's name, such as .png, got {brief(str(path))}")
     steps = [step for step in profile if step.seconds]
     if not steps:
         raise ValueError("profile must hold steps that took time, got none")
@@ -57,7 +59,8 @@ def plot_profile(profile: Sequence[StepProfile], path: Any = None) -> Any:
     places = range(len(steps))
     bars = axes.barh(places, times, color=[f"C{kinds.index(_kind(step)) % 10}" for step in steps])
     axes.bar_label(bars, [_rate(step) for step in steps], padding=3, fontsize=7)
-    axes.set_yticks(places, [f"{step.layers[0]}: {step.title}" for step in steps], fontsize=7)
+    # A name may hold dollars, between which there would be formulas.
+    axes.set_yticks(places, [f"{step.layers[0]}: {step.title}" for step in steps], fontsize=7, parse_math=False)
     axes.invert_yaxis()
     axes.margins(x=0.12, y=0.01)
     axes.set_xlabel("microseconds")

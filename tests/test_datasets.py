@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import hashlib
 import os
+import re
 import struct
 import sys
 from pathlib import Path
@@ -145,6 +146,19 @@ def test_more_data_than_announced_is_refused(tmp_path):
     path.write_bytes(idx_bytes(np.zeros((2, 3, 3))) + b"\0")
     with pytest.raises(ValueError, match="more follow"):
         read_idx(path, ndim=3)
+
+
+def test_a_header_that_announces_no_images_of_any_size_is_named(tmp_path):
+    path = tmp_path / "none"
+    path.write_bytes(bytes([0, 0, 8, 3]) + bytes(4) + b"\xff" * 8)
+    with pytest.raises(ValueError, match=rf"{re.escape(str(path))} is damaged: its header announces shape \(0, "):
+        read_idx(path, 3)
+
+
+def test_the_cache_folder_is_absolute(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("FASTCNN_CACHE", "here")
+    assert datasets.cache_folder() == tmp_path / "here"
 
 
 def test_a_header_that_announces_terabytes_allocates_nothing(tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -743,3 +744,131 @@ def test_a_backward_that_returns_other_gradients_is_told_so(backward, complaint)
     model.compile("sgd", "mse")
     with pytest.raises(ValueError, match=complaint):
         model.train_on_batch(np.ones((2, 3)), np.ones((2, 3)))
+
+
+# What others hold of a layer, and what is changed of it once it is built
+
+
+def test_an_initializer_of_ones_own_may_keep_its_array():
+    kept = np.ones((4, 4), np.float32)
+
+    class FromArray(Initializer):
+        def __call__(self, shape, dtype, rng):
+            return kept
+
+    models = [fastcnn.Sequential([Input((4,)), Dense(4, kernel_initializer=FromArray())]) for _ in range(2)]
+    called = Dense(4, kernel_initializer=FromArray())
+    called(np.eye(4))
+    models[1].predict(np.eye(4))
+    models[0].compile("sgd", "mse")
+    models[0].fit(np.eye(4), np.zeros((4, 4)), verbose=0)
+    assert (kept == 1).all() and kept.flags.writeable
+    assert (models[1].layers[0].kernel == 1).all() and (called.kernel == 1).all()
+    assert (models[0].layers[0].kernel != 1).any()
+
+
+def test_a_shallow_copy_of_a_layer_has_weights_of_its_own():
+    x = np.ones((1, 8, 8, 4), np.float32)
+    layer = Conv2D(4, 3)
+    model = fastcnn.Sequential([Input((8, 8, 4)), layer], seed=0)
+    before = model.predict(x)
+    other = copy.copy(layer)
+    copied = fastcnn.Sequential([Input((8, 8, 4)), other])
+    assert np.array_equal(copied.predict(x), before)
+    layer.kernel = np.zeros_like(layer.kernel)
+    assert not model.predict(x).any()
+    assert np.array_equal(copied.predict(x), before) and np.array_equal(other(x), before)
+
+
+@pytest.mark.parametrize(
+    ("make", "name", "wrong", "error", "complaint"),
+    [
+        (lambda: ReLU(6), "max_value", -1, ValueError, "max_value must be"),
+        (lambda: UpSampling2D(2), "interpolation", "cubic", ValueError, "interpolation must be"),
+        (lambda: Conv2D(2, 3), "dtype", "int8", ValueError, "dtype must be"),
+        (lambda: Conv2D(2, 3), "activation", "bogus", ValueError, "activation must be"),
+        (lambda: Conv2D(2, 3), "padding", "some", ValueError, "padding must be"),
+        (lambda: BatchNormalization(), "momentum", 7, ValueError, "momentum must be"),
+        (lambda: Dropout(0.5), "rate", 2.0, ValueError, "rate must be"),
+        (lambda: Conv2D(2, 3), "name", "a/b", ValueError, "name of layer .* must not change"),
+        (lambda: Softmax(), "axis", 1, ValueError, "axis of layer .* must not change once it is built, got 1"),
+    ],
+)
+def test_an_argument_of_a_built_layer_is_checked_as_the_constructor_does(make, name, wrong, error, complaint):
+    layer = make()
+    model = fastcnn.Sequential([Input((8, 8, 3)), layer])
+    x = np.random.default_rng(0).standard_normal((2, 8, 8, 3))
+    expected, before = model.predict(x), getattr(layer, name)
+    with pytest.raises(error, match=complaint):
+        setattr(layer, name, wrong)
+    assert getattr(layer, name) == before
+    assert np.array_equal(model.predict(x), expected)
+
+
+@pytest.mark.parametrize(
+    ("make", "name", "value", "kept"),
+    [
+        (lambda: UpSampling2D((2, 2)), "size", 2, (2, 2)),
+        (lambda: ZeroPadding2D(((1, 1), (1, 1))), "padding", 1, ((1, 1), (1, 1))),
+        (lambda: Conv2D(2, 3), "activation", "swish", "silu"),
+        (lambda: ReLU(), "max_value", 6, 6.0),
+    ],
+)
+def test_an_argument_of_a_built_layer_is_kept_as_the_constructor_keeps_it(make, name, value, kept):
+    layer = make()
+    layer.build_once((None, 8, 8, 3))
+    setattr(layer, name, value)
+    assert getattr(layer, name) == kept
+    x = np.random.default_rng(0).standard_normal((2, 8, 8, 3))
+    model = fastcnn.Sequential([Input((8, 8, 3)), layer])
+    np.testing.assert_allclose(model.predict(x), layer(x), rtol=1e-5, atol=1e-6)
+
+
+def test_the_weights_of_a_layer_are_replaced_by_its_attributes_alone():
+    layer = Dense(1, kernel_initializer="ones")
+    layer(np.ones((1, 3)))
+    with pytest.raises(TypeError, match="does not support item assignment"):
+        layer.weights["kernel"] = np.zeros((3, 1))
+    with pytest.raises(AttributeError, match="kernel of layer Dense is a weight"):
+        del layer.kernel
+    layer.other = 3
+    del layer.other
+    layer.kernel = np.zeros((3, 1))
+    assert not layer(np.ones((1, 3))).any()
+
+
+@pytest.mark.parametrize("seed", [np.int64(5), np.uint8(5), 5])
+def test_a_dropout_with_a_seed_takes_any_integer(seed):
+    x = np.ones((1, 100))
+    assert np.array_equal(Dropout(0.5, seed=3)(x, training=True, seed=seed), Dropout(0.5, seed=3)(x, True, seed=5))
+
+
+@pytest.mark.parametrize(("wrong", "error"), [("x", TypeError), (1.5, TypeError), (-1, ValueError), (True, TypeError)])
+@pytest.mark.parametrize("own", [None, 3])
+def test_a_seed_that_is_none_is_named(wrong, error, own):
+    with pytest.raises(error, match=f"seed must be .*{wrong!r}"):
+        Dropout(0.5, seed=own)(np.ones((1, 3)), training=True, seed=wrong)
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_slope_of_zero_makes_no_number_of_an_infinity():
+    x = np.array([[-np.inf, np.inf, np.nan, -1, 1]])
+    layer = PReLU(dtype="float64")
+    model = fastcnn.Sequential([Input((5,)), layer], dtype="float64")
+    np.testing.assert_array_equal(layer(x), [[-np.inf, np.inf, np.nan, 0, 1]])
+    np.testing.assert_array_equal(model.predict(x), layer(x))
+
+
+@pytest.mark.parametrize("make", [Add, Multiply, Concatenate])
+def test_inputs_of_a_call_have_as_many_samples(make):
+    for counts in ([3, 2], [3, 1]):
+        with pytest.raises(ValueError, match=rf"x must hold as many samples of each input, got \[3, {counts[1]}\]"):
+            make()([np.ones((n, 2)) for n in counts])
+
+
+@pytest.mark.parametrize("dtype", [",", "f4,f8", "int8", "what"])
+def test_a_type_that_is_none_is_named(dtype):
+    with pytest.raises((TypeError, ValueError), match="dtype must be"):
+        Dense(3, dtype=dtype)
+    with pytest.raises(TypeError, match="dtype must be float32 or float64"):
+        fastcnn.runtime.fma_peak(dtype)

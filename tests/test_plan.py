@@ -1082,6 +1082,17 @@ def test_a_max_pooling_behind_a_convolution_is_made_on_the_way():
         np.testing.assert_allclose(actual, wanted, rtol=1e-4, atol=1e-5)
 
 
+def test_plot_profile_takes_any_name_and_needs_a_format(tmp_path):
+    model = Sequential([Input((4,)), Dense(3, name="cost_$5_$6")])
+    profile = model.profile(np.ones((1, 4)), repeats=2)
+    fastcnn.viz.plot_profile(profile, tmp_path / "dollars.png")
+    assert (tmp_path / "dollars.png").stat().st_size > 1000
+    for path in (tmp_path, tmp_path / "none", ""):
+        with pytest.raises(ValueError, match=r"path must end in a format's name, such as \.png"):
+            fastcnn.viz.plot_profile(profile, path)
+    assert [file.name for file in tmp_path.iterdir()] == ["dollars.png"]
+
+
 def test_plot_profile_draws_a_bar_for_each_step(tmp_path):
     model = lenet()
     profile = model.profile(np.zeros((1, 28, 28, 1)), repeats=2)

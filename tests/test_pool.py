@@ -117,6 +117,12 @@ def test_rounding_of_an_average_stays_within_what_the_window_allows(dtype):
     assert_close(nn.avg_pool_backward(grad, x.shape, *options), dx, dtype, depth=2 * 35)
 
 
+@pytest.mark.parametrize("channels", [1, 3, 16, 80])
+def test_an_average_of_many_pixels_loses_nothing(channels, dtype):
+    x = np.full((1, 700, 701, channels), 0.1, dtype)
+    np.testing.assert_allclose(nn.avg_pool(x, (700, 701)), x[:, :1, :1], rtol=3e-5 if dtype == np.float32 else 1e-12)
+
+
 def test_the_first_of_equal_maxima_gets_the_gradient(dtype):
     dx = nn.max_pool_backward(np.ones((1, 1, 1, 20), dtype), np.zeros((1, 3, 3, 20), dtype), 3)
     assert (dx[0, 0, 0] == 1).all()

@@ -322,6 +322,22 @@ def test_a_quota_rounds_down_to_at_least_one_thread(quota, threads, monkeypatch)
     assert runtime._default_threads({}) == (threads, f"container quota of {quota:g} CPUs")
 
 
+def test_info_says_where_the_number_of_threads_comes_from():
+    if not _runtime.openmp_version():
+        pytest.skip("a serial build")
+    before = runtime.info().threads_reason
+    with runtime.threads(1):
+        assert runtime.info().threads_reason == "fastcnn.threads"
+    assert runtime.info().threads_reason == before
+
+
+@pytest.mark.parametrize("digits", ["9" * 5000, "0" * 5000 + "2"])
+def test_a_number_of_threads_of_any_length_is_no_crash(digits):
+    with pytest.raises(ValueError, match=r"FASTCNN_NUM_THREADS must be an integer from 1 to 1024, got '"):
+        runtime._default_threads({"FASTCNN_NUM_THREADS": digits})
+    assert runtime._default_threads({"OMP_NUM_THREADS": digits}) == runtime._default_threads({})
+
+
 def test_without_a_quota_the_affinity_counts(monkeypatch):
     monkeypatch.setattr(runtime, "_cgroup_cpus", lambda: float("inf"))
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(6)), raising=False)

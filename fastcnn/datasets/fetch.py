@@ -34,11 +34,11 @@ def cache_folder() -> Path:
     True
     """
     if chosen := os.environ.get("FASTCNN_CACHE"):
-        return file_path(chosen, "FASTCNN_CACHE")
+        return file_path(chosen, "FASTCNN_CACHE").absolute()
     variable, usual = {"win32": ("LOCALAPPDATA", "~/AppData/Local"), "darwin": ("", "~/Library/Caches")}.get(
         sys.platform, ("XDG_CACHE_HOME", "~/.cache")
     )
-    return file_path(os.environ.get(variable) or usual, variable) / "fastcnn"
+    return file_path(os.environ.get(variable) or usual, variable).absolute() / "fastcnn"
 
 
 def fetch(url: str, target: Path, sha256: str) -> None:

@@ -48,7 +48,10 @@ def read_idx(path: Path, ndim: int) -> NDArray[np.uint8]:
         raise ValueError(
             f"{path} is damaged: its header announces {math.prod(shape)} bytes of shape {shape}, but {found} follow"
         )
-    return np.frombuffer(bytearray(content), dtype=np.uint8).reshape(shape)
+    try:
+        return np.frombuffer(bytearray(content), dtype=np.uint8).reshape(shape)
+    except ValueError as error:  # of no bytes in too great a shape
+        raise ValueError(f"{path} is damaged: its header announces shape {shape}: {error}") from None
 
 
 def _open(path: Path) -> gzip.GzipFile | BufferedReader:

@@ -228,7 +228,11 @@ class PReLU(Layer):
 
     def forward(self, x: Array, training: bool = False) -> tuple[Array, Any]:
         """Return the activated input."""
-        return np.where(x < 0, x * self.alpha, x), x
+        with np.errstate(invalid="ignore"):
+            y = np.where(x < 0, x * self.alpha, x)
+        if not self.alpha.all():  # a slope of zero makes no number of an infinity
+            np.copyto(y, x, where=np.isneginf(x) & (self.alpha == 0))
+        return y, x
 
     def lowered(self, input_shape: Shape) -> list[ops.Op]:
         """Return the activation."""
@@ -343,6 +347,8 @@ class Softmax(Activated):
     >>> Softmax()([[0.0, 0.0]]).tolist()
     [[0.5, 0.5]]
     """
+
+    settled = ("name", "axis")
 
     def __init__(self, axis: int = -1, **kwargs: Any) -> None:
         super().__init__(**kwargs)

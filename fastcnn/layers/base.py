@@ -6,7 +6,8 @@ import copy
 import itertools
 import os
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, Protocol
 from weakref import WeakSet
 
@@ -89,6 +90,9 @@ class Layer(Configurable):
     >>> Square()(np.array([[3.0]])).tolist()
     [[9.0]]
     """
+
+    #: Arguments that must not change once the layer is built.
+    settled: tuple[str, ...] = ("name",)
 
     #: Whether forward takes a ``seed``, the key of its random numbers, in training.
     uses_seed: bool = False
@@ -233,19 +237,18 @@ class Layer(Configurable):
         dtype = self.dtype or "float32"
         if array.dtype != dtype or not (array.flags.carray and array.flags.owndata):
             array = np.require(array, dtype, ["C", "A", "W", "O"])
-        vars(self)[name] = self.weights[name] = array
+        vars(self)[name] = vars(self).setdefault("_weights", {})[name] = array
         if trainable:
             vars(self).setdefault("_trainable", []).append(name)
         return array
 
     def _draw(self, name: str, shape: tuple[int, ...], initializer: Initializer) -> Array:
-        return initializer(shape, self.dtype or "float32", np.random.default_rng())
+        return initializers.drawn(initializer, shape, self.dtype or "float32", np.random.default_rng())
 
     @property
-    def weights(self) -> dict[str, Array]:
-        """All weights by name, in the order in which build made them."""
-        made: dict[str, Array] = vars(self).setdefault("_weights", {})
-        return made
+    def weights(self) -> Mapping[str, Array]:
+        """All weights by name, in the order in which build made them; to be read, as the arrays stay the same ones."""
+        return MappingProxyType(vars(self).setdefault("_weights", {}))
 
     @property
     def trainable_weights(self) -> dict[str, Array]:
@@ -295,9 +298,13 @@ class Layer(Configurable):
         """Copy into a weight of that name, so that whoever else holds it sees the change; else set an attribute."""
         weight = vars(self).get("_weights", {}).get(name)
         if weight is None:
-            if name == "name" and self.built and self.name not in (None, value):
-                raise ValueError(f"name of layer {self.name} must not change once it is built, got {brief(value)}")
-            super().__setattr__(name, flag(value, name) if name == "trainable" else value)
+            if name in self.settled and self.built and getattr(self, name) not in (None, value):
+                raise ValueError(f"{name} of layer {self.name} must not change once it is built, got {brief(value)}")
+            if name == "trainable":
+                value = flag(value, name)
+            elif self.built and is_own(type(self)) and not name.startswith("_"):
+                value = self._as_made(name, value)
+            super().__setattr__(name, value)
             if self._frozen:
                 self._changed()
         elif value is not weight:
@@ -308,6 +315,21 @@ class Layer(Configurable):
             with CHANGING:
                 self.thaw()
                 weight[...] = array
+
+    def _as_made(self, name: str, value: Any) -> Any:
+        """Return a new argument as the constructor keeps it, once that has checked it; another attribute as it is."""
+        arguments = self.get_config()
+        return getattr(type(self)(**{**arguments, name: value}), name) if name in arguments else value
+
+    def __delattr__(self, name: str) -> None:
+        """Delete an attribute that is no weight."""
+        if name in self.weights:
+            raise AttributeError(f"{name} of {self._title()} is a weight, which a layer keeps")
+        super().__delattr__(name)
+
+    def __copy__(self) -> Layer:
+        """Return a layer with weights of its own, as ``copy.deepcopy`` does."""
+        return copy.deepcopy(self)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Take over what a copy begins with; weights that lie in the bytes of a pickle become arrays of their own."""
@@ -375,7 +397,8 @@ class Layer(Configurable):
 
     def _twin(self, input_shape: Any) -> Layer:
         """Return the same layer as it would be built for inputs of this shape; its weights have never been written."""
-        twin = copy.copy(self)
+        twin = type(self).__new__(type(self))
+        vars(twin).update(vars(self))
         twin.unbuild()
         twin._build(input_shape, lambda _, shape, __: np.empty(shape, self.dtype or "float32"))
         return twin
@@ -420,6 +443,8 @@ class Layer(Configurable):
         if tensors is not None:
             return self._described(x, tensors)
         arrays = [real_batch(a, "x") for a in self._inputs(x)]
+        if len({len(array) for array in arrays}) > 1:
+            raise ValueError(f"x must hold as many samples of each input, got {[len(array) for array in arrays]}")
         shapes = [(None, *array.shape[1:]) for array in arrays]
         self.build_once(shapes if self.many_inputs else shapes[0])
         arrays = [plain(array, self.dtype or "float32", "x") for array in arrays]

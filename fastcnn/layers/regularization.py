@@ -59,6 +59,7 @@ class Dropout(Layer):
             return x, None
         if seed is None:
             raise ValueError("seed must be given in training, got None")
+        seed = checked_seed(seed)
         if self.seed is not None:
             seed = (self.seed + _ODD * seed) % 2**64
         return self.masked(x, seed), seed

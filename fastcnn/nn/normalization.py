@@ -246,8 +246,9 @@ def bound_prelu(x: FloatArray, alpha: FloatArray, out: FloatArray) -> Callable[[
         choose = [partial(np.greater_equal, x, 0, positive), partial(np.copyto, out, x, where=positive)]
 
     def prelu() -> None:
-        for step in (*multiply, *choose):
-            step()
+        with np.errstate(invalid="ignore"):  # an infinity times a slope of 0
+            for step in (*multiply, *choose):
+                step()
 
     return prelu
 

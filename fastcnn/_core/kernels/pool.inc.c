@@ -124,11 +124,32 @@ FC_INLINE void store_bytes(uint8_t *p, mask at, ptrdiff_t n) {
         }                                                                                \
     }
 
-#define AVG_POOL(LOAD, STORE, LEFT, COUNTS)                                              \
-    {                                                                                    \
-        vec sum = LOAD(TAP(x, 0) LEFT);                                                  \
-        for (ptrdiff_t k = 1; k < t->n_taps; k++) sum += LOAD(TAP(x, k) LEFT);           \
-        STORE(y + c, sum * (FC_T)t->scale LEFT);                                         \
+/* Sums of a long run of taps are added up run by run: in one chain those of a million taps would be wrong by 1 %. */
+#define FOR_RUNS(...)                                                                           \
+    for (ptrdiff_t begin = 0; begin < t->n_taps; begin += run) {                                \
+        const ptrdiff_t end = begin + run < t->n_taps ? begin + run : t->n_taps;                \
+        __VA_ARGS__                                                                             \
+    }
+
+#define AVG_POOL(LOAD, STORE, LEFT, COUNTS)                                                     \
+    {                                                                                           \
+        vec total = {0};                                                                        \
+        FOR_RUNS(vec sum = LOAD(TAP(x, begin) LEFT);                                            \
+                 for (ptrdiff_t k = begin + 1; k < end; k++) sum += LOAD(TAP(x, k) LEFT);       \
+                 if (begin) total += sum;                                                       \
+                 else total = sum;)                                                             \
+        STORE(y + c, total * (FC_T)t->scale LEFT);                                              \
+    }
+
+#define AVG_POOL_IN_BLOCKS                                                                      \
+    for (; c + BLOCK * VL <= t->channels; c += BLOCK * VL) {                                    \
+        vec total[BLOCK], sum[BLOCK];                                                           \
+        FOR_RUNS(FC_UNROLL for (int b = 0; b < BLOCK; b++) sum[b] = load(TAP(x, begin) + b * VL); \
+                 for (ptrdiff_t k = begin + 1; k < end; k++)                                    \
+                     FC_UNROLL for (int b = 0; b < BLOCK; b++) sum[b] += load(TAP(x, k) + b * VL); \
+                 FC_UNROLL for (int b = 0; b < BLOCK; b++) if (begin) total[b] += sum[b];       \
+                 else total[b] = sum[b];)                                                       \
+        FC_UNROLL for (int b = 0; b < BLOCK; b++) store(y + c + b * VL, total[b] * (FC_T)t->scale); \
     }
 
 #define AVG_POOL_BACKWARD(LOAD, STORE, LEFT, COUNTS)                      \
@@ -153,7 +174,11 @@ static void FC_NAME(max_pool)(const fc_pool *t) {
     else FC_NAME(max_pool_channels)(t, 0);
 }
 
-static void FC_NAME(avg_pool)(const fc_pool *t) { FOR_CHANNELS(IN_BLOCKS(m[b] + v, m[b] * (FC_T)t->scale), AVG_POOL) }
+static void FC_NAME(avg_pool)(const fc_pool *t) {
+    ptrdiff_t run = 128;
+    while (run * run < t->n_taps) run *= 2;
+    FOR_CHANNELS(AVG_POOL_IN_BLOCKS, AVG_POOL)
+}
 
 FC_INLINE void FC_NAME(max_pool_backward_taps)(const fc_pool *t, ptrdiff_t n_taps, ptrdiff_t first_tap,
                                                ptrdiff_t last_tap, const int argmax, const int through) {
