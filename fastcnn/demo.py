@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 import fastcnn
 from fastcnn import datasets
 from fastcnn.arguments import file_path
-from fastcnn.io import PathLike
+from fastcnn.io import PathLike, must_be_writable
 from fastcnn.layers import Conv2D, Dense, Dropout, Flatten, MaxPool2D
 
 EPOCHS = 10
@@ -136,14 +136,9 @@ def _writable(out: PathLike | None) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
         return folder / "demo.safetensors"
     path = file_path(out, "out")
-    if path.is_dir():
-        raise IsADirectoryError(f"{path} is a folder, not a file to write the model to")
-    if path.exists() and not path.is_file():
-        raise OSError(f"{path} is no regular file, which the model could take the place of")
-    if not path.parent.is_dir():
-        raise FileNotFoundError(f"there is no folder {path.parent} to write {path.name} into")
-    if not os.access(path.parent, os.W_OK):
-        raise PermissionError(f"the folder {path.parent} can't be written to")
+    folder = must_be_writable(path)[0].parent
+    if not os.access(folder, os.W_OK):
+        raise PermissionError(f"the folder {folder} can't be written to")
     return path
 
 

@@ -253,9 +253,10 @@ class Graph:
         """
         tape = Tape([None] * len(self.calls), [], training, seed, step, logits)
         values: list[Any] = [*inputs, *[None] * len(self.calls)]
-        if checkpoints and keeps and self._parts is None:
-            self._parts = self._cut()
-        for first, last in self._parts if checkpoints and keeps and self._parts else [(0, len(self.calls))]:
+        parts = [(0, len(self.calls))]
+        if checkpoints and keeps:
+            self._parts = parts = self._parts or self._cut()
+        for first, last in parts:
             is_last = last == len(self.calls)  # of the last part backward needs everything at once
             if not is_last:
                 taken = {source for call in self.calls[first:last] for source in call.sources}
@@ -303,9 +304,8 @@ class Graph:
             elif between and self._leaves_result(index, index, last):
                 given, is_array = layer.unwritten(x, layer.activation), False  # type: ignore[attr-defined]
             elif tape.training and (pool := self._pool_after(index, last)) is not None:
-                (op,) = pool.lowered(())
-                if type(layer) is Conv2D and isinstance(op, ops.Pool) and op.halves:
-                    given = layer.pooled(x)
+                if self._pools(index, pool):
+                    given = layer.pooled(x)  # type: ignore[attr-defined]  # it is a convolution
                     done[index + 1] = Done()
                 else:
                     pooled = index + 1
@@ -376,6 +376,11 @@ class Graph:
             return None
         pool = follower.layer
         return pool if type(pool) is MaxPool2D and pool.counts else None
+
+    def _pools(self, index: int, pool: MaxPool2D) -> bool:
+        """Whether a call is a convolution that takes the maxima of the layer after it on its way."""
+        (op,) = pool.lowered(())
+        return type(self.calls[index].layer) is Conv2D and isinstance(op, ops.Pool) and op.halves
 
     def _is_bare(self, index: int) -> bool:
         """Whether a call is a convolution that has no bias and no activation, which can work on what is unwritten."""
@@ -463,9 +468,8 @@ class Graph:
             follower = self._follower(index, end)
             if self._relu_after(index, end) or (follower is not None and type(follower.layer) is Add):
                 return True
-        if type(layer) is Conv2D and (pool := self._pool_after(index, end)) is not None:
-            (op,) = pool.lowered(())
-            return isinstance(op, ops.Pool) and op.halves
+        if (pool := self._pool_after(index, end)) is not None:
+            return self._pools(index, pool)
         return self._leaves_result(index, index, end)
 
     def trainable_weights(self) -> list[dict[str, Array]]:

@@ -30,27 +30,25 @@ class Interrupts:
 
     def __init__(self) -> None:
         self.whole = _Whole()
-        self._handler: Any = None
 
     def __enter__(self) -> Interrupts:
         if threading.current_thread() is threading.main_thread():
             handler = signal.getsignal(signal.SIGINT)
             if callable(handler):
-                self._handler = self.whole.handler = handler
+                self.whole.handler = handler
                 signal.signal(signal.SIGINT, self.whole.handle)
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._handler is not None:
-            signal.signal(signal.SIGINT, self._handler)
+        if self.whole.handler is not None:
+            signal.signal(signal.SIGINT, self.whole.handler)
 
 
 class _Whole:
-    """The blocks that an interrupt comes after."""
-
-    handler: Any = None
+    """The blocks that an interrupt comes after, and what handled it before."""
 
     def __init__(self) -> None:
+        self.handler: Any = None
         self._inside = False
         self._caught: tuple[int, FrameType | None] | None = None
 

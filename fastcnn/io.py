@@ -24,18 +24,14 @@ PathLike: TypeAlias = "str | os.PathLike[str]"
 _DTYPES = {"F16": "<f2", "F32": "<f4", "F64": "<f8", "I64": "<i8"}
 
 
-def write_atomically(path: Path, content: bytes) -> None:
-    """Write a file in one step: beside its place, then renamed, so that a crash leaves the old file whole.
-
-    A file that is replaced keeps its permissions; where path is a link, what it leads to is replaced.
+def must_be_writable(path: Path) -> tuple[Path, int]:
+    """Return what a path leads to, and the permissions of the file there, or of a new one, if one can be written.
 
     Raises
     ------
     OSError
-        If the folder is not there or cannot be written; nothing is changed then.
+        If there is no such folder, or something else than a regular file is there.
     """
-    import tempfile  # slow to import, and reading needs none
-
     path = Path(os.path.realpath(path))
     if path.is_dir():
         raise IsADirectoryError(f"{path} is a folder, not a file to write")
@@ -50,6 +46,22 @@ def write_atomically(path: Path, content: bytes) -> None:
         mode = 0o666 & ~mask
     if not path.parent.is_dir():
         raise FileNotFoundError(ENOENT, "there is no such folder", str(path.parent))
+    return path, mode
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Write a file in one step: beside its place, then renamed, so that a crash leaves the old file whole.
+
+    A file that is replaced keeps its permissions; where path is a link, what it leads to is replaced.
+
+    Raises
+    ------
+    OSError
+        If the folder is not there or cannot be written; nothing is changed then.
+    """
+    import tempfile  # slow to import, and reading needs none
+
+    path, mode = must_be_writable(path)
     name = ""
     try:
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:100]}.")

@@ -5,9 +5,8 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Mapping
+from numbers import Integral
 from typing import Any
-
-import numpy as np
 
 
 class History:
@@ -48,7 +47,7 @@ def verbosity(verbose: Any) -> int:
     if isinstance(verbose, str) and verbose == "auto":
         stdout: Any = sys.stdout  # None in a process without one; or an object of one's own that can write
         return 1 if getattr(stdout, "isatty", bool)() else 2
-    if isinstance(verbose, (bool, int, np.integer)) and verbose in (0, 1, 2):
+    if isinstance(verbose, Integral) and verbose in (0, 1, 2):
         return int(verbose)
     raise ValueError(f'verbose must be "auto", 0, 1 or 2, got {verbose!r}')
 

@@ -367,17 +367,9 @@ def _why_so_many() -> str:
     """Say what the number of threads comes from."""
     if not _runtime.openmp_version():
         return "a serial build"
-    if _forked:
+    if _runtime.is_forked():
         return "the child of a fork"
-    own = _runtime.set_own_threads(0)
-    _runtime.set_own_threads(own)
-    return "fastcnn.threads" if own else _reason
-
-
-def _after_fork_in_child() -> None:
-    global _forked
-    _forked = True
-    _runtime.after_fork_in_child()
+    return "fastcnn.threads" if _runtime.own_threads() else _reason
 
 
 def _openmp() -> str:
@@ -401,7 +393,6 @@ def _openmp_library() -> str:
 if os.environ.get("FASTCNN_ISA"):
     _runtime.use_isa(os.environ["FASTCNN_ISA"].strip().lower())
 _threads, _reason = _default_threads()
-_forked = False
 _runtime.set_num_threads(_threads)
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork_in_child)
+    os.register_at_fork(after_in_child=_runtime.after_fork_in_child)

@@ -1353,7 +1353,7 @@ cdef FilterGradient filter_gradient(Geometry g, cnp.ndarray x, cnp.ndarray dw) n
 
 def backward_filters(Geometry g, cnp.ndarray dy, cnp.ndarray x, cnp.ndarray dw):
     """Write the gradient of the filters to dw."""
-    cdef Py_ssize_t size = cnp.PyArray_ITEMSIZE(x), pixels
+    cdef Py_ssize_t size = cnp.PyArray_ITEMSIZE(x)
     cdef FilterGradient f
     cdef Product p
     cdef cnp.ndarray seen
@@ -1363,12 +1363,11 @@ def backward_filters(Geometry g, cnp.ndarray dy, cnp.ndarray x, cnp.ndarray dw):
         dw[...] = 0
         dw[g.taps] = seen
         return
-    pixels = g.images * g.out_h * g.out_w
-    if g.is_product() and pixels < 2 * PART_PIXELS:  # not enough for parts
-        p = Product(
-            table=kernels(x), m=g.channels, n=g.filters, k=pixels, a=cnp.PyArray_BYTES(x), a_row=size,
-            a_step=g.channels * size, b=cnp.PyArray_BYTES(dy), b_row=g.filters * size, b_transposed=False, packed=False,
-            bias=NULL, c=cnp.PyArray_BYTES(dw), c_row=g.filters * size, residual=0, relu=0, ahead=NULL, ahead_bytes=0)
+    if g.is_product() and g.images * g.out_h * g.out_w < 2 * PART_PIXELS:  # not enough for parts
+        p = forward_product(g, dw)
+        p.m, p.k = g.channels, p.m
+        p.a, p.a_row, p.a_step = cnp.PyArray_BYTES(x), size, g.channels * size
+        p.b, p.c = cnp.PyArray_BYTES(dy), cnp.PyArray_BYTES(dw)
         product(&p)
         return
     f = filter_gradient(g, x, dw)

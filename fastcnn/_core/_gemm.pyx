@@ -49,7 +49,7 @@ cdef enum:
     LEAST_SUMS = 12
     # Vectors of a panel that L1 has no room for (=, =).
     DEEP_VECTORS = 2
-    # Rows of A up to which a stream through B reads it where it is (1.06, 12: 1.02); and up to which streaming, part by
+    # Rows of A up to which a stream through B reads it where it is (1.06, 12: =); and up to which streaming, part by
     # part, beats packing B block by block (at 25 to 32 rows 24: 1.1 to 1.3; at 48 rows 48: 1.1).
     UNPACKED_ROWS = 8
     STREAMED_ROWS = 32
@@ -665,9 +665,9 @@ cdef bint pays_dots(const Product *p) noexcept nogil:
 
 cdef bint fits_in_place(const Product *p) noexcept nogil:
     """Whether tiles read B where it is. Of a panel blocks do so too, and share out what has more rows than a tile."""
-    if p.m == 1 and p.n <= p.table.panel_vectors * p.table.lanes and p.k * p.n > NARROW_B:
-        return False  # all of it would be a single task
     cdef Py_ssize_t panels = ceil_div(p.n, p.table.panel_vectors * p.table.lanes)
+    if p.m == 1 and panels <= 1 and p.k * p.n > NARROW_B:
+        return False  # all of it would be a single task
     # Twice as many rows where there are panels enough to share out.
     return (p.m <= (IN_PLACE_ROWS if panels <= 2 else 2 * IN_PLACE_ROWS) and p.k * p.b_row <= l2_bytes // 2
             and not (is_panel(p) and p.m > p.table.max_rows[p.n // p.table.lanes - 1]))

@@ -173,6 +173,11 @@ def set_own_threads(int n):
     return old
 
 
+def own_threads():
+    """Return the number of threads that is set for the calling Python thread; 0: the shared one."""
+    return fc_own_threads
+
+
 def get_num_threads():
     """Return how many threads a large primitive called from this Python thread uses."""
     return most_threads()
@@ -187,6 +192,11 @@ def after_fork_in_child():
     """Keep the child of a fork serial: the parent's pool threads do not exist there."""
     global forked
     forked = True
+
+
+def is_forked():
+    """Whether this process is such a child."""
+    return forked
 
 
 def openmp_version():

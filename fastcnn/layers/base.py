@@ -443,8 +443,9 @@ class Layer(Configurable):
         if tensors is not None:
             return self._described(x, tensors)
         arrays = [real_batch(a, "x") for a in self._inputs(x)]
-        if len({len(array) for array in arrays}) > 1:
-            raise ValueError(f"x must hold as many samples of each input, got {[len(array) for array in arrays]}")
+        counts = [len(array) for array in arrays]
+        if len(set(counts)) > 1:
+            raise ValueError(f"x must hold as many samples of each input, got {counts}")
         shapes = [(None, *array.shape[1:]) for array in arrays]
         self.build_once(shapes if self.many_inputs else shapes[0])
         arrays = [plain(array, self.dtype or "float32", "x") for array in arrays]
