@@ -25,7 +25,7 @@ cimport numpy as cnp
 
 from ._runtime cimport (
     FC_CLIPPED_RELU, FC_DOT_ROWS, FC_RELU, FC_STREAM_ROWS, Shares, acquire, ceil_div, fc_dot, fc_kernels, fc_tile,
-    in_vectors, is_plain, kernels, l1_bytes, l2_bytes, l3_bytes, line, release, share, take, threads_for,
+    in_vectors, is_plain, kernels, l1_bytes, l2_bytes, l2_room, l3_bytes, line, release, share, take, threads_for,
     threads_for_flops,
 )
 
@@ -288,7 +288,7 @@ cdef void cut_blocks(const Product *p, Blocks *s, int threads) noexcept nogil:
     # The packed slab takes half of L2, or, where many rows read in place pass by, more, and is rather deep than wide.
     s.slab_bytes = l2_bytes // 2
     if p.a_step == size and not s.packed and p.m >= SLAB_ROWS:
-        s.slab_bytes = l2_bytes * 3 // 4
+        s.slab_bytes = l2_room * 3 // 4
         most = max(LEAST_COLUMNS, min(most, s.slab_bytes // max(1, p.k * size)))
     fewest = ceil_div(panels, max(1, most // s.width))
     s.down, s.across, s.columns = 1, panels, s.width

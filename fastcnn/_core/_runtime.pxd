@@ -192,8 +192,10 @@ cdef extern from "kernels.h" nogil:
     int fc_available(const fc_isa **isas)
 
 
-# Data-cache bytes of one core (L1, L2) and of the machine (L3), found at import; and what they have no room for.
-cdef Py_ssize_t l1_bytes, l2_bytes, l3_bytes, past_bytes
+# Data-cache bytes of one core (L1, L2) and of the machine (L3), found at import; what of L2 blocks are sized for; and
+# what the caches have no room for.
+cdef Py_ssize_t l1_bytes, l2_bytes, l3_bytes, l2_room, past_bytes
+cdef bint l3_is_far
 
 cdef const fc_kernels *kernels(cnp.ndarray x) noexcept
 cdef bint is_plain(object x) noexcept

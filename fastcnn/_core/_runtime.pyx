@@ -112,6 +112,10 @@ cdef Py_ssize_t l2_bytes = found_cache_bytes(2) or 512 << 10
 cdef Py_ssize_t l3_bytes = found_cache_bytes(3) or 4 << 20
 # CPUs have a large L2 because their L3 is far.
 cdef bint l3_is_far = l2_bytes > 1 << 20
+# What blocks that shall stay in L2 are sized for. Before a far L3 the rest is for what is brought from there ahead of
+# its use (two threads of a Granite Rapids, 2 MB, with all of it: 2048^3 59 ms instead of 48, 64-64 filters, 64 images
+# of 32x32, 5.4 instead of 5.0).
+cdef Py_ssize_t l2_room = min(l2_bytes, 1 << 20)
 # A larger result is better written past the caches, which then need not read its lines first: it will not be there when
 # it is read. Those of two cores have no room for it, and a far L3 is no faster than memory; or it takes more than half
 # of L3. (With two threads networks took 2 to 10 % less time per step of training.)

@@ -25,14 +25,14 @@ from .._core._winograd import FEW_TILES
 # Of 3x3 filters; ``python -m benchmarks.choices`` compares what they choose with what is fastest, layer by layer.
 # In the time of a multiply-add of a long product, by pass: what a filter's packing costs for each of its elements, and
 # by the side of a Winograd tile what transforms cost for each of its points, those of a filter and those of a tile.
-# Fitted to the times of 25 layers of 3x3 with 32 channels and more (2 threads, float32, AVX-512): _NEAR on a Zen 4 with
-# 1 MB of L2 a core, _FAR on an Emerald Rapids with 2 MB. The gradient of the filters has their sums in place of the
-# filters; "prepared" is a result with filters that were transformed before and are in the caches, and "streamed" one
-# with such filters from memory, for which a far L3 is no worse. On a Zen 5 the costs chose the fastest of the four, or
-# what took 1.09 times as long at most, for 30 layers and the three passes of training, once the input's 40 for a side
-# of 4 had become 30, for 18 layers with filters from memory the fastest or what took 1.02 times as long, and for 27
-# with prepared ones 1.07 times as long at most, once these cost 9 by the sides of 4 and 6. "few" is an input's gradient
-# of at most FEW_TILES, which takes filters as they lie: 10 layers on that Zen 5, not measured where L3 is far.
+# Fitted to the times of layers of 3x3 with 32 channels and more (2 threads, float32, AVX-512): _NEAR of 25 on a Zen 4
+# with 1 MB of L2 a core, _FAR of 35 on a Granite Rapids with 2 MB. The gradient of the filters has their sums in place
+# of the filters; "prepared" is a result with filters that were transformed before and are in the caches, and "streamed"
+# one with such filters from memory, for which a far L3 is no worse. On a Zen 5 the costs chose the fastest of the four,
+# or what took 1.09 times as long at most, for 30 layers and the three passes of training, once the input's 40 for a
+# side of 4 had become 30, for 18 layers with filters from memory the fastest or what took 1.02 times as long, and for
+# 27 with prepared ones 1.07 times as long at most, once these cost 9 by the sides of 4 and 6. "few" is an input's
+# gradient of at most FEW_TILES, which takes filters as they lie: 10 layers on that Zen 5, 4 on the Granite Rapids.
 _STREAMED = 18.0, {2: (17.0, 12.0), 4: (18.0, 15.0), 6: (19.0, 17.0)}
 _NEAR = {
     "forward": (84.0, {2: (48.0, 10.0), 4: (27.0, 14.0), 6: (22.0, 20.0)}),
@@ -43,12 +43,12 @@ _NEAR = {
     "filters": (110.0, {2: (51.0, 23.0), 4: (27.0, 21.0), 6: (19.0, 21.0)}),
 }
 _FAR = {
-    "forward": (18.0, {2: (19.0, 10.0), 4: (14.0, 16.0), 6: (14.0, 21.0)}),
+    "forward": (19.0, {2: (18.0, 10.0), 4: (13.0, 18.0), 6: (10.0, 37.0)}),
     "prepared": _STREAMED,
     "streamed": _STREAMED,
-    "input": (41.0, {2: (29.0, 10.0), 4: (19.0, 15.0), 6: (17.0, 21.0)}),
-    "few": (41.0, {2: (29.0, 10.0), 4: (19.0, 15.0), 6: (17.0, 21.0)}),
-    "filters": (12.0, {2: (28.0, 19.0), 4: (17.0, 28.0), 6: (14.0, 36.0)}),
+    "input": (48.0, {2: (62.0, 14.0), 4: (31.0, 23.0), 6: (27.0, 45.0)}),
+    "few": (48.0, {2: (24.0, 14.0), 4: (17.0, 23.0), 6: (18.0, 45.0)}),
+    "filters": (12.0, {2: (30.0, 15.0), 4: (14.0, 25.0), 6: (9.0, 45.0)}),
 }
 # Where L3 is far filters' points, of which there are more than filters, cost more.
 COSTS = _FAR if _runtime.has_far_l3() else _NEAR
