@@ -74,10 +74,11 @@ cdef enum:
     GROUP_TILES = 8
     # Products of an element of C from which it may be written past the caches (1x1 layers of benchmarks/layers.py).
     PAST_DEPTH = 64
-    # What it costs to bring an element of A or of a packed B near (none: =, 4: =), and to pack one of B, in
-    # multiply-adds (2: =, of 300^3 1.16, 32: =).
+    # What it costs to bring an element of A or of a packed B near (none: =, 4: =), and to pack one, of B or of a
+    # transposed A, in multiply-adds (2: =, of 300^3 1.16, 32: =; a transposed A packed for nothing: products of 2048
+    # and 3136 rows of 784 and 1152 columns, two threads of a Granite Rapids, 1.3).
     READ_COST = 1
-    B_COST = 8
+    PACK_COST = 8
     # What it costs to begin a row of a block of C, all of its multiply-adds over k together (8: =, 512: =).
     C_COST = 64
 
@@ -284,9 +285,10 @@ cdef void cut_blocks(const Product *p, Blocks *s, int threads) noexcept nogil:
     """
     cdef Py_ssize_t panels = ceil_div(p.n, s.width), wanted = 4 * threads if threads > 1 else 1
     cdef Py_ssize_t most = BLOCK_COLUMNS, size = p.table.itemsize, fewest, across, down, columns
-    cdef double cost, rows, least = -1, b_cost = READ_COST if s.packed else B_COST
+    cdef double cost, rows, least = -1
+    cdef double a_cost = READ_COST if p.a_step == size else PACK_COST, b_cost = READ_COST if s.packed else PACK_COST
     # The packed slab takes half of L2, or, where many rows read in place pass by, more, and is rather deep than wide.
-    s.slab_bytes = l2_bytes // 2
+    s.slab_bytes = l2_room // 2
     if p.a_step == size and not s.packed and p.m >= SLAB_ROWS:
         s.slab_bytes = l2_room * 3 // 4
         most = max(LEAST_COLUMNS, min(most, s.slab_bytes // max(1, p.k * size)))
@@ -302,7 +304,7 @@ cdef void cut_blocks(const Product *p, Blocks *s, int threads) noexcept nogil:
         down = max(1, min(down, p.m // s.group))
         rows = <double> p.m / down
         cost = (ceil_div(down * across, threads)
-                * (rows * min(columns, p.n) + (READ_COST + C_COST / max(1, p.k)) * rows + b_cost * columns))
+                * (rows * min(columns, p.n) + (a_cost + C_COST / max(1, p.k)) * rows + b_cost * columns))
         if least < 0 or cost < least:
             least = cost
             s.down, s.across, s.columns = down, across, columns
