@@ -139,13 +139,14 @@ def test_a_few_rows_with_a_large_b_are_reduced_in_parts(m, k, n, dtype):
 
 @pytest.mark.parametrize("transpose_b", [False, True])
 @pytest.mark.parametrize("columns", [256, 272, 250])
-def test_a_result_written_past_the_caches_is_that_of_its_rows(columns, transpose_b, dtype):
+@pytest.mark.parametrize("depth", [3, 64])
+def test_a_result_written_past_the_caches_is_that_of_its_rows(depth, columns, transpose_b, dtype):
     info = runtime.info()
     nbytes = max(4 * info.l2_bytes, info.l3_bytes // 8)
     if nbytes > 1 << 26:
         pytest.skip("the caches are too large to fill them here")
     rows = nbytes // (columns * np.dtype(dtype).itemsize) + 8
-    a, b = normals(rows, 64, dtype=dtype), stored(normals(64, columns, dtype=dtype, seed=1), transpose_b)
+    a, b = normals(rows, depth, dtype=dtype), stored(normals(depth, columns, dtype=dtype, seed=1), transpose_b)
     with runtime.ReusingMemory():  # its arrays begin at multiples of a vector
         whole = nn.matmul(a, b, transpose_b=transpose_b)
     for first in range(0, rows, 1000):
