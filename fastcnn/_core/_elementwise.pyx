@@ -68,9 +68,9 @@ ADD = FC_ADD
 
 cdef enum:
     RUN = 8192  # elements of a run: 32 KB of float32, so that a run's operands stay in L2
-    # What the sums of all runs may take; and how many rows a run has that is summed, unless that leaves but so many runs
-    # (moments of 784 rows of 2048 columns and the batch's normalisation, two threads of a Granite Rapids: 0.63 ms with 4
-    # rows, 0.46 with 32).
+    # What the sums of all runs may take; and how many rows a run has that is summed, unless that leaves but so many
+    # runs (moments of 784 rows of 2048 columns and the batch's normalisation, two threads of a Granite Rapids: 0.63 ms
+    # with 4 rows, 0.46 with 32).
     SUM_BYTES = 1 << 22
     SUMMED_ROWS = 32
     FEWEST_RUNS = 16
