@@ -802,7 +802,7 @@ cdef class Winograd:
         f.sum_point = odd_lines(f.x.width * f.dy.width * size)
         sum_bytes = pairs * f.points * f.sum_point
         f.start = f.parts = 0
-        if 3 * sum_bytes <= 2 * l2_bytes and f.tiles >= 4 * GRADIENT_TILES:
+        if 3 * sum_bytes <= 2 * l2_room and f.tiles >= 4 * GRADIENT_TILES:
             f.parts = 8 if f.tiles >= 8 * GRADIENT_TILES else 4
             f.block = max(FEWEST_TILES, l2_bytes // 2 // (f.points * (g.channels + g.filters) * size))
             cut_operand(&f.x, g.channels, f.x.width, f.block, size)
