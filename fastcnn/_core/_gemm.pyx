@@ -72,7 +72,8 @@ cdef enum:
     LEAST_COLUMNS = 64
     # Tiles of A's rows that take turns at a panel (=, =).
     GROUP_TILES = 8
-    # Products of an element of C from which it may be written past the caches (1x1 layers of benchmarks/layers.py).
+    # Products of an element of C from which it may be written past the caches, where L3 is near (1x1 layers of
+    # benchmarks/layers.py).
     PAST_DEPTH = 64
     # What it costs to bring an element of A or of a packed B near (none: =, 4: =), and to pack one, of B or of a
     # transposed A, in multiply-adds (2: =, of 300^3 1.16, 32: =; a transposed A packed for nothing: products of 2048

@@ -33,6 +33,8 @@ from .._core._winograd import FEW_TILES
 # side of 4 had become 30, for 18 layers with filters from memory the fastest or what took 1.02 times as long, and for
 # 27 with prepared ones 1.07 times as long at most, once these cost 9 by the sides of 4 and 6. "few" is an input's
 # gradient of at most FEW_TILES, which takes filters as they lie: 10 layers on that Zen 5, 4 on the Granite Rapids.
+# _STREAMED is of an Emerald Rapids; for 12 layers with prepared filters on the Granite Rapids it chose the fastest, or
+# what took 1.07 times as long at most.
 _STREAMED = 18.0, {2: (17.0, 12.0), 4: (18.0, 15.0), 6: (19.0, 17.0)}
 _NEAR = {
     "forward": (84.0, {2: (48.0, 10.0), 4: (27.0, 14.0), 6: (22.0, 20.0)}),
