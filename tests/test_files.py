@@ -134,7 +134,6 @@ def test_slots_that_an_optimiser_has_no_use_for_any_more_are_left_out(tmp_path, 
     ("name", "value", "complaint"),
     [
         ("filters", 5, r"weights of layer conv2d must be .*\(3, 3, 1, 5\).*, got .*\(3, 3, 1, 4\)"),
-        ("use_bias", False, "weights of layer conv2d must be"),
         ("dtype", "float64", "weights of layer conv2d must be .*float64.*, got .*float32"),
         ("kernel_size", (99, 99), "layer conv2d can't be built by its arguments any more"),
     ],

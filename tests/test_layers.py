@@ -713,6 +713,22 @@ def test_a_layer_of_ones_own_that_returns_one_value_is_told_so(method):
             act()
 
 
+def test_a_layer_of_ones_own_need_not_call_the_constructor_of_the_base():
+    class Doubled(Layer):
+        def __init__(self):
+            self.factor = 2
+
+        def forward(self, x, training=False):
+            return self.factor * x, None
+
+        def backward(self, grad, cache):
+            return self.factor * grad, {}
+
+    model = fastcnn.Sequential([Input((3,)), Doubled(), Doubled()])
+    assert [layer.name for layer in model.layers[-2:]] == ["doubled", "doubled_1"]
+    assert model.predict(np.ones((2, 3))).tolist() == [[4.0] * 3] * 2
+
+
 def test_a_users_layer_may_not_take_the_name_of_ours():
     with pytest.raises(ValueError, match="Dense"):
         register(type("Dense", (Layer,), {}))
@@ -792,6 +808,11 @@ def test_a_shallow_copy_of_a_layer_has_weights_of_its_own():
         (lambda: Dropout(0.5), "rate", 2.0, ValueError, "rate must be"),
         (lambda: Conv2D(2, 3), "name", "a/b", ValueError, "name of layer .* must not change"),
         (lambda: Softmax(), "axis", 1, ValueError, "axis of layer .* must not change once it is built, got 1"),
+        (lambda: Conv2D(2, 3, use_bias=False), "use_bias", True, ValueError, "use_bias of layer .* must not change"),
+        (lambda: SeparableConv2D(2, 3), "use_bias", False, ValueError, "use_bias of layer .* must not change"),
+        (lambda: Dense(2, use_bias=False), "use_bias", True, ValueError, "use_bias of layer .* must not change"),
+        (lambda: BatchNormalization(scale=False), "scale", True, ValueError, "scale of layer .* must not change"),
+        (lambda: LayerNormalization(), "center", False, ValueError, "center of layer .* must not change"),
     ],
 )
 def test_an_argument_of_a_built_layer_is_checked_as_the_constructor_does(make, name, wrong, error, complaint):

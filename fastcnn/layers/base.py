@@ -101,6 +101,10 @@ class Layer(Configurable):
     #: ``compute_output_shape`` then take a list of shapes, and ``backward`` returns a list of gradients.
     many_inputs: bool = False
 
+    # So a class of one's own that has no more to keep need not call the constructor below.
+    name: str | None = None
+    dtype: str | None = None
+
     #: Whether an optimiser moves the weights.
     trainable: bool = True
 

@@ -26,6 +26,8 @@ class _Pooled:
 class _Windowed(Activated):
     """What all layers here share: how windows lie on the images, a bias, and an activation."""
 
+    settled = ("name", "use_bias")
+
     bias: Array
 
     def _keep(

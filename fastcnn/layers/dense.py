@@ -48,6 +48,8 @@ class Dense(Activated):
     kernel: Array
     bias: Array
 
+    settled = ("name", "use_bias")
+
     def __init__(
         self,
         units: int,

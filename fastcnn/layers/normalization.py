@@ -27,6 +27,8 @@ from .base import Array, Gradients, Layer, Shape
 class _Normalization(Layer):
     """What both normalisations share: a gamma and a beta for each channel, where they are wanted."""
 
+    settled = ("name", "center", "scale")
+
     gamma: Array
     beta: Array
 
