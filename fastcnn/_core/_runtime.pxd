@@ -26,7 +26,7 @@ cdef extern from "kernels.h" nogil:
         Py_ssize_t c_row, columns, residual
         const char *ahead
         const char *ahead_end
-        Py_ssize_t ahead_step
+        Py_ssize_t ahead_step, ahead_apart
         int accumulate, relu, past
 
     ctypedef struct fc_dot:

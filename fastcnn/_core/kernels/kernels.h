@@ -29,8 +29,9 @@
  * start is the bias (NULL: zero) plus, where residual is not 0, what lies so many bytes from C, laid out as C; or C
  * itself where accumulate is set.  relu clamps below at zero, where it is 2 also above at six; NaN stays.
  * past: C is written past the caches, its rows begin at multiples of a vector's size; see past_done.
- * What lies from ahead up to ahead_end will be read soon: it is asked for, ahead_step bytes with each k, at most a line
- * of the caches.
+ * What will be read soon is asked for in three places, ahead_apart bytes from one to the next, of which ahead is the
+ * first: all move on by ahead_step, at most a line of the caches, with every other k, until a tile ends with ahead at
+ * ahead_end or beyond.
  * Tail rule: B and bias are read in whole vectors; C and residual only in their first `columns` columns.
  * Overwrites C; every element is one chain of multiply-adds in the order of k, in every tile shape,
  * so that results do not depend on how the drivers cut the work. */
@@ -44,7 +45,7 @@ typedef struct {
     char *c;
     ptrdiff_t c_row, columns, residual;
     const char *ahead, *ahead_end;
-    ptrdiff_t ahead_step;
+    ptrdiff_t ahead_step, ahead_apart;
     int accumulate, relu, past;
 } fc_tile;
 

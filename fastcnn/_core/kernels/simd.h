@@ -44,6 +44,9 @@
 #define FC_HERE(v) ((void)0)
 #endif
 
+/* Has a pointer in a register before it is used again: GCC would make an address of each sum that leads to it. */
+#define FC_HOLD(p) __asm__("" : "+r"(p))
+
 #define FC_COMMA ,
 #define VL ((ptrdiff_t)(FC_VECTOR_BYTES / sizeof(FC_T))) /* lanes of a register */
 #define vec FC_NAME(vec)
