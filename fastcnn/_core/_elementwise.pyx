@@ -28,7 +28,6 @@ from ._runtime cimport (
     FC_LOG_SOFTMAX,
     FC_LOG_SOFTMAX_BACKWARD,
     FC_RELU,
-    FC_RELU_BACKWARD,
     FC_SIGMOID,
     FC_SIGMOID_BACKWARD,
     FC_SILU,
@@ -52,8 +51,7 @@ from ._runtime cimport (
 
 cnp.import_array()
 
-RELU, RELU_BACKWARD = FC_RELU, FC_RELU_BACKWARD
-CLIPPED_RELU, CLIPPED_RELU_BACKWARD = FC_CLIPPED_RELU, FC_CLIPPED_RELU_BACKWARD
+RELU, CLIPPED_RELU, CLIPPED_RELU_BACKWARD = FC_RELU, FC_CLIPPED_RELU, FC_CLIPPED_RELU_BACKWARD
 LEAKY_RELU, LEAKY_RELU_BACKWARD = FC_LEAKY_RELU, FC_LEAKY_RELU_BACKWARD
 SIGMOID, SIGMOID_BACKWARD = FC_SIGMOID, FC_SIGMOID_BACKWARD
 TANH, TANH_BACKWARD = FC_TANH, FC_TANH_BACKWARD
@@ -103,19 +101,20 @@ def elementwise(int op, cnp.ndarray a, cnp.ndarray b, double alpha, cnp.ndarray 
             table.map[op](min(RUN, n - i * RUN), pa + i * RUN * size, pb + i * RUN * size, po + i * RUN * size, alpha)
 
 
-def relu_backward_sum(cnp.ndarray g, cnp.ndarray h, cnp.ndarray y, int relu, cnp.ndarray out):
-    """Write the sum of two gradients of a relu's result y, before the relu, to out."""
+def relu_backward(cnp.ndarray g, cnp.ndarray h, cnp.ndarray y, int relu, cnp.ndarray out):
+    """Write a gradient of a relu's result y, or the sum of two unless h is None, before the relu, to a new array."""
     cdef const fc_kernels *table = kernels(out)
     cdef Py_ssize_t n = cnp.PyArray_SIZE(out), step = RUN * cnp.PyArray_ITEMSIZE(out), i
     cdef const char *pg = cnp.PyArray_BYTES(g)
-    cdef const char *ph = cnp.PyArray_BYTES(h)
+    cdef const char *ph = NULL if h is None else cnp.PyArray_BYTES(h)
     cdef const char *py = cnp.PyArray_BYTES(y)
     cdef char *po = cnp.PyArray_BYTES(out)
+    cdef bint past = cnp.PyArray_NBYTES(out) > past_bytes and in_vectors(table, po, step)
     cdef int threads = threads_for(<double> n * LIGHT)
     with nogil:
         for i in prange(ceil_div(n, RUN), num_threads=threads, schedule="static"):
-            table.relu_backward_sum(min(RUN, n - i * RUN), pg + i * step, ph + i * step, py + i * step, relu,
-                                    po + i * step)
+            table.relu_backward(min(RUN, n - i * RUN), pg + i * step, after(ph, i * step), py + i * step, relu, past,
+                                po + i * step)
 
 
 def rowwise(int op, cnp.ndarray a, cnp.ndarray b, cnp.ndarray out):

@@ -8,7 +8,7 @@ cimport numpy as cnp
 cdef extern from "kernels.h" nogil:
     enum:
         FC_MAX_ISAS, FC_LINE, FC_STREAM_ROWS, FC_DOT_ROWS, FC_NARROW_FILTERS, FC_NARROW_STEP
-        FC_RELU, FC_RELU_BACKWARD, FC_CLIPPED_RELU, FC_CLIPPED_RELU_BACKWARD
+        FC_RELU, FC_CLIPPED_RELU, FC_CLIPPED_RELU_BACKWARD
         FC_LEAKY_RELU, FC_LEAKY_RELU_BACKWARD
         FC_SIGMOID, FC_SIGMOID_BACKWARD, FC_TANH, FC_TANH_BACKWARD
         FC_HARD_SIGMOID, FC_HARD_SIGMOID_BACKWARD, FC_HARD_SWISH, FC_HARD_SWISH_BACKWARD
@@ -160,10 +160,10 @@ cdef extern from "kernels.h" nogil:
         void (*max_pool_backward)(const fc_pool *) noexcept nogil
         void (*avg_pool)(const fc_pool *) noexcept nogil
         void (*avg_pool_backward)(const fc_pool *) noexcept nogil
-        fc_map *map[21]
+        fc_map *map[20]
         fc_row_map *row_map[4]
-        void (*relu_backward_sum)(Py_ssize_t n, const void *g, const void *h, const void *y, int relu,
-                                  void *out) noexcept nogil
+        void (*relu_backward)(Py_ssize_t n, const void *g, const void *h, const void *y, int relu, int past,
+                              void *out) noexcept nogil
         void (*column_sum)(Py_ssize_t rows, Py_ssize_t columns, const void *x, void *out) noexcept nogil
         void (*bias_add)(Py_ssize_t rows, Py_ssize_t columns, const void *x, const void *bias, int relu,
                          void *y) noexcept nogil

@@ -57,8 +57,6 @@ _ELEMENTWISE = {
     "gelu_tanh": _kernels.GELU_TANH,
 }
 _ELEMENTWISE_BACKWARD = {
-    "relu": _kernels.RELU_BACKWARD,
-    "relu6": _kernels.CLIPPED_RELU_BACKWARD,
     "leaky_relu": _kernels.LEAKY_RELU_BACKWARD,
     "sigmoid": _kernels.SIGMOID_BACKWARD,
     "hard_sigmoid": _kernels.HARD_SIGMOID_BACKWARD,
@@ -219,10 +217,11 @@ def activate_backward(
     like(grad, y.shape)
     if second is not None:
         like(second, y.shape, "second")
-        if name in FUSED:
-            out = np.empty_like(y)
-            _kernels.relu_backward_sum(grad, second, y, FUSED[name], out)
-            return out
+    if name in FUSED:
+        out = np.empty_like(y)
+        _kernels.relu_backward(grad, second, y, FUSED[name], out)
+        return out
+    if second is not None:
         grad = add(grad, second)
     if name is None:
         return np.array(grad)

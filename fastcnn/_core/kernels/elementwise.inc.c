@@ -155,7 +155,6 @@ FC_INLINE vec vgelu_slope(vec x) {
     }
 
 MAP(relu, vrelu(a))
-MAP(relu_backward, (vec)((mask)a & (b > (FC_T)0)))
 MAP(clipped_relu, blend(a > alpha, splat(alpha), vrelu(a)))
 MAP(clipped_relu_backward, (vec)((mask)a & (b > (FC_T)0) & (b < alpha)))
 MAP(leaky_relu, blend(a < (FC_T)0, a * alpha, a))
@@ -181,16 +180,40 @@ MAP(gelu_tanh_backward, a * vgated_slope(GELU_2Z(bounded(b), 3 * 0.044715), GELU
 #undef GELU_2Z
 MAP(add, a + b)
 
-static void FC_NAME(relu_backward_sum)(ptrdiff_t n, const void *g_, const void *h_, const void *y_, int relu,
-                                       void *out_) {
-    const FC_T *g = g_, *h = h_, *py = y_;
-    FC_T *out = out_;
+/* Of an array from memory the caches are asked for what comes so many bytes later: the hardware foresees a page at
+ * most. */
+#define PAGE_AHEAD 4096
+#define page_ahead FC_NAME(page_ahead)
+#define cut_off FC_NAME(cut_off)
+
+FC_INLINE void page_ahead(const FC_T *p) { __builtin_prefetch((const char *)p + PAGE_AHEAD, 0, 2); }
+
+FC_INLINE void cut_off(ptrdiff_t n, const FC_T *g, const FC_T *h, const FC_T *y, int relu, FC_T *out, const int sums,
+                       const int past) {
     for (ptrdiff_t i = 0; i < n; i += VL) {
         const ptrdiff_t left = n - i;
-        const vec sum = load_left(g + i, left) + load_left(h + i, left), y = load_left(py + i, left);
-        const vec passed = (vec)((mask)sum & (y > (FC_T)0));
-        store_left(out + i, relu == 2 ? (vec)((mask)passed & (y < (FC_T)6)) : passed, left);
+        const vec result = load_left(y + i, left);
+        vec grad = load_left(g + i, left);
+        if (sums) grad += load_left(h + i, left);
+        if (past) {
+            page_ahead(y + i);
+            page_ahead(g + i);
+            if (sums) page_ahead(h + i);
+        }
+        grad = (vec)((mask)grad & (result > (FC_T)0));
+        if (relu == 2) grad = (vec)((mask)grad & (result < (FC_T)6));
+        if (past && left >= VL) store_past(out + i, grad);
+        else store_left(out + i, grad, left);
     }
+    if (past) stores_past_done();
+}
+
+static void FC_NAME(relu_backward)(ptrdiff_t n, const void *g, const void *h, const void *y, int relu, int past,
+                                   void *out) {
+    if (past && h) cut_off(n, g, h, y, relu, out, 1, 1);
+    else if (past) cut_off(n, g, h, y, relu, out, 0, 1);
+    else if (h) cut_off(n, g, h, y, relu, out, 1, 0);
+    else cut_off(n, g, h, y, relu, out, 0, 0);
 }
 
 /* ---- one row ---- */
@@ -345,13 +368,10 @@ static void FC_NAME(bias_add)(ptrdiff_t rows, ptrdiff_t columns, const void *x_,
 /* ---- normalisation: along the rows, so that memory is gone through in one sweep ----
  *
  * Statistics are read again for each row, from L1; with columns down the rows, where they would stay in registers,
- * 50,176 rows of 144 columns took 1.8 times as long.  Where sums are taken four rows go side by side.  The caches are
- * asked for what comes NORM_AHEAD bytes later. */
+ * 50,176 rows of 144 columns took 1.8 times as long.  Where sums are taken four rows go side by side. */
 
 #define NORM_ROWS 4
-#define NORM_AHEAD 4096
 #define norm_gradient FC_NAME(norm_gradient)
-#define norm_ahead FC_NAME(norm_ahead)
 #define norm_store FC_NAME(norm_store)
 #define norm_add FC_NAME(norm_add)
 #define norm_moments FC_NAME(norm_moments)
@@ -361,8 +381,6 @@ static void FC_NAME(bias_add)(ptrdiff_t rows, ptrdiff_t columns, const void *x_,
 
 #define AT(p, i) ((FC_T *)t->p + (i))
 #define LOAD(p, i) load_left(AT(p, i), left)
-
-FC_INLINE void norm_ahead(const FC_T *p) { __builtin_prefetch((const char *)p + NORM_AHEAD, 0, 2); }
 
 FC_INLINE void norm_store(FC_T *p, vec v, ptrdiff_t left, const int past) {
     if (past) store_past(p, v);
@@ -379,7 +397,7 @@ FC_INLINE vec norm_gradient(vec g, vec centred, vec scale, vec offset, const int
 FC_INLINE void norm_forward(const fc_norm *t, ptrdiff_t i, ptrdiff_t c, ptrdiff_t left, const int rows, const int relu,
                             const int past) {
     (void)rows;
-    norm_ahead(AT(x, i + c));
+    page_ahead(AT(x, i + c));
     vec y = (LOAD(x, i + c) - LOAD(mean, c)) * LOAD(scale, c) + LOAD(offset, c);
     if (t->residual) y += LOAD(residual, i + c);
     norm_store(AT(y, i + c), clamp(y, relu), left, past);
@@ -393,14 +411,14 @@ FC_INLINE void norm_add(const fc_norm *t, ptrdiff_t i, ptrdiff_t c, ptrdiff_t le
     FC_UNROLL for (int j = 0; j < rows; j++, i += t->columns) {
         const vec x = LOAD(x, i + c), centred = x - mean;
         vec g = centred;
-        norm_ahead(AT(x, i + c));
+        page_ahead(AT(x, i + c));
         if (moments) {
             if (past) store_past(AT(y, i + c), x);
         } else {
             g = LOAD(g, i + c);
             if (past) store_past(AT(y, i + c), g);
             g = norm_gradient(g, centred, scale, offset, relu);
-            norm_ahead(AT(g, i + c));
+            page_ahead(AT(g, i + c));
         }
         total += g;
         dot += g * centred;
@@ -422,8 +440,8 @@ FC_INLINE void norm_sums(const fc_norm *t, ptrdiff_t i, ptrdiff_t c, ptrdiff_t l
 FC_INLINE void norm_backward(const fc_norm *t, ptrdiff_t i, ptrdiff_t c, ptrdiff_t left, const int rows, const int relu,
                              const int past) {
     (void)rows;
-    norm_ahead(AT(x, i + c));
-    norm_ahead(AT(g, i + c));
+    page_ahead(AT(x, i + c));
+    page_ahead(AT(g, i + c));
     const vec centred = LOAD(x, i + c) - LOAD(mean, c), scale = LOAD(scale, c);
     const vec g = norm_gradient(LOAD(g, i + c), centred, scale, LOAD(offset, c), relu);
     norm_store(AT(y, i + c), (g - LOAD(g_mean, c) - centred * LOAD(slope, c)) * scale, left, past);

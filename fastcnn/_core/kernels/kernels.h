@@ -186,7 +186,6 @@ typedef struct {
 /* out = f(a, b), element by element; out may be a or b. */
 enum {
     FC_RELU,
-    FC_RELU_BACKWARD, /* a: gradient, b: result */
     FC_CLIPPED_RELU,          /* at most alpha */
     FC_CLIPPED_RELU_BACKWARD, /* a: gradient, b: argument or result */
     FC_LEAKY_RELU,
@@ -278,8 +277,9 @@ typedef struct {
 
     fc_map *map[FC_MAPS];
     fc_row_map *row_map[FC_ROW_MAPS];
-    /* out = g + h, or 0 where a relu, as in fc_norm, has cut its result y off: its gradient where y is taken twice */
-    void (*relu_backward_sum)(ptrdiff_t n, const void *g, const void *h, const void *y, int relu, void *out);
+    /* out = g, or g + h unless h is NULL, and 0 where a relu, as in fc_norm, has cut its result y off.  past: out, at a
+     * multiple of a vector's size, is written past the caches, and what comes a page later is asked for. */
+    void (*relu_backward)(ptrdiff_t n, const void *g, const void *h, const void *y, int relu, int past, void *out);
     /* out[c] += sum over rows of x[row, c], rows dense. */
     void (*column_sum)(ptrdiff_t rows, ptrdiff_t columns, const void *x, void *out);
 

@@ -30,8 +30,7 @@
         .narrow_filters = {FC_NARROW_ALL(FC_NARROW_FILTERS_ENTRY)},                                  \
         .narrow_sums = FC_NAME(narrow_sums),                                                         \
         .narrow_pool = FC_NAME(narrow_pool), .narrow_pool_backward = FC_NAME(narrow_pool_backward),  \
-        .map = {[FC_RELU] = FC_NAME(relu), [FC_RELU_BACKWARD] = FC_NAME(relu_backward),              \
-                [FC_CLIPPED_RELU] = FC_NAME(clipped_relu),                                           \
+        .map = {[FC_RELU] = FC_NAME(relu), [FC_CLIPPED_RELU] = FC_NAME(clipped_relu),                \
                 [FC_CLIPPED_RELU_BACKWARD] = FC_NAME(clipped_relu_backward),                         \
                 [FC_LEAKY_RELU] = FC_NAME(leaky_relu),                                               \
                 [FC_LEAKY_RELU_BACKWARD] = FC_NAME(leaky_relu_backward),                             \
@@ -48,7 +47,7 @@
         .row_map = {[FC_SOFTMAX] = FC_NAME(softmax), [FC_LOG_SOFTMAX] = FC_NAME(log_softmax),        \
                     [FC_SOFTMAX_BACKWARD] = FC_NAME(softmax_backward),                               \
                     [FC_LOG_SOFTMAX_BACKWARD] = FC_NAME(log_softmax_backward)},                      \
-        .relu_backward_sum = FC_NAME(relu_backward_sum),                                             \
+        .relu_backward = FC_NAME(relu_backward),                                                     \
         .column_sum = FC_NAME(column_sum), .bias_add = FC_NAME(bias_add),                            \
         .normalize_moments = FC_NAME(normalize_moments), .normalize = FC_NAME(normalize),            \
         .normalize_sums = FC_NAME(normalize_sums), .normalize_backward = FC_NAME(normalize_backward), \
