@@ -53,6 +53,9 @@ cdef enum:
     # part, beats packing B block by block (at 25 to 32 rows 24: 1.1 to 1.3; at 48 rows 48: 1.1).
     UNPACKED_ROWS = 8
     STREAMED_ROWS = 32
+    # Rows of B that two and more rows of A take at a time; those of a B beyond L2 ask for as many more (4 x 4096 with
+    # 4096 x 16384 numbers, two threads of a Granite Rapids: 10.2 ms, with that 8.5; 8: 14.4 and 12.0).
+    PASS_ROWS = 4
     # Parts of such a product, each of which a thread may take (1.02, 1.03), and the rows of B that a part has at least
     # (1.05, 1.07); and of those that are packed at a time (=, 1.2).
     STREAM_PARTS = 8
@@ -473,6 +476,7 @@ cdef fc_tile stream_tile(const Product *p, const Py_ssize_t *no_offset) noexcept
     t.residual = 0
     t.relu = 0
     t.past = False
+    t.ahead_apart = PASS_ROWS * p.b_row if p.k * p.b_row > l2_bytes else 0
     return t
 
 
@@ -492,7 +496,7 @@ cdef void stream_part(const Product *p, Py_ssize_t k, Py_ssize_t length, Py_ssiz
     cdef Py_ssize_t most = max(16, l1_bytes // 2 // (rows * size)) // p.table.lanes * p.table.lanes, depth = length
     cdef fc_tile t = stream_tile(p, &no_offset)
     if groups > 1:
-        depth = max(STREAM_DEPTH, slab_bytes() // (most * size) // 4 * 4)
+        depth = max(STREAM_DEPTH, slab_bytes() // (most * size) // PASS_ROWS * PASS_ROWS)
     t.b_step = p.b_row
     scratch = apart_from(p.b + k * p.b_row, scratch)
     while n < end:

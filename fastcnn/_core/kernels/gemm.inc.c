@@ -162,6 +162,7 @@ FC_INLINE void FC_NAME(add_pass)(const fc_tile *t, ptrdiff_t k, const int rows, 
     const FC_T *b[8];
     FC_T a[4][8];
     const int goes_on = k > 0 || t->accumulate, relu = k + depth == t->run_length ? t->relu : 0;
+    const ptrdiff_t asks = rows > 1 ? t->ahead_apart : 0;
     FC_UNROLL for (int i = 0; i < depth; i++) {
         b[i] = (const FC_T *)(t->b + (k + i) * t->b_step);
         FC_UNROLL for (int m = 0; m < rows; m++)
@@ -171,6 +172,9 @@ FC_INLINE void FC_NAME(add_pass)(const fc_tile *t, ptrdiff_t k, const int rows, 
 #define FC_ADD_PASS(LOAD, LOAD_B, STORE, LEFT)                                                       \
     {                                                                                                \
         vec bn[8];                                                                                   \
+        if (asks)                                                                                    \
+            FC_UNROLL for (int i = 0; i < depth; i++)                                                \
+                __builtin_prefetch((const char *)(b[i] + n) + asks, 0, 2);                           \
         FC_UNROLL for (int i = 0; i < depth; i++) bn[i] = LOAD_B(b[i] + n LEFT);                     \
         FC_UNROLL for (int m = 0; m < rows; m++) {                                                   \
             FC_T *c = (FC_T *)(t->c + m * t->c_row) + n;                                             \

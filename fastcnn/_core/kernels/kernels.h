@@ -239,7 +239,8 @@ typedef struct {
     /* So many tiles, each below the last one. [vectors - 1][rows - 1] */
     void (*tile[FC_WIDTHS][FC_MAX_ROWS])(const fc_tile *, ptrdiff_t tiles);
     /* A few rows of C of any width, reduced over one run, by streaming through rows of B; as fc_tile, but the tail rule:
-     * reads and writes the first `columns` columns only.  [rows - 1] */
+     * reads and writes the first `columns` columns only.  Two rows and more ask for what of B lies ahead_apart bytes
+     * beyond what they read, unless that is 0.  [rows - 1] */
     void (*stream[FC_STREAM_ROWS])(const fc_tile *);
     void (*past_done)(void); /* for a thread whose tiles were written past the caches to call */
     void (*dot[FC_DOT_ROWS])(const fc_dot *); /* [rows of A - 1] */
