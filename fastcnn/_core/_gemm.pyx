@@ -57,10 +57,11 @@ cdef enum:
     # 4096 x 16384 numbers, two threads of a Granite Rapids: 10.2 ms, with that 8.5; 8: 14.4 and 12.0).
     PASS_ROWS = 4
     # Parts of such a product, each of which a thread may take (1.02, 1.03), and the rows of B that a part has at least
-    # (1.05, 1.07); and of those that are packed at a time (=, 1.2).
+    # (1.05, 1.07); and of those that are packed at a time, or more where L1 has room for a panel of them (seven
+    # products with a B from memory, two threads of a Granite Rapids: 1.08, =).
     STREAM_PARTS = 8
     STREAM_DEPTH = 64
-    PACKED_DEPTH = 16
+    PACKED_DEPTH = 32
     PAGE = 4096
     # Elements of a B no wider than a panel from which a product of one row is reduced in parts, if it is in the caches
     # (a quarter: 1.5; four times: 1.08, of 16384 x 16 2.2).
@@ -481,8 +482,13 @@ cdef fc_tile stream_tile(const Product *p, const Py_ssize_t *no_offset) noexcept
 
 
 cdef inline Py_ssize_t slab_bytes() noexcept nogil:
-    """Room for the rows of B that a part takes at a time; C, and the rows that are packed next, have the rest of L2."""
+    """Room for the rows of B that a part takes at a time; C, and the rows that come next, have the rest of L2."""
     return l2_bytes // 4
+
+
+cdef inline Py_ssize_t packed_depth(const fc_kernels *table, Py_ssize_t width) noexcept nogil:
+    """Rows of a panel of so many columns that L1 has room for, or PACKED_DEPTH."""
+    return max(PACKED_DEPTH, l1_bytes // 2 // (width * table.itemsize))
 
 
 cdef void stream_part(const Product *p, Py_ssize_t k, Py_ssize_t length, Py_ssize_t n, Py_ssize_t end,
@@ -517,32 +523,46 @@ cdef void stream_part(const Product *p, Py_ssize_t k, Py_ssize_t length, Py_ssiz
 
 cdef void packed_part(const Product *p, Py_ssize_t k, Py_ssize_t length, Py_ssize_t n, Py_ssize_t end, char *scratch,
                       char *packed) noexcept nogil:
-    """As stream_part, for more rows of A: rows of B are packed, a few from end to end, while the next are brought near.
-    """
+    """As stream_part, for more rows of A: of some rows of B panel after panel is packed, to stay in L1 while all rows
+    of A pass by, and as much of the next rows is brought near."""
     cdef Py_ssize_t size = p.table.itemsize, most = panel_width(p.table, p.n, 0), no_offset = 0, last = k + length
-    cdef Py_ssize_t columns, depth, first
+    cdef Py_ssize_t columns, depth, first, column, width, at, nbytes
     cdef const char *b
-    cdef Ahead next
+    cdef const char *next
+    cdef int kind
     cdef fc_tile t = stream_tile(p, &no_offset)
     scratch = apart_from(p.b + k * p.b_row, scratch)
     while n < end:
         columns = min(end - n, max(1, slab_bytes() // (PACKED_DEPTH * most * size)) * most)
-        depth = max(1, slab_bytes() // (ceil_div(columns, most) * most * size))
+        depth = min(packed_depth(p.table, most), max(1, slab_bytes() // (ceil_div(columns, most) * most * size)))
         depth = ceil_div(length, ceil_div(length, depth))  # slabs of equal depth
         first = k
         while first < last:
             t.run_length = min(depth, last - first)
             t.accumulate = first > k
             b = p.b + first * p.b_row + n * size
-            pack_panels(p.table, b, p.b_row, False, t.run_length, columns, most, packed)
-            next.stretches = 0
-            if columns == p.n and first + t.run_length < p.k:
-                add_stretch(&next, b + t.run_length * p.b_row, min(depth, p.k - first - t.run_length) * p.b_row)
-            share_out(&next, panel_steps(p.table, p.m, t.run_length, columns, most))
-            t.a = p.a + first * p.a_step
-            t.b = packed
-            t.c = scratch + n * size
-            run_panels(p.table, &t, p.m, columns, most, &next)
+            next = b + t.run_length * p.b_row
+            if first + t.run_length == (p.k if columns == p.n else last):
+                next = p.b + k * p.b_row + (n + columns) * size if n + columns < end else NULL
+            column = 0
+            while column < columns:
+                t.columns = min(most, columns - column)
+                panel_shape(p.table, t.columns, &width, &kind)
+                p.table.pack_rows(t.run_length, t.columns, width, b + column * size, p.b_row, packed)
+                t.a = p.a + first * p.a_step
+                t.b = packed
+                t.b_step = width * size
+                t.c = scratch + (n + column) * size
+                t.ahead = t.ahead_end = NULL
+                if next != NULL:
+                    # A panel's share, of whole rows that have no gap or of one that is cut.
+                    at, nbytes = column * t.run_length * size, most * t.run_length * size
+                    if columns < p.n:
+                        nbytes = min(nbytes, columns * size - at % (columns * size))
+                        at = at // (columns * size) * p.b_row + at % (columns * size)
+                    bring_near(p.table, kind, &t, p.m, 1, next + at, nbytes)
+                multiply_tiles(p.table, kind, &t, p.m)
+                column += most
             first += t.run_length
         n += columns
 
@@ -575,8 +595,8 @@ cdef int multiply_stream(const Product *p, int threads) except -1:
     cdef Py_ssize_t across = ceil_div(p.n, columns), k, n, i, m
     cdef Py_ssize_t nbytes = p.m * stream_row(p) + PAGE
     cdef bint packs = p.m > UNPACKED_ROWS
-    # A panel may be wider than there is room for.
-    cdef Py_ssize_t own_bytes = line(slab_bytes() + PACKED_DEPTH * lanes * p.table.panel_vectors * size) if packs else 0
+    cdef Py_ssize_t most = panel_width(p.table, p.n, 0)
+    cdef Py_ssize_t own_bytes = line(packed_depth(p.table, most) * most * size) if packs else 0
     cdef char *scratch = acquire(parts * nbytes + threads * own_bytes)
     cdef char *own = scratch + parts * nbytes
     with nogil:
