@@ -104,7 +104,8 @@ def test_a_reduction_longer_than_one_slab(m, vectors, transpose_a, transpose_b, 
 @pytest.mark.parametrize("m", [9, 16, 24, 25, 32, 33])
 def test_few_rows_with_a_matrix_from_afar(m, columns, transpose_a, dtype):
     lanes, size, l2 = _runtime.lanes(np.dtype(dtype)), np.dtype(dtype).itemsize, _runtime.cache_bytes()[1]
-    # Where B is beyond four times L2, up to 32 rows have it packed a few rows at a time, in a quarter of L2.
+    # Where B is beyond L2, up to 32 rows have it packed a few rows at a time, of no more columns than a quarter of L2
+    # has room for.
     n = {"panel and one": 4 * lanes + 1, "slab and one": l2 // (64 * size) + 1, "many": 777}[columns]
     k = 4 * l2 // (n * size) + 5
     a, b, bias = np.resize(integers(m * 997), (m, k)), np.resize(integers(991 * n, seed=1), (k, n)), integers(n, seed=2)

@@ -703,14 +703,15 @@ cdef bint fits_in_place(const Product *p) noexcept nogil:
 
 cdef bint pays_streamed(const Product *p) noexcept nogil:
     """Whether to stream through a B that is not transposed: few rows do, more than a stream takes at a time where B is
-    not as narrow as a panel, whose products stay in registers, and those for which it is packed where it is far."""
+    not as narrow as a panel, whose products stay in registers, and those for which it is packed where L2 has no room
+    for it (16 rows with 1024 x 1024 numbers, two threads of a Granite Rapids: 0.15 ms, block by block 0.21)."""
     if p.residual:
         return False
     if p.m <= FC_STREAM_ROWS:
         return True
     if p.m > STREAMED_ROWS or p.n <= p.table.panel_vectors * p.table.lanes:
         return False
-    return p.m <= UNPACKED_ROWS or p.k * p.b_row > 4 * l2_bytes
+    return p.m <= UNPACKED_ROWS or p.k * p.b_row > l2_bytes
 
 
 cdef bint pays_packed(const Product *p) noexcept nogil:
