@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 import reference
-from checks import assert_close, assert_equal, assert_within_ulps, integers, normals
+from checks import assert_close, assert_equal, assert_within_ulps, bytes_past_the_caches, integers, normals
 
-from fastcnn import nn
+from fastcnn import nn, runtime
 
 pytestmark = pytest.mark.usefixtures("isa", "threads")
 
@@ -318,6 +320,21 @@ def test_sums_and_gradients_of_a_result_that_is_taken_twice(size, dtype):
     assert_equal(nn.add(g, h), g.astype(np.float64) + h, dtype)
     for name in (None, "relu", "relu6", "tanh", "silu"):
         assert_equal(nn.activate_backward(g, y, name, h), nn.activate_backward(g + h, y, name), dtype)
+
+
+@pytest.mark.parametrize(
+    "op",
+    [lambda x, y, z: nn.activate_backward(x, y, "relu"), lambda x, y, z: nn.activate_backward(x, y, "relu6", z)],
+)
+def test_gradients_larger_than_the_caches_are_those_of_their_parts(op, dtype):
+    size = bytes_past_the_caches() // np.dtype(dtype).itemsize + 5
+    arrays = [np.resize(4 * normals(100_003, dtype=dtype, seed=seed), size) for seed in range(3)]
+    with runtime.ReusingMemory():
+        whole = op(*arrays)
+    assert whole.ctypes.data % 64 == 0 and whole.any()
+    edges = np.linspace(0, size, 4).astype(int)
+    parts = [op(*(x[start:end] for x in arrays)) for start, end in itertools.pairwise(edges)]
+    assert_equal(whole, np.concatenate(parts), dtype)
 
 
 @pytest.mark.parametrize("name", [None, "linear"])
