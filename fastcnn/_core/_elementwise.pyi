@@ -6,7 +6,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 RELU: Final[int]
-RELU_BACKWARD: Final[int]
 CLIPPED_RELU: Final[int]
 CLIPPED_RELU_BACKWARD: Final[int]
 LEAKY_RELU: Final[int]
@@ -32,7 +31,7 @@ LOG_SOFTMAX_BACKWARD: Final[int]
 ADD: Final[int]
 
 def elementwise(op: int, a: NDArray[Any], b: NDArray[Any], alpha: float, out: NDArray[Any]) -> None: ...
-def relu_backward_sum(g: NDArray[Any], h: NDArray[Any], y: NDArray[Any], relu: int, out: NDArray[Any]) -> None: ...
+def relu_backward(g: NDArray[Any], h: NDArray[Any] | None, y: NDArray[Any], relu: int, out: NDArray[Any]) -> None: ...
 def rowwise(op: int, a: NDArray[Any], b: NDArray[Any], out: NDArray[Any]) -> None: ...
 def softmax_cross_entropy(
     logits: NDArray[Any], targets: NDArray[Any], dlogits: NDArray[Any], losses: NDArray[np.float64]
