@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import platform
-import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -134,21 +133,11 @@ def _must_start(count: int, name: str) -> None:
     global _startable
     if count <= _startable:
         return
-    done = threading.Event()
-    started = []
-    try:
-        for _ in range(count - 1):
-            started.append(threading.Thread(target=done.wait))
-            started[-1].start()
-    except RuntimeError:
+    given = 1 + _runtime.startable_threads(count - 1)
+    if given < count:
         raise RuntimeError(
-            f"{name} must be a number of threads that the system lets the process have, {len(started)}, got {count}"
-        ) from None
-    finally:
-        done.set()
-        for thread in started:
-            if thread.ident is not None:
-                thread.join()
+            f"{name} must be a number of threads that the system lets the process have, {given}, got {count}"
+        )
     _startable = count
 
 

@@ -411,7 +411,7 @@ def test_threads_that_the_system_refuses_are_an_error_and_not_the_end():
         "fastcnn.set_num_threads(2)\n"
         "print(fastcnn.nn.matmul(np.ones((300, 300)), np.ones((300, 300)))[0, 0])\n"
     )
-    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
     said, result = run.stdout.splitlines()
     assert re.fullmatch(r"n must be a number of threads that the system lets the process have, \d+, got 1024", said)
     assert result == "300.0"

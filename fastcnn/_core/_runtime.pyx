@@ -10,6 +10,7 @@ import time
 import numpy as np
 
 from cython.parallel cimport prange
+from libc.stdlib cimport free, malloc
 
 cimport numpy as cnp
 
@@ -21,6 +22,7 @@ cnp.import_array()
 
 cdef extern from *:
     """
+    #include <pthread.h>
     #include <unistd.h>
     #ifdef _OPENMP
     #define FC_OPENMP _OPENMP
@@ -41,7 +43,31 @@ cdef extern from *:
         return 0;
     #endif
     }
+
+    static pthread_mutex_t fc_gate = PTHREAD_MUTEX_INITIALIZER;
+
+    static void *fc_pass_gate(void *unused) {
+        pthread_mutex_lock(&fc_gate);
+        pthread_mutex_unlock(&fc_gate);
+        return unused;
+    }
+
+    /* Has up to so many threads wait side by side, then ends them; returns how many the system gave. They allocate
+       nothing, which may be what there is no room for. */
+    static int fc_start_threads(int count, pthread_t *threads) {
+        int given = 0, i;
+        pthread_mutex_lock(&fc_gate);
+        while (given < count && pthread_create(threads + given, NULL, fc_pass_gate, NULL) == 0)
+            given++;
+        pthread_mutex_unlock(&fc_gate);
+        for (i = 0; i < given; i++)
+            pthread_join(threads[i], NULL);
+        return given;
+    }
     """
+    ctypedef struct pthread_t:
+        pass
+    int fc_start_threads(int count, pthread_t *threads) noexcept
     const int FC_OPENMP
     int fc_own_threads  # what `threads(n)` asked for in this Python thread; 0: nothing
     int fc_last_threads
@@ -167,6 +193,17 @@ def set_num_threads(int n):
     """Set the number of threads for every Python thread without a setting of its own."""
     global shared_threads
     shared_threads = n
+
+
+def startable_threads(int most):
+    """Return how many threads, at most so many, the system gives this process beside those that it has."""
+    cdef pthread_t *threads = <pthread_t *> malloc(max(1, most) * sizeof(pthread_t))
+    cdef int given
+    if threads == NULL:
+        raise MemoryError(f"there is no memory for {most} threads")
+    given = fc_start_threads(most, threads)  # with the GIL, so that no fork comes between
+    free(threads)
+    return given
 
 
 def set_own_threads(int n):
