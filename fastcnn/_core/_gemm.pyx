@@ -139,45 +139,33 @@ cdef void bring_share(const fc_kernels *table, int kind, fc_tile *t, Py_ssize_t 
         next.stretches -= 1
 
 
-cdef void run_panels(const fc_kernels *table, fc_tile *t, Py_ssize_t rows, Py_ssize_t columns, Py_ssize_t most,
-                     Ahead *next) noexcept nogil:
-    """Run tiles over panels of so many columns, as pack_panels has packed them, from t.b on. A and C begin at t.a and
-    t.c; of t all but what panels differ in is there."""
-    cdef Py_ssize_t width, n = 0
-    cdef const char *a = t.a
-    cdef char *c = t.c
+cdef void multiply_panels(const fc_kernels *table, const char *a, Py_ssize_t rows, const char *packed,
+                          Py_ssize_t depth, Py_ssize_t columns, Py_ssize_t most, char *c, Ahead *next) noexcept nogil:
+    """Write the product of so many dense rows and a B that pack_panels has packed, by one thread, to dense rows."""
+    cdef Py_ssize_t no_offset = 0, width, n = 0
     cdef int kind
+    cdef fc_tile t
+    t.runs = &no_offset
+    t.n_runs = 1
+    t.run_length = depth
+    t.a_row = depth * table.itemsize
+    t.a_step = table.itemsize
+    t.b = packed
+    t.bias = NULL
+    t.c_row = columns * table.itemsize
+    t.residual = 0
+    t.accumulate = t.past = False
+    t.relu = 0
     while n < columns:
         t.columns = min(most, columns - n)
         panel_shape(table, t.columns, &width, &kind)
         t.b_step = width * table.itemsize
         t.a = a
         t.c = c + n * table.itemsize
-        bring_share(table, kind, t, rows, next)
-        multiply_tiles(table, kind, t, rows)
-        t.b += t.run_length * t.b_step
+        bring_share(table, kind, &t, rows, next)
+        multiply_tiles(table, kind, &t, rows)
+        t.b += depth * t.b_step
         n += width
-
-
-cdef void multiply_panels(const fc_kernels *table, const char *a, Py_ssize_t rows, const char *packed,
-                          Py_ssize_t depth, Py_ssize_t columns, Py_ssize_t most, char *c, Ahead *next) noexcept nogil:
-    """Write the product of so many dense rows and a B that pack_panels has packed, by one thread, to dense rows."""
-    cdef Py_ssize_t no_offset = 0
-    cdef fc_tile t
-    t.runs = &no_offset
-    t.n_runs = 1
-    t.run_length = depth
-    t.a = a
-    t.a_row = depth * table.itemsize
-    t.a_step = table.itemsize
-    t.b = packed
-    t.bias = NULL
-    t.c = c
-    t.c_row = columns * table.itemsize
-    t.residual = 0
-    t.accumulate = t.past = False
-    t.relu = 0
-    run_panels(table, &t, rows, columns, most, next)
 
 
 cdef struct Blocks:

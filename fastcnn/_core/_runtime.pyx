@@ -10,7 +10,6 @@ import time
 import numpy as np
 
 from cython.parallel cimport prange
-from libc.stdlib cimport free, malloc
 
 cimport numpy as cnp
 
@@ -197,12 +196,9 @@ def set_num_threads(int n):
 
 def startable_threads(int most):
     """Return how many threads, at most so many, the system gives this process beside those that it has."""
-    cdef pthread_t *threads = <pthread_t *> malloc(max(1, most) * sizeof(pthread_t))
-    cdef int given
-    if threads == NULL:
-        raise MemoryError(f"there is no memory for {most} threads")
-    given = fc_start_threads(most, threads)  # with the GIL, so that no fork comes between
-    free(threads)
+    cdef char *scratch = acquire(most * sizeof(pthread_t))
+    cdef int given = fc_start_threads(most, <pthread_t *> scratch)  # with the GIL, so that no fork comes between
+    release(scratch)
     return given
 
 
