@@ -399,6 +399,35 @@ def test_gradients_through_maxima_on_the_way(filters, activation, dtype, threads
         assert_equal(again, dw, dtype)
 
 
+@pytest.mark.parametrize("activation", ["relu", "relu6"])
+@pytest.mark.parametrize(
+    ("images", "filters", "options"),
+    [
+        ((16, 12, 12, 3), (3, 3, 3, 32), {"padding": "same"}),
+        ((17, 25, 21, 2), (5, 3, 2, 16), {"strides": (1, 2), "padding": ((1, 2), (0, 3))}),
+        ((35, 13, 9, 16), (1, 1, 16, 48), {}),
+        ((16, 49, 44, 3), (3, 3, 3, 128), {"dilations": (2, 1)}),  # an odd number of rows, in several blocks
+        ((16, 24, 45, 32), (1, 1, 32, 96), {"strides": (2, 1)}),
+    ],
+)
+def test_the_gradient_of_filters_is_made_from_maxima_on_the_way(
+    images, filters, options, activation, dtype, threads, monkeypatch
+):
+    x, w = normals(*images, dtype=dtype), 3 * normals(*filters, dtype=dtype, seed=1)
+    y, argmax = nn.conv2d_max_pool_with_argmax(x, w, **options, activation=activation)
+    operands = normals(*y.shape, dtype=dtype, seed=2), y, argmax, x, w
+    options = {**options, "activation": activation, "algorithm": "direct", "input_grad": False}
+    monkeypatch.setattr(nn.conv._conv, "pays_filters_pooled", lambda *_: False)
+    _, wanted, total = nn.conv2d_max_pool_with_argmax_backward(*operands, **options)
+    monkeypatch.undo()
+    monkeypatch.delattr(nn.conv, "relu_max_pool_backward")
+    none, dw, db = nn.conv2d_max_pool_with_argmax_backward(*operands, **options)
+    assert none is None
+    assert_equal(dw, wanted, dtype)
+    assert_equal(db, total, dtype)
+    assert wanted.any(axis=(0, 1, 2)).all() and total.all()
+
+
 def test_gradients_through_maxima_on_the_way_of_no_images(dtype):
     x, w = np.ones((0, 6, 6, 2), dtype), np.ones((3, 3, 2, 5), dtype)
     y, argmax = nn.conv2d_max_pool_with_argmax(x, w, activation="relu")

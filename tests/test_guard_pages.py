@@ -281,6 +281,12 @@ def cases(dtype: np.dtype, vl: int):
         y, argmax = nn.conv2d_max_pool_with_argmax(x, f, **options, activation="relu")
         last = {**options, "activation": "relu", "input_grad": False}
         yield nn.conv2d_max_pool_with_argmax_backward, (values(*y.shape), y, argmax, x, f), last
+    for c, k in itertools.product((1, 3, vl + 1), (vl, 2 * vl, 5 * vl)):  # from maxima of many images
+        x, f = values(pick.randint(16, 19), pick.randint(11, 13), pick.randint(13, 15), c), values(2, 3, c, k)
+        options = {"padding": "SAME", "algorithm": "direct", "activation": pick.choice(("relu", "relu6"))}
+        y, argmax = nn.conv2d_max_pool_with_argmax(x, f, **options)
+        last = {**options, "input_grad": False}
+        yield nn.conv2d_max_pool_with_argmax_backward, (values(*y.shape), y, argmax, x, f), last
     for c, k in itertools.product((1, vl + 1), (k for k in around if k > 1)):
         n, h, w, stride = pick.choice((1, 2)), pick.randint(3, 11), pick.randint(3, 18), pick.choice((1, 2))
         operands = values(n, h, w, c), values(1, 1, c, k), values(k), values(3, pick.randint(2, 3), 1, k)

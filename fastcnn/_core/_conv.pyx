@@ -890,10 +890,22 @@ cdef struct Normalized:
     fc_norm input
 
 
+cdef struct Unpooled:
+    # The output gradient is made of dy, that of the maxima of 2 x 2 pixels of what a relu gave; these maxima, and which
+    # pixels they were. For each row of them, the sums of what the relu lets through, of so many bytes.
+    const char *dy
+    const char *maxima
+    const uint8_t *argmax
+    int relu
+    char *totals
+    Py_ssize_t total_bytes
+
+
 cdef struct FilterGradient:
     const fc_kernels *table
-    # NULL: there is an output gradient.
+    # NULL, both: there is an output gradient.
     const Normalized *normalized
+    const Unpooled *unpooled
     Source source
     Py_ssize_t images, rows, cols, dilation_h, dilation_w
     Py_ssize_t columns, width, panels
@@ -1020,7 +1032,7 @@ cdef void plan_next(const FilterGradient *f, Block *b, Py_ssize_t rows) noexcept
         add_stretch(&b.next, n.t.g + first * f.dy_row, nbytes)
         if n.dx != NULL:
             steps += panel_steps(f.table, pixels, f.columns, f.length, n.width)
-    elif f.prefetch and f.x_width:
+    elif f.prefetch and f.x_width and f.dy != NULL:
         add_stretch(&b.next, f.dy + first * f.dy_row, nbytes)
     share_out(&b.next, steps)
 
@@ -1038,6 +1050,40 @@ cdef void make_gradients(const FilterGradient *f, Block *b, char *made, char *dx
     b.dy = made
     if n.dx != NULL:
         multiply_panels(f.table, made, pixels, n.filters, f.columns, f.length, n.width, dx, &b.next)
+
+
+cdef void unpool_gradients(const FilterGradient *f, Block *b, char *made) noexcept nogil:
+    """Make the block's gradients of those of maxima: of two rows at a time, and zeros of a last one without another."""
+    cdef const Unpooled *u = f.unpooled
+    cdef Py_ssize_t height = f.source.out_h, row = b.first, end = b.first + b.rows, maxima, at
+    cdef Py_ssize_t row_bytes = f.source.out_w * f.dy_row
+    cdef Py_ssize_t[4] taps
+    cdef fc_pool t
+    taps[0], taps[1], taps[2], taps[3] = 0, f.dy_row, row_bytes, row_bytes + f.dy_row
+    memset(&t, 0, sizeof(t))
+    t.taps, t.n_taps = taps, 4
+    t.x_step, t.y_step = 2 * f.dy_row, f.dy_row
+    t.pixels, t.channels = f.source.out_w // 2, f.columns
+    t.tiled = True
+    t.relu = u.relu
+    b.dy = made
+    while row < end:
+        if height - row % height == 1:
+            memset(made, 0, row_bytes)
+            row, made = row + 1, made + row_bytes
+            continue
+        if f.source.out_w % 2:
+            memset(made + row_bytes - f.dy_row, 0, f.dy_row)
+            memset(made + 2 * row_bytes - f.dy_row, 0, f.dy_row)
+        maxima = row // height * (height // 2) + row % height // 2
+        at = maxima * t.pixels * f.dy_row
+        t.y = <char *> u.dy + at
+        t.result = u.maxima + at
+        t.argmax = <uint8_t *> u.argmax + at // f.table.itemsize
+        t.total = u.totals + maxima * u.total_bytes
+        t.dx = made
+        f.table.max_pool_backward(&t)
+        row, made = row + 2, made + 2 * row_bytes
 
 
 cdef void make_input(const FilterGradient *f, Block *b, char *made) noexcept nogil:
@@ -1191,6 +1237,8 @@ cdef void accumulate_part(const FilterGradient *f, Py_ssize_t task, char *scratc
             if f.normalized.past:
                 dx = made + f.made_bytes  # where the input is made next
             make_gradients(f, &b, made, dx)
+        if f.unpooled != NULL:
+            unpool_gradients(f, &b, made)
         if makes_input:
             sum_input(f, &b, part, dx, made + f.made_bytes + f.made_x_bytes)
             make_input(f, &b, made + f.made_bytes)
@@ -1263,6 +1311,8 @@ cdef void cut_filters(FilterGradient *f, int threads) noexcept nogil:
         if rows >= height:
             rows = height * max(1, l2_bytes // f.source.pitch // band_rows(&f.source, height))
         f.block_rows = min(f.block_rows, rows)
+    if f.unpooled != NULL and f.block_rows < height:
+        f.block_rows = max(2, f.block_rows // 2 * 2)
     f.strip = max(1, l1_bytes // 2 // (f.width * size * max(1, width)))
     f.copy_bytes = 0
     if not f.source.in_place:
@@ -1275,10 +1325,10 @@ cdef void cut_filters(FilterGradient *f, int threads) noexcept nogil:
         f.pack_bytes = line(min(f.panels, group_panels + 1) * f.width * f.block_rows * width * size)
     f.run_bytes = line(f.block_rows * sizeof(Py_ssize_t))
     f.made_bytes = f.made_x_bytes = 0
-    if f.normalized != NULL:  # a vector more, which the last one of a row that is not whole reads
+    if f.dy == NULL:  # a vector more, which the last one of a row that is not whole reads
         f.made_bytes = line(f.block_rows * width * f.dy_row + f.table.lanes * size)
-        if f.normalized.makes_input:
-            f.made_x_bytes = line(f.block_rows * width * f.source.pixel)
+    if f.normalized != NULL and f.normalized.makes_input:
+        f.made_x_bytes = line(f.block_rows * width * f.source.pixel)
 
 
 cdef int accumulate_filters(FilterGradient *f, int threads) except -1:
@@ -1306,7 +1356,7 @@ cdef int accumulate_filters(FilterGradient *f, int threads) except -1:
         read_bytes += f.images * f.source.out_h * f.source.out_w * f.dy_row
     f.prefetch = (f.source.in_place and f.source.col_step == 1 and f.source.row_step == 1
                   and read_bytes > 2 * l2_bytes)
-    cut_filters(f, threads if f.normalized == NULL else 1)  # a group would make them for itself
+    cut_filters(f, threads if f.dy != NULL else 1)  # a group would make them for itself
     scratch_bytes = f.run_bytes + f.copy_bytes + f.pack_x_bytes + f.pack_bytes + f.made_bytes
     if f.made_x_bytes:
         scratch_bytes += f.made_x_bytes + line(2 * f.source.pixel)
@@ -1335,6 +1385,7 @@ cdef FilterGradient filter_gradient(Geometry g, cnp.ndarray x, cnp.ndarray dw) n
     cdef FilterGradient f
     f.table = kernels(x)
     f.normalized = NULL
+    f.unpooled = NULL
     f.images = g.images
     f.rows = g.rows
     f.cols = g.cols
@@ -1391,6 +1442,12 @@ def pays_filters_normalized(Geometry g, cnp.ndarray x):
             and g.images * g.out_h * g.out_w >= LEAST_PARTS * PART_PIXELS)
 
 
+def pays_filters_pooled(Geometry g, cnp.ndarray x):
+    """Whether `backward_filters_pooled` is faster than one after the other, as `backward_filters_normalized` is; of
+    whole vectors of filters, and so many images that no part begins between two rows."""
+    return g.images >= PARTS and g.filters % kernels(x).lanes == 0 and pays_filters_normalized(g, x)
+
+
 def backward_normalized(Geometry g, tuple normalized, cnp.ndarray x, tuple made, cnp.ndarray w, cnp.ndarray dx,
                         cnp.ndarray dw, cnp.ndarray total, cnp.ndarray dot):
     """Write the gradients of the input and of 1x1 filters to dx and dw, from one of the output that is `normalized`: as
@@ -1434,3 +1491,27 @@ def backward_filters_normalized(Geometry g, tuple normalized, cnp.ndarray x, cnp
     n.t = rows_of_gradient(normalized)
     f.normalized = &n
     accumulate_filters(&f, threads_for_flops(f.table, g.flops()))
+
+
+def backward_filters_pooled(Geometry g, cnp.ndarray dy, cnp.ndarray y, int relu, cnp.ndarray argmax, cnp.ndarray x,
+                            cnp.ndarray dw, cnp.ndarray db):
+    """Write the gradients of the filters and the bias, from dy, that of the maxima y of 2 x 2 pixels of a relu's
+    result."""
+    cdef FilterGradient f = filter_gradient(g, x, dw)
+    cdef Py_ssize_t rows = g.images * (g.out_h // 2)
+    cdef char *totals
+    cdef Unpooled u
+    u.dy, u.maxima = cnp.PyArray_BYTES(dy), cnp.PyArray_BYTES(y)
+    u.argmax = <uint8_t *> cnp.PyArray_BYTES(argmax)
+    u.relu = relu
+    u.total_bytes = line(f.dy_row)
+    totals = acquire((rows + 1) * u.total_bytes)
+    memset(totals, 0, (rows + 1) * u.total_bytes)
+    u.totals = totals + u.total_bytes
+    f.unpooled = &u
+    try:
+        accumulate_filters(&f, threads_for_flops(f.table, g.flops()))
+        f.table.column_sum(rows, u.total_bytes // f.table.itemsize, u.totals, totals)
+        memcpy(cnp.PyArray_BYTES(db), totals, f.dy_row)
+    finally:
+        release(totals)

@@ -74,6 +74,10 @@ cdef enum:
     # 512 x 8192 x 512 1.08, 128: =).
     SLAB_ROWS = 256
     LEAST_COLUMNS = 64
+    # Blocks that each of several threads has, at least and at most (26 products, two threads of a Granite Rapids: 4
+    # alone takes 1.02 times as long, of 400^3 and 64 x 4096 x 64 1.1 and 1.2; from 1 on =, of 784 x 512 x 128 1.05).
+    LEAST_TASKS = 2
+    MOST_TASKS = 4
     # Tiles of A's rows that take turns at a panel (=, =).
     GROUP_TILES = 8
     # Products of an element of C from which it may be written past the caches, where L3 is near (1x1 layers of
@@ -276,8 +280,8 @@ cdef void cut_blocks(const Product *p, Blocks *s, int threads) noexcept nogil:
 
     Blocks side by side read the same rows of A, blocks below each other pack the same part of B.
     """
-    cdef Py_ssize_t panels = ceil_div(p.n, s.width), wanted = 4 * threads if threads > 1 else 1
-    cdef Py_ssize_t most = BLOCK_COLUMNS, size = p.table.itemsize, fewest, across, down, columns
+    cdef Py_ssize_t panels = ceil_div(p.n, s.width), most = BLOCK_COLUMNS, size = p.table.itemsize
+    cdef Py_ssize_t tasks, wanted, fewest, across, down, columns
     cdef double cost, rows, least = -1
     cdef double a_cost = READ_COST if p.a_step == size else PACK_COST, b_cost = READ_COST if s.packed else PACK_COST
     # The packed slab takes half of L2, or, where many rows read in place pass by, more, and is rather deep than wide.
@@ -287,20 +291,22 @@ cdef void cut_blocks(const Product *p, Blocks *s, int threads) noexcept nogil:
         most = max(LEAST_COLUMNS, min(most, s.slab_bytes // max(1, p.k * size)))
     fewest = ceil_div(panels, max(1, most // s.width))
     s.down, s.across, s.columns = 1, panels, s.width
-    for across in range(fewest, max(fewest, min(panels, wanted)) + 1):
-        columns = ceil_div(panels, across) * s.width
-        if ceil_div(p.n, columns) < across:
-            continue  # the same blocks as those of fewer across
-        down = ceil_div(wanted, across)
-        while down * across % threads:
-            down += 1  # as many blocks for every thread
-        down = max(1, min(down, p.m // s.group))
-        rows = <double> p.m / down
-        cost = (ceil_div(down * across, threads)
-                * (rows * min(columns, p.n) + (a_cost + C_COST / max(1, p.k)) * rows + b_cost * columns))
-        if least < 0 or cost < least:
-            least = cost
-            s.down, s.across, s.columns = down, across, columns
+    for tasks in range(LEAST_TASKS, MOST_TASKS + 1):
+        wanted = tasks * threads if threads > 1 else 1
+        for across in range(fewest, max(fewest, min(panels, wanted)) + 1):
+            columns = ceil_div(panels, across) * s.width
+            if ceil_div(p.n, columns) < across:
+                continue  # the same blocks as those of fewer across
+            down = ceil_div(wanted, across)
+            while down * across % threads:
+                down += 1  # as many blocks for every thread
+            down = max(1, min(down, p.m // s.group))
+            rows = <double> p.m / down
+            cost = (ceil_div(down * across, threads)
+                    * (rows * min(columns, p.n) + (a_cost + C_COST / max(1, p.k)) * rows + b_cost * columns))
+            if least < 0 or cost < least:
+                least = cost
+                s.down, s.across, s.columns = down, across, columns
 
 
 cdef bint goes_past(const Product *p) noexcept nogil:

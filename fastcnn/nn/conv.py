@@ -807,7 +807,11 @@ def conv2d_max_pool_with_argmax_backward(
     like(output, grad.shape, "output")
     options = strides, padding, dilations, groups, algorithm
     dbias: FloatArray | None
-    if not input_grad and grad.size and algorithm_for(geometry, algorithm, "filters", grad) == "direct-narrow":
+    chosen = algorithm_for(geometry, algorithm, "filters", grad)
+    makes = chosen == "direct-narrow" or (
+        chosen == "direct" and activation is not None and _conv.pays_filters_pooled(geometry, input)
+    )
+    if makes and not input_grad and grad.size:
         dfilters, dbias = max_pool_backward_filters(grad, output, argmax, input, filters.shape, activation, *options)
         return None, dfilters, dbias if bias_grad else None
     if activation is None:
@@ -832,7 +836,7 @@ def max_pool_backward_filters(
     groups: int,
     algorithm: str,
 ) -> tuple[FloatArray, FloatArray]:
-    """Return the gradients of few filters and of the bias, without that of the result, which is never written.
+    """Return the gradients of the filters and of the bias, without that of the result, which is never written.
 
     Arguments are as of :func:`conv2d_max_pool_with_argmax_backward`; grad and output are checked, grad is not empty.
     """
@@ -841,7 +845,8 @@ def max_pool_backward_filters(
     like(argmax, grad.shape, "argmax")
     dfilters, dbias = np.empty(filters_shape, grad.dtype), np.empty(filters_shape[3], grad.dtype)
     relu = FUSED.get(activation, 0)
-    _narrow.backward_filters_pooled(geometry, grad, output, relu, argmax, input, dfilters, dbias)
+    engine = _ENGINES[algorithm_for(geometry, algorithm, "filters", grad)]
+    engine.backward_filters_pooled(geometry, grad, output, relu, argmax, input, dfilters, dbias)
     return dfilters, dbias
 
 
