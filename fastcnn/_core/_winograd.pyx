@@ -40,13 +40,17 @@ FEW_TILES = FC_DOT_ROWS
 cdef enum:
     # Channels of a panel's filters whose taps are transposed at a time, to be transformed while they are near.
     SLICE = 32
+    # Channels that a slab has at most (two threads of a Granite Rapids, 512-512 filters of 4 x 4 points, 7x7 pixels:
+    # 1.02 ms with 160, 0.98 with 96, 0.99 with 64).
+    MOST_SLAB = 96
     # Rows of filters that lie transposed whose dots are taken at a time: with 4 tiles come from L2 too often
     # (gradient of the input of 512-512 filters, 7x7 pixels, two threads of a Zen 5: 0.53 ms, with 8 0.47).
     DOT_COLUMNS = 8
     # Tiles that a block has at least; and where L3 is far and has all that one panel of filters takes (two threads of a
-    # Granite Rapids, 512-512 filters, 16 images of 14x14: 18.5 ms with 32, 17.6 with 48).
+    # Granite Rapids, 512-512 filters, 8 images of 28x28: 30.1 ms with 48, 28.4 with 64, 28.1 with 96, 27.0 with 128; 16
+    # of 14x14: 19.0, 18.4, 18.4, 18.6).
     LEAST_TILES = 32
-    MORE_TILES = 48
+    MORE_TILES = 96
     # Tiles that a block has at least where threads could share panels instead of blocks: the rows of a register tile.
     FEWEST_TILES = 16
     # Rows of filters that are asked for ahead of their turn, and tiles: what lies in so many places, and is read
@@ -147,9 +151,10 @@ cdef struct Convolution:
     # apart; where these are by dots, some of their rows at a time, with all channels.
     bint by_panels, by_dots
     Py_ssize_t tiles, block, blocks, group, groups, slab, slab_point
-    # Scratch of a thread: the block's points of the input, `row` bytes a tile and `point` bytes from one to the next;
-    # those of a panel's product, likewise; a tile of a result that is pooled.
-    Py_ssize_t row, point, product_point, input_bytes, product_bytes, tile_bytes
+    # Scratch of a thread: the block's points of the input, of a slab of channels after the other, or of all of them, a
+    # part; `row` bytes a tile, `point` bytes from one point to the next, part_bytes from one part to the next. Points
+    # of a panel's product, likewise; a tile of a result that is pooled.
+    Py_ssize_t part, row, point, part_bytes, product_point, input_bytes, product_bytes, tile_bytes
 
 
 cdef inline void prefetch_taps(const Convolution *g, const char *x, Py_ssize_t nbytes) noexcept nogil:
@@ -201,11 +206,26 @@ cdef void transform_panel(const Convolution *g, Py_ssize_t panel, Py_ssize_t cha
 cdef void multiply_panel(const Convolution *g, Py_ssize_t panel, Py_ssize_t channel, Py_ssize_t channels,
                          const char *filters, Py_ssize_t filter_point, Py_ssize_t tiles, const char *points,
                          char *products) noexcept nogil:
-    """Some channels' part of the products of a block of tiles with one panel of filters."""
-    cdef Py_ssize_t size = g.table.itemsize, no_offset = 0, width, i, tile
+    """Some channels' part of the products of a block of tiles with one panel of filters.
+
+    Meanwhile the next point is brought near: its filters, where these lie there already, and its tiles, where these are
+    too many for L2, or some come from another core.
+    """
+    cdef Py_ssize_t size = g.table.itemsize, no_offset = 0, width, i, groups, upper
+    cdef const char *after = points  # the tiles of the point that follows after the last one
     cdef int kind
     cdef fc_tile t
+    if channel + channels < g.channels:
+        after += (channel // g.part + 1) * g.part_bytes
+    points += channel // g.part * g.part_bytes
     panel_shape(g.table, g.columns - panel * g.width, &width, &kind)
+    # The rows during which it is the tiles.
+    groups = ceil_div(tiles, g.table.max_rows[kind])
+    upper = 0
+    if g.slab:
+        upper = tiles
+    elif g.points * g.point > l2_bytes // 2:
+        upper = tiles * (groups * tiles * g.row // (tiles * g.row + channels * width * size)) // groups
     t.runs = &no_offset
     t.n_runs = 1
     t.run_length = channels
@@ -222,26 +242,27 @@ cdef void multiply_panel(const Convolution *g, Py_ssize_t panel, Py_ssize_t chan
     t.relu = 0
     for i in range(g.points):
         t.b = filters + i * filter_point
-        t.a = points + i * g.point + channel * size
+        t.a = points + i * g.point
         t.c = products + i * g.product_point
-        if g.slab:
-            # The next point, of which another thread has transformed a part.
-            for tile in range(tiles if i + 1 < g.points else 0):
-                fc_prefetch(points + (i + 1) * g.point + tile * g.row + channel * size, channels * size)
-        else:
-            # The next point's filters, or the next panel's.
-            bring_near(g.table, kind, &t, tiles, 1, t.b + filter_point, channels * t.b_step)
-        multiply_tiles(g.table, kind, &t, tiles)
+        bring_near(g.table, kind, &t, upper, 1, t.a + g.point if i + 1 < g.points else after, tiles * g.row)
+        multiply_tiles(g.table, kind, &t, upper)
+        # Behind the last one there is the next panel's first.
+        bring_near(g.table, kind, &t, tiles - upper, 1, t.b + filter_point, channels * t.b_step)
+        multiply_tiles(g.table, kind, &t, tiles - upper)
 
 
 cdef void transform_input(const Convolution *g, Py_ssize_t first, Py_ssize_t place, char *points) noexcept nogil:
     """Transform what one tile of a block sees to its place among the block's points."""
+    cdef Py_ssize_t channel = 0, nbytes = g.part * g.table.itemsize
     cdef fc_winograd t
     look(&g.source, first + place, &t)
-    t.channels = g.channels
     t.point = g.point
     t.y = points + place * g.row
-    g.leaves.input(&t)
+    while channel < g.channels:
+        t.channels = min(g.part, g.channels - channel)
+        g.leaves.input(&t)
+        t.x, t.ahead, t.y = t.x + nbytes, t.ahead + nbytes, t.y + g.part_bytes
+        channel += g.part
 
 
 cdef void transform_products(const Convolution *g, Py_ssize_t panel, Py_ssize_t first, Py_ssize_t tiles,
@@ -392,8 +413,10 @@ cdef void cut(Convolution *g, int threads) noexcept nogil:
         g.slab_point = odd_lines(DOT_COLUMNS * g.row)
     elif g.by_panels and g.filters == NULL:
         g.slab = max(SLICE, l2_room * 5 // 8 // (g.points * g.width * size) // SLICE * SLICE)
-        g.slab = min(g.slab, g.channels)
+        g.slab = min(min(g.slab, MOST_SLAB), g.channels)
         g.slab_point = odd_lines(g.slab * g.width * size)
+    g.part = g.slab if g.slab else g.channels
+    g.row = ceil_div(g.part, g.table.lanes) * g.table.lanes * size
     g.blocks = ceil_div(g.tiles, min(g.block, g.tiles))
     even = ceil_div(g.blocks, threads) * threads
     if not g.by_panels and (g.tiles >= FEWEST_TILES * even or g.panels < threads):
@@ -405,7 +428,8 @@ cdef void cut(Convolution *g, int threads) noexcept nogil:
     g.groups = ceil_div(g.panels, g.group)
     g.point = odd_lines(g.block * g.row)
     g.product_point = odd_lines(g.block * g.width * size)
-    g.input_bytes = g.points * g.point
+    g.part_bytes = g.points * g.point
+    g.input_bytes = ceil_div(g.channels, g.part) * g.part_bytes
     g.product_bytes = g.points * g.product_point
     g.tile_bytes = 0 if g.pooled.y == NULL else line(g.tile * g.tile * g.width * size)
 
