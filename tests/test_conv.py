@@ -566,6 +566,24 @@ def test_what_cannot_be_made_on_the_way(first, options, words):
         nn.PreparedConv2D(np.ones((3, 3, 1, 4)), (1, 6, 6, 4), groups=4, after=3)
 
 
+@pytest.mark.parametrize("images", [7, 40])
+@pytest.mark.parametrize("options", [{"strides": 2, "padding": 1}, {"padding": "same"}])
+def test_small_images_that_filters_are_read_for_together_are_as_one_by_one(images, options, dtype, threads):
+    x, w = normals(images, 5, 4, 300, dtype=dtype), normals(3, 3, 300, 212, dtype=dtype, seed=1)
+
+    def operations(x, residual, grad):
+        y = nn.conv2d(x, w, residual=residual, activation="relu", algorithm="direct", **options)
+        return y, nn.conv2d_backward_input(grad, w, x.shape, algorithm="direct", **options)
+
+    shape = nn.conv2d(x, w, **options).shape
+    operands = x, normals(*shape, dtype=dtype, seed=2), normals(*shape, dtype=dtype, seed=3)
+    whole = operations(*operands)
+    assert all((array != 0).mean() > 0.3 for array in whole)
+    for i in range(images):
+        for all_images, image in zip(whole, operations(*(array[i : i + 1] for array in operands)), strict=True):
+            assert_equal(all_images[i : i + 1], image, dtype)
+
+
 @pytest.mark.parametrize(("taps", "strides"), [((3, 3), (1, 1)), ((5, 4), (1, 1)), ((2, 2), (1, 2))])
 def test_depthwise_results_larger_than_the_caches_are_those_of_their_parts(taps, strides, dtype):
     count = bytes_past_the_caches() // (40 * 41 * 32 // strides[1] * np.dtype(dtype).itemsize) + 1

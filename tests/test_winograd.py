@@ -18,7 +18,8 @@ from fastcnn.nn import _algorithms
 pytestmark = pytest.mark.usefixtures("isa")
 
 # Images, filters and padding: tiles cut off on either side, single pixels, channels about the vector lengths, more
-# than one panel, more than one block of tiles, tiles enough for parts that threads share nothing of, and few of them.
+# than one panel, more than one block of tiles, tiles enough for parts that threads share nothing of, and few of them;
+# filters too large for L2, of few tiles and of some.
 CASES = [
     ((1, 4, 4, 3), 5, 1),
     ((2, 7, 9, 16), 16, 1),
@@ -32,6 +33,7 @@ CASES = [
     ((2, 40, 40, 32), 32, 1),
     ((5, 41, 42, 19), 9, 1),
     ((1, 3, 7, 301), 470, 1),
+    ((1, 10, 11, 130), 470, 1),
     ((1, 27, 26, 290), 7, 1),
 ]
 # With dilations: phases of as many pixels or one less, of several tiles, of one, and of single pixels.
