@@ -231,9 +231,9 @@ cdef struct Correlation:
     # Groups of the convolution, each a convolution by itself, and how many bytes its source, filters, packed filters,
     # bias and output are from the last one's.
     Py_ssize_t convs, x_conv, w_conv, filters_conv, bias_conv, y_conv
-    # Cut of the work: images of a batch; rows of a band, panels of a group, and how many of each; runs of a slab, whose part of a panel
-    # stays in L2 while the band's rows pass by and the next one is brought there. Where no two tasks need the same
-    # panel, each packs its own, by slabs.
+    # Cut of the work: images of a batch; rows of a band, panels of a group, and how many of each; runs of a slab, whose
+    # part of a panel stays in L2 while the band's rows pass by and the next one is brought there. Where no two tasks
+    # need the same panel, each packs its own, by slabs.
     Py_ssize_t batch, rows, bands, group, groups, slab
     bint packs_slabs
     # If the result is pooled, a task's part of it is made in scratch.
@@ -298,9 +298,10 @@ cdef void correlate_band(const Correlation *c, Py_ssize_t task, char *copy, bint
     cdef fc_tile t
     if not c.source.in_place:
         x_image = c.copy_bytes // c.batch
-    for i in range(0 if copied else images):
-        x = window(&c.source, image + i, first_row, last_row - first_row, copy + i * x_image)
-    x -= (0 if copied else images - 1) * x_image
+    if not copied:
+        x = window(&c.source, image, first_row, last_row - first_row, copy)
+        for i in range(1, images):
+            window(&c.source, image + i, first_row, last_row - first_row, copy + i * x_image)
     columns = min(last_panel * c.width, c.columns) - first_column
     if c.pooled.y != NULL:
         y = copy + c.copy_bytes + c.slab_bytes
