@@ -74,7 +74,7 @@ cdef enum:
     # 512 x 8192 x 512 1.08, 128: =).
     SLAB_ROWS = 256
     LEAST_COLUMNS = 64
-    # Blocks that each of several threads has, at least and at most (26 products, two threads of a Granite Rapids: 4
+    # Blocks that each of several threads has, at least and at most (22 products, two threads of a Granite Rapids: 4
     # alone takes 1.02 times as long, of 400^3 and 64 x 4096 x 64 1.1 and 1.2; from 1 on =, of 784 x 512 x 128 1.05).
     LEAST_TASKS = 2
     MOST_TASKS = 4
