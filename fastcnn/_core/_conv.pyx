@@ -906,13 +906,12 @@ cdef struct Normalized:
 
 cdef struct Unpooled:
     # The output gradient is made of dy, that of the maxima of 2 x 2 pixels of what a relu gave; these maxima, and which
-    # pixels they were. For each row of them, the sums of what the relu lets through, of so many bytes.
+    # pixels they were. For each row of them, the sums of what the relu lets through.
     const char *dy
     const char *maxima
     const uint8_t *argmax
     int relu
     char *totals
-    Py_ssize_t total_bytes
 
 
 cdef struct FilterGradient:
@@ -1094,7 +1093,7 @@ cdef void unpool_gradients(const FilterGradient *f, Block *b, char *made) noexce
         t.y = <char *> u.dy + at
         t.result = u.maxima + at
         t.argmax = <uint8_t *> u.argmax + at // f.table.itemsize
-        t.total = u.totals + maxima * u.total_bytes
+        t.total = u.totals + maxima * f.dy_row
         t.dx = made
         f.table.max_pool_backward(&t)
         row, made = row + 2, made + 2 * row_bytes
@@ -1513,19 +1512,15 @@ def backward_filters_pooled(Geometry g, cnp.ndarray dy, cnp.ndarray y, int relu,
     result."""
     cdef FilterGradient f = filter_gradient(g, x, dw)
     cdef Py_ssize_t rows = g.images * (g.out_h // 2)
-    cdef char *totals
     cdef Unpooled u
     u.dy, u.maxima = cnp.PyArray_BYTES(dy), cnp.PyArray_BYTES(y)
     u.argmax = <uint8_t *> cnp.PyArray_BYTES(argmax)
     u.relu = relu
-    u.total_bytes = line(f.dy_row)
-    totals = acquire((rows + 1) * u.total_bytes)
-    memset(totals, 0, (rows + 1) * u.total_bytes)
-    u.totals = totals + u.total_bytes
+    u.totals = acquire(rows * f.dy_row)
+    memset(u.totals, 0, rows * f.dy_row)
     f.unpooled = &u
     try:
         accumulate_filters(&f, threads_for_flops(f.table, g.flops()))
-        f.table.column_sum(rows, u.total_bytes // f.table.itemsize, u.totals, totals)
-        memcpy(cnp.PyArray_BYTES(db), totals, f.dy_row)
+        sum_lines(f.table, rows, g.filters, u.totals, cnp.PyArray_BYTES(db))
     finally:
-        release(totals)
+        release(u.totals)

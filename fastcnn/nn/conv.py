@@ -807,13 +807,13 @@ def conv2d_max_pool_with_argmax_backward(
     like(output, grad.shape, "output")
     options = strides, padding, dilations, groups, algorithm
     dbias: FloatArray | None
-    chosen = algorithm_for(geometry, algorithm, "filters", grad)
-    makes = chosen == "direct-narrow" or (
-        chosen == "direct" and activation is not None and _conv.pays_filters_pooled(geometry, input)
-    )
-    if makes and not input_grad and grad.size:
-        dfilters, dbias = max_pool_backward_filters(grad, output, argmax, input, filters.shape, activation, *options)
-        return None, dfilters, dbias if bias_grad else None
+    if not input_grad and grad.size:
+        chosen = algorithm_for(geometry, algorithm, "filters", grad)
+        is_direct = chosen == "direct" and activation is not None
+        if chosen == "direct-narrow" or (is_direct and _conv.pays_filters_pooled(geometry, input)):
+            operands = grad, output, argmax, input, filters.shape, activation
+            dfilters, dbias = max_pool_backward_filters(*operands, *options[:-1], chosen)
+            return None, dfilters, dbias if bias_grad else None
     if activation is None:
         of_result = max_pool_with_argmax_backward(grad, argmax, shape, 2)
         dbias = bias_add_backward(grad) if bias_grad else None
@@ -838,14 +838,15 @@ def max_pool_backward_filters(
 ) -> tuple[FloatArray, FloatArray]:
     """Return the gradients of the filters and of the bias, without that of the result, which is never written.
 
-    Arguments are as of :func:`conv2d_max_pool_with_argmax_backward`; grad and output are checked, grad is not empty.
+    Arguments are as of :func:`conv2d_max_pool_with_argmax_backward`; grad and output are checked, grad is not empty,
+    the algorithm is chosen.
     """
     geometry, _ = geometry_of(input.shape, filters_shape, strides, padding, dilations, groups)
     argmax = bytes_of(argmax)
     like(argmax, grad.shape, "argmax")
     dfilters, dbias = np.empty(filters_shape, grad.dtype), np.empty(filters_shape[3], grad.dtype)
     relu = FUSED.get(activation, 0)
-    engine = _ENGINES[algorithm_for(geometry, algorithm, "filters", grad)]
+    engine = _ENGINES[algorithm]
     engine.backward_filters_pooled(geometry, grad, output, relu, argmax, input, dfilters, dbias)
     return dfilters, dbias
 
